@@ -1,0 +1,193 @@
+"""Loaders: uint8 image batches from a file or folder, behind one contract that every backend keeps.
+
+The contract (`ImageLoader`): sample order and crops are pure functions of (seed, epoch, index); batches are uint8 in
+channels_last; validation sees every image exactly once on any number of ranks; leaving an iterator early, an error in a
+worker or Ctrl-C leaves neither a hang nor a thread behind; a sample that cannot be decoded is named.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from loaders.crop import Crop
+from loaders.order import BatchPlan, Order
+
+__all__ = [
+    "BACKENDS",
+    "BadSample",
+    "BadSampleError",
+    "Batch",
+    "ImageLoader",
+    "LoaderConfig",
+    "build_loader",
+]
+
+
+class Batch(NamedTuple):
+    """One batch; valid until the next one is asked for: `.clone()` what has to live longer."""
+
+    images: Tensor
+    """uint8 [b, 3, h, w], channels_last strides."""
+    labels: Tensor
+    """int64 [b]."""
+    index: Tensor
+    """int64 [b], position in the dataset."""
+
+
+class BadSample(NamedTuple):
+    """A sample that could not be decoded."""
+
+    index: int
+    """Position in the dataset."""
+    name: str
+    """The file, or the file and the record."""
+    reason: str
+
+
+class BadSampleError(ValueError):
+    """Raised while iterating with `on_error="raise"`; its message names the sample."""
+
+    def __init__(self, sample: BadSample) -> None:
+        super().__init__(
+            f"sample {sample.index} ({sample.name}) cannot be decoded: {sample.reason}; "
+            'mend it, or leave such samples out with on_error="skip"'
+        )
+        self.sample = sample
+
+
+class ImageLoader(Protocol):
+    """What every backend offers. Iterating yields one epoch; call `set_epoch` before each."""
+
+    skipped: Sequence[BadSample]
+    """The samples left out of this rank's batches since the last `set_epoch`, with `on_error="skip"`."""
+
+    def set_epoch(self, epoch: int, *, resolution: int | None = None, skip_batches: int = 0) -> None:
+        """Choose what the next iteration yields.
+
+        Args:
+            epoch: Epoch number, from 0: decides order, crops and flips.
+            resolution: Side of the images from now on, in pixels; unchanged when None.
+            skip_batches: How many batches of the epoch to leave out at its start, without loading them.
+        """
+
+    def __len__(self) -> int:
+        """Batches of this rank in a whole epoch, skipped ones included."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the batches of the epoch that `set_epoch` chose."""
+
+    def close(self) -> None:
+        """Give back threads, processes and memory; a second call does nothing."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoaderConfig:
+    """What to load and how, the same for every backend."""
+
+    batch_size: int
+    """Images per rank and batch."""
+    resolution: int
+    """Side of the images handed over, in pixels."""
+    crop: Crop
+    """`random_resized` (with random flips), `center`, or `whole`: resize without keeping the aspect ratio."""
+    order: Order
+    """`random`, `quasi_random` (for data larger than memory) or `sequential`."""
+    drop_last: bool
+    """Leave out the last batch where it is not full."""
+    seed: int = 0
+    """Decides order, crops and flips, together with the epoch."""
+    rank: int = 0
+    """Which slice of each global batch is ours."""
+    world_size: int = 1
+    """Number of ranks."""
+    num_workers: int = 0
+    """Threads or processes that decode; 0 means none of its own where the backend can, else one per core."""
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    """Where batches are wanted; backends that work on the CPU hand over CPU batches all the same."""
+    on_error: Literal["raise", "skip"] = "raise"
+    """What a sample that cannot be decoded does: end the epoch by name, or leave its batch and be listed in `skipped`."""
+    area: tuple[float, float] = (0.08, 1.0)
+    """Range of the crop's share of the image's area, for `random_resized`."""
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Range of the crop's width / height, for `random_resized`."""
+    center_fraction: float = 224 / 256
+    """Share of the short side that `center` keeps."""
+
+    def __post_init__(self) -> None:
+        if self.resolution < 1:
+            raise ValueError(f"resolution must be positive, got {self.resolution}")
+        if self.num_workers < 0:
+            raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
+        if not 0 < self.center_fraction <= 1:
+            raise ValueError(f"center_fraction must lie in (0, 1], got {self.center_fraction}")
+        for name, (low, high) in {"area": self.area, "ratio": self.ratio}.items():
+            if not 0 < low <= high:
+                raise ValueError(f"{name} must be a range of positive numbers, got ({low}, {high})")
+        if self.area[1] > 1:
+            raise ValueError(f"area must end at 1 or below, got {self.area}")
+
+    def plan(self, size: int) -> BatchPlan:
+        """The batches of this rank over a dataset of `size` samples."""
+        return BatchPlan(
+            order=self.order,
+            size=size,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            drop_last=self.drop_last,
+            rank=self.rank,
+            world_size=self.world_size,
+        )
+
+
+# The factories import on use: a backend whose library is not installed must not keep the others from working.
+def _ffcv(path: Path, config: LoaderConfig) -> ImageLoader:
+    from loaders.ffcv_loader import FFCVLoader
+
+    return FFCVLoader(path, config)
+
+
+def _resident(path: Path, config: LoaderConfig) -> ImageLoader:
+    from loaders.resident_loader import ResidentLoader
+
+    return ResidentLoader(path, config)
+
+
+def _synthetic(path: Path, config: LoaderConfig) -> ImageLoader:
+    from loaders.synthetic_loader import SyntheticLoader
+
+    return SyntheticLoader(path, config)
+
+
+def _torch(path: Path, config: LoaderConfig) -> ImageLoader:
+    from loaders.torch_loader import TorchLoader
+
+    return TorchLoader(path, config)
+
+
+BACKENDS: dict[str, Callable[[Path, LoaderConfig], ImageLoader]] = {
+    "ffcv": _ffcv,
+    "resident": _resident,
+    "synthetic": _synthetic,
+    "torch": _torch,
+}
+
+
+def build_loader(backend: str, path: Path, config: LoaderConfig) -> ImageLoader:
+    """Open a dataset with one of the `BACKENDS`.
+
+    Args:
+        backend: Name of the backend.
+        path: A `.beton` file, or for `torch`, `resident` and `synthetic` also an ImageFolder.
+        config: What to load and how.
+
+    Raises:
+        ValueError: The backend is unknown, the file is damaged or missing, or the config does not fit the dataset.
+        ImportError: The backend's library is not installed; the message has the command that installs it.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown backend {backend!r}; choose one of: {', '.join(sorted(BACKENDS))}")
+    return BACKENDS[backend](path, config)

@@ -1,0 +1,56 @@
+"""Crop boxes and flips as pure functions of (seed, epoch, index), the same for every backend."""
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders import _native
+
+Crop = Literal["random_resized", "center", "whole"]
+
+
+def crop_boxes(
+    crop: Crop,
+    *,
+    indices: NDArray[np.int64],
+    heights: NDArray[np.int64],
+    widths: NDArray[np.int64],
+    seed: int,
+    epoch: int,
+    area: tuple[float, float],
+    ratio: tuple[float, float],
+    center_fraction: float,
+) -> NDArray[np.int32]:
+    """The part of each image that is resized to the loader's resolution.
+
+    Args:
+        crop: `random_resized` draws boxes as torchvision's RandomResizedCrop does, from Philox 4x32-10 (the boxes are the
+            same on every machine up to the last bit of its `exp`); `center` is the centred square of `center_fraction`
+            of the short side, which is what resizing the short side and then cropping the centre keeps, to the nearest
+            pixel; `whole` is the whole image.
+        indices: int64 [n], positions in the dataset.
+        heights: int64 [n], in pixels.
+        widths: int64 [n], in pixels.
+        seed: The run's seed.
+        epoch: The epoch; other epochs draw other boxes.
+        area: Smallest and largest share of the image's area, for `random_resized`.
+        ratio: Smallest and largest width / height, for `random_resized`.
+        center_fraction: Share of the short side, for `center`.
+
+    Returns:
+        int32 [n, 4]: top, left, height, width, all inside the image.
+    """
+    if crop == "random_resized":
+        return _native.random_resized_crops(indices, heights, widths, seed, epoch, area, ratio)
+    if crop == "center":
+        side = np.maximum(1, np.rint(np.minimum(heights, widths) * center_fraction))
+        boxes = np.stack([(heights - side) / 2, (widths - side) / 2, side, side], axis=1)
+        return np.floor(boxes).astype(np.int32)
+    zeros = np.zeros_like(heights)
+    return np.stack([zeros, zeros, heights, widths], axis=1).astype(np.int32)
+
+
+def random_flips(*, indices: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.bool_]:
+    """Whether each sample of a `random_resized` epoch is mirrored left to right: bool [n], half of them true."""
+    return _native.random_flips(indices, seed, epoch)

@@ -1,0 +1,125 @@
+"""Sample order as a pure function of (seed, epoch, dataset size): no state, no shuffle buffer, any position in O(1).
+
+The order never depends on the number of threads, workers or ranks. Global batch k is `order[k*G : (k+1)*G]` and every rank
+takes its slice of it, so a run can stop at any batch and go on, even with another number of ranks.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders import _native
+
+Order = Literal["sequential", "random", "quasi_random"]
+
+# A quasi-random order reads runs of neighbouring records (a few MB of JPEG photos) and shuffles the samples of a window of
+# runs (a few hundred MB), which is what has to fit into memory.
+RUN_LENGTH = 64
+RUNS_PER_WINDOW = 64
+
+# Separates the permutation of runs and the rotation from the windows' permutations, which are numbered from 0.
+_RUNS_ITEM = 1 << 63
+_ROTATION_ITEM = _RUNS_ITEM + 1
+
+
+def epoch_order(order: Order, *, size: int, seed: int, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
+    """Dataset indices at positions `start` to `stop` of an epoch.
+
+    Args:
+        order: `sequential`; `random`, a uniform-looking permutation of the whole dataset; or `quasi_random`, which
+            shuffles runs of neighbouring records and then the samples within a window of runs.
+        size: Number of samples in the dataset.
+        seed: The run's seed.
+        epoch: The epoch, from 0; every epoch has another order.
+        start: First position.
+        stop: One past the last position, at most `size`.
+
+    Returns:
+        int64 [stop - start]; over all positions every index in [0, size) comes exactly once.
+
+    Raises:
+        ValueError: The positions lie outside the dataset.
+    """
+    if not 0 <= start <= stop <= size:
+        raise ValueError(f"positions must satisfy 0 <= start <= stop <= size, got {start}, {stop}, {size}")
+    positions = np.arange(start, stop, dtype=np.int64)
+    if order == "sequential" or not len(positions):
+        return positions
+    if order == "random":
+        return _native.permute(positions, size, seed, epoch)
+    return _quasi_random(positions, size, seed, epoch)
+
+
+def _quasi_random(positions: NDArray[np.int64], size: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    window_length = RUN_LENGTH * RUNS_PER_WINDOW
+    slots = np.empty_like(positions)
+    for window in range(int(positions[0]) // window_length, int(positions[-1]) // window_length + 1):
+        first = window * window_length
+        inside = (positions >= first) & (positions < first + window_length)
+        length = min(window_length, size - first)
+        slots[inside] = first + _native.permute(positions[inside] - first, length, seed, epoch, window)
+    # The records that fill no whole run stay at the end of the epoch; rotating the dataset makes them others every epoch.
+    num_runs = size // RUN_LENGTH
+    in_runs = slots < num_runs * RUN_LENGTH
+    if num_runs:
+        run, offset = np.divmod(slots[in_runs], RUN_LENGTH)
+        slots[in_runs] = _native.permute(run, num_runs, seed, epoch, _RUNS_ITEM) * RUN_LENGTH + offset
+    rotation = _native.permute(np.zeros(1, np.int64), size, seed, epoch, _ROTATION_ITEM)[0]
+    return (slots + rotation) % size
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchPlan:
+    """Which samples each batch of this rank holds, in every epoch."""
+
+    order: Order
+    size: int
+    """Number of samples in the dataset."""
+    seed: int
+    batch_size: int
+    """Samples per rank and batch."""
+    drop_last: bool
+    """Leave out the last global batch where it is not full; a rank without samples in it has one batch less."""
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be positive, got {self.batch_size}")
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(f"rank must lie in [0, world_size={self.world_size}), got {self.rank}")
+        if self.drop_last and self.global_batch_size > self.size:
+            raise ValueError(
+                f"batch_size must be at most the data set's {self.size} samples over {self.world_size} rank(s), "
+                f"got {self.batch_size}; choose a smaller --batch-size"
+            )
+
+    @property
+    def global_batch_size(self) -> int:
+        """Samples per batch over all ranks."""
+        return self.batch_size * self.world_size
+
+    @property
+    def num_batches(self) -> int:
+        """Batches of this rank in one epoch."""
+        full, rest = divmod(self.size, self.global_batch_size)
+        if self.drop_last or not rest:
+            return full
+        start, stop = self._rank_slice(rest)
+        return full + (stop > start)
+
+    def batches(self, epoch: int, *, skip: int = 0) -> Iterator[NDArray[np.int64]]:
+        """The dataset indices of this rank's batches number `skip` and later, each int64 [b] with b <= batch_size."""
+        for number in range(skip, self.num_batches):
+            first = number * self.global_batch_size
+            start, stop = self._rank_slice(min(self.global_batch_size, self.size - first))
+            yield epoch_order(
+                self.order, size=self.size, seed=self.seed, epoch=epoch, start=first + start, stop=first + stop
+            )
+
+    def _rank_slice(self, length: int) -> tuple[int, int]:
+        """This rank's positions within a global batch of `length` samples."""
+        return self.rank * length // self.world_size, (self.rank + 1) * length // self.world_size
