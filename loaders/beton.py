@@ -1,0 +1,276 @@
+"""FFCV's ``.beton`` files: images and numbers in one mapped file, read and written without FFCV.
+
+What is written here opens in FFCV, and what FFCV writes opens here; `loaders._beton_format` describes the layout.
+Nothing read from a file is ever executed or unpickled, and every offset, size and count is checked when it is opened.
+"""
+
+import mmap
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders._beton_format import (
+    ALLOCATION_TYPE,
+    DEFAULT_PAGE_SIZE,
+    FIELD_METADATA_TYPES,
+    FIELD_TYPE,
+    HEADER_TYPE,
+    NUM_CHANNELS,
+    VERSION,
+    BetonError,
+    EncodedImage,
+    FieldKind,
+    ImageMode,
+    metadata_type,
+    page_size_fault,
+)
+from loaders._beton_writer import BetonWriter, write_beton
+
+__all__ = [
+    "DEFAULT_PAGE_SIZE",
+    "Beton",
+    "BetonError",
+    "BetonWriter",
+    "EncodedImage",
+    "FieldKind",
+    "ImageMode",
+    "write_beton",
+]
+
+_DAMAGED = "the file is cut short or damaged: copy or write it again"
+_FOREIGN = "this is no .beton file of FFCV's version 2: write one with tools/write_ffcv.py or with FFCV"
+_UNFINISHED = "its writer did not finish: write it again"
+
+
+class _Images(NamedTuple):
+    """One image field's columns, each [num_samples], all checked."""
+
+    modes: NDArray[np.uint8]
+    heights: NDArray[np.int64]
+    widths: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+
+
+class Beton:
+    """An open ``.beton`` file, mapped read-only.
+
+    A context manager. It may be pickled, so that worker processes can carry it: they open `path` anew. The columns
+    below belong to the file's first image field and first int field; `metadata` holds every field.
+
+    Attributes:
+        path: The file.
+        page_size: Bytes of a page: no image crosses a multiple of it.
+        num_samples: The number of records.
+        field_names: The names of a record's fields, in order.
+        metadata: The fields of all records, structured [num_samples]; an image is a (mode, width, height, data_ptr).
+
+    Raises:
+        BetonError: The file is missing, is no ``.beton``, is cut short, or points outside itself.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        data = _map_file(self.path)
+        header = _read_header(self.path, data)
+        self.page_size = int(header["page_size"])
+        self.num_samples = int(header["num_samples"])
+        kinds, metadata_offset = _read_fields(self.path, data, int(header["num_fields"]))
+        self.field_names = tuple(kinds)
+        self.metadata = _read_rows(
+            self.path, data, "metadata", metadata_type(kinds), offset=metadata_offset, num_rows=self.num_samples
+        )
+        pages_offset = metadata_offset + self.metadata.nbytes
+        table = _read_table(self.path, data, pages_offset, int(header["allocation_table_offset"]))
+        images = [
+            _read_images(self.path, name, self.metadata[name], table)
+            for name, kind in kinds.items()
+            if kind == FieldKind.RGB_IMAGE
+        ]
+        self._images = images[0] if images else None
+        labels = [self.metadata[name].astype(np.int64) for name, kind in kinds.items() if kind == FieldKind.INT]
+        self._labels = labels[0] if labels else None
+        self._data: NDArray[np.uint8] | None = data
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The first int field, int64 [num_samples].
+
+        Raises:
+            BetonError: The file has no int field.
+        """
+        if self._labels is None:
+            raise BetonError(f"{self.path}: no int field among {', '.join(self.field_names)} to take labels from")
+        return self._labels
+
+    @property
+    def modes(self) -> NDArray[np.uint8]:
+        """How each image is stored, an `ImageMode`: uint8 [num_samples]."""
+        return self._image_columns().modes
+
+    @property
+    def heights(self) -> NDArray[np.int64]:
+        """The images' heights in pixels, int64 [num_samples]."""
+        return self._image_columns().heights
+
+    @property
+    def widths(self) -> NDArray[np.int64]:
+        """The images' widths in pixels, int64 [num_samples]."""
+        return self._image_columns().widths
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        """Where in the file each image's bytes begin, int64 [num_samples]."""
+        return self._image_columns().offsets
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """How many bytes each image has, int64 [num_samples]."""
+        return self._image_columns().sizes
+
+    def image_bytes(self, index: int) -> NDArray[np.uint8]:
+        """One image's bytes, uint8 [size]: a read-only view into the mapped file, not a copy.
+
+        Raises:
+            BetonError: The file is closed or has no image field.
+            IndexError: There is no such record.
+        """
+        if self._data is None:
+            raise BetonError(f"{self.path}: the file is closed; open it again")
+        images = self._image_columns()
+        offset = images.offsets[index]
+        return self._data[offset : offset + images.sizes[index]]
+
+    def close(self) -> None:
+        """Let go of the mapped file; views of its images that are still held stay valid. May be called again."""
+        self._data = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Path]]:
+        return type(self), (self.path,)
+
+    def _image_columns(self) -> _Images:
+        if self._images is None:
+            raise BetonError(f"{self.path}: no image field among {', '.join(self.field_names)}")
+        return self._images
+
+
+def _fault(path: Path, problem: str, remedy: str) -> BetonError:
+    return BetonError(f"{path}: {problem}; {remedy}")
+
+
+def _map_file(path: Path) -> NDArray[np.uint8]:
+    try:
+        if not path.is_file():
+            raise _fault(path, "a folder" if path.is_dir() else "no such file", "name a .beton file")
+        with path.open("rb") as file:
+            if file.seek(0, os.SEEK_END) == 0:
+                raise _fault(path, "an empty file", _DAMAGED)
+            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+    except OSError as error:
+        raise _fault(path, error.strerror or str(error), "the file must be readable") from error
+
+
+def _read_rows(
+    path: Path, data: NDArray[np.uint8], what: str, dtype: np.dtype[Any], *, offset: int, num_rows: int
+) -> NDArray[Any]:
+    """Copy rows out of the file, having checked that they lie in it."""
+    end = offset + num_rows * dtype.itemsize
+    if end > len(data):
+        raise _fault(path, f"its {what} would end at byte {end} of {len(data)}", _DAMAGED)
+    rows = data[offset:end].copy().view(dtype)
+    rows.flags.writeable = False
+    return rows
+
+
+def _read_header(path: Path, data: NDArray[np.uint8]) -> np.void:
+    header: np.void = _read_rows(path, data, "header", HEADER_TYPE, offset=0, num_rows=1)[0]
+    if header["version"] != VERSION:
+        raise _fault(path, f"version {header['version']}", _FOREIGN)
+    if header["num_fields"] == 0:
+        raise _fault(path, "num_fields is 0", _FOREIGN)
+    if fault := page_size_fault(int(header["page_size"])):
+        raise _fault(path, fault, _FOREIGN)
+    if header["num_samples"] == 0 or header["allocation_table_offset"] == 0:
+        raise _fault(path, "the header tells of no records or of no allocation table", _UNFINISHED)
+    return header
+
+
+def _read_fields(path: Path, data: NDArray[np.uint8], num_fields: int) -> tuple[dict[str, int], int]:
+    """Each field's name and kind, and the offset of what follows them."""
+    rows = _read_rows(path, data, "list of fields", FIELD_TYPE, offset=HEADER_TYPE.itemsize, num_rows=num_fields)
+    kinds: dict[str, int] = {}
+    for row in rows:
+        raw_name, kind = row["name"].tobytes().split(b"\0")[0], int(row["kind"])
+        if not raw_name or not raw_name.isascii() or raw_name.decode("ascii") in kinds:
+            raise _fault(path, f"field name {raw_name!r} is empty, not ASCII or there twice", _FOREIGN)
+        if kind not in FIELD_METADATA_TYPES:
+            raise _fault(path, f"field {raw_name!r} is of the unknown kind {kind}", "write the file without it")
+        kinds[raw_name.decode("ascii")] = kind
+    return kinds, HEADER_TYPE.itemsize + rows.nbytes
+
+
+def _read_table(path: Path, data: NDArray[np.uint8], pages_offset: int, table_offset: int) -> NDArray[Any]:
+    """The allocation table, sorted by offset, every piece of data within the pages."""
+    num_bytes = len(data) - table_offset
+    if table_offset < pages_offset or num_bytes < 0 or num_bytes % ALLOCATION_TYPE.itemsize:
+        raise _fault(path, f"an allocation table at byte {table_offset} of {len(data)}", _DAMAGED)
+    num_rows = num_bytes // ALLOCATION_TYPE.itemsize
+    rows = _read_rows(path, data, "allocation table", ALLOCATION_TYPE, offset=table_offset, num_rows=num_rows)
+    # What is too large for int64 turns negative and is found out below.
+    offsets, sizes = rows["offset"].astype(np.int64), rows["size"].astype(np.int64)
+    bad = (offsets < pages_offset) | (offsets > table_offset) | (sizes < 0) | (sizes > table_offset - offsets)
+    if bad.any():
+        row = rows[int(bad.argmax())]
+        raise _fault(
+            path,
+            f"record {row['sample']}: {row['size']} bytes at byte {row['offset']}, outside the pages at bytes "
+            f"{pages_offset} to {table_offset}",
+            _DAMAGED,
+        )
+    # Of pieces at one place all but one are empty: that one comes last.
+    return rows[np.lexsort((sizes, offsets))]
+
+
+def _read_images(path: Path, name: str, metadata: NDArray[Any], table: NDArray[Any]) -> _Images:
+    """One image field's columns, every image found in the allocation table and of a size that makes sense."""
+    table_offsets = table["offset"].astype(np.int64)
+    offsets = metadata["data_ptr"].astype(np.int64)
+    rows = np.searchsorted(table_offsets, offsets, side="right") - 1
+    _check(path, name, rows >= 0, "data_ptr", offsets, "is not in the allocation table")
+    _check(path, name, table_offsets[rows] == offsets, "data_ptr", offsets, "is not in the allocation table")
+    images = _Images(
+        modes=np.ascontiguousarray(metadata["mode"]),
+        heights=metadata["height"].astype(np.int64),
+        widths=metadata["width"].astype(np.int64),
+        offsets=offsets,
+        sizes=table["size"][rows].astype(np.int64),
+    )
+    _check(path, name, images.modes <= max(ImageMode), "mode", images.modes, f"is none of {list(map(int, ImageMode))}")
+    _check(path, name, images.heights > 0, "height", images.heights, "is not positive")
+    _check(path, name, images.widths > 0, "width", images.widths, "is not positive")
+    _check(path, name, images.sizes > 0, "size", images.sizes, "is not positive")
+    num_pixel_bytes = images.heights * images.widths * NUM_CHANNELS
+    fits = (images.modes != ImageMode.RAW) | (images.sizes == num_pixel_bytes)
+    _check(path, name, fits, "size", images.sizes, f"is not height x width x {NUM_CHANNELS}, the size of a raw image")
+    for column in images:
+        column.flags.writeable = False
+    return images
+
+
+def _check(path: Path, name: str, good: NDArray[np.bool_], what: str, values: NDArray[Any], problem: str) -> None:
+    """Name the first record whose `values` are not good."""
+    if not good.all():
+        index = int(good.argmin())
+        raise _fault(path, f"record {index}, field {name!r}: {what} {values[index]} {problem}", _DAMAGED)
