@@ -1,0 +1,84 @@
+"""Where images come from: a `.beton` file or an ImageFolder, as records that can be decoded one by one."""
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.datasets import ImageFolder
+from torchvision.io import ImageReadMode, decode_image, read_file
+
+from loaders.beton import Beton, ImageMode
+
+
+class ImageRecords(Protocol):
+    """A dataset's labels and images, by position."""
+
+    labels: NDArray[np.int64]
+    """int64 [n]."""
+
+    def decode(self, index: int) -> Tensor:
+        """The whole image, uint8 [3, h, w] RGB; EXIF orientation is ignored. Raises RuntimeError when it is damaged."""
+
+    def name(self, index: int) -> str:
+        """What to call the record in a message."""
+
+
+class BetonRecords:
+    """The records of a `.beton` file."""
+
+    def __init__(self, path: Path) -> None:
+        self._beton = Beton(path)
+        self.labels = self._beton.labels
+
+    def decode(self, index: int) -> Tensor:
+        """See `ImageRecords.decode`."""
+        beton = self._beton
+        data = torch.from_numpy(beton.image_bytes(index).copy())
+        height, width = int(beton.heights[index]), int(beton.widths[index])
+        if beton.modes[index] == ImageMode.RAW:
+            return data.view(height, width, 3).permute(2, 0, 1)
+        image = _decode_rgb(data)
+        if image.shape[1:] != (height, width):
+            raise RuntimeError(f"it decodes to {tuple(image.shape[1:])}, where the file's table says {(height, width)}")
+        return image
+
+    def name(self, index: int) -> str:
+        """See `ImageRecords.name`."""
+        return f"record {index} of {self._beton.path}"
+
+
+class FolderRecords:
+    """The images of a folder with one sub-folder per class, numbered as torchvision's ImageFolder does."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            samples = ImageFolder(path).samples
+        except FileNotFoundError as error:
+            raise ValueError(f"{path} is no ImageFolder (CLASS/IMAGE.jpg below it): {error}") from error
+        self._files = [file for file, _ in samples]
+        self.labels = np.array([label for _, label in samples], dtype=np.int64)
+
+    def decode(self, index: int) -> Tensor:
+        """See `ImageRecords.decode`."""
+        return _decode_rgb(read_file(self._files[index]))
+
+    def name(self, index: int) -> str:
+        """See `ImageRecords.name`."""
+        return self._files[index]
+
+
+def open_records(path: Path) -> ImageRecords:
+    """Open a `.beton` file or an ImageFolder.
+
+    Raises:
+        ValueError: `path` is missing, damaged, or holds no images.
+    """
+    return FolderRecords(path) if path.is_dir() else BetonRecords(path)
+
+
+def _decode_rgb(data: Tensor) -> Tensor:
+    image: Tensor = decode_image(data, mode=ImageReadMode.RGB)
+    return image

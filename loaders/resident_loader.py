@@ -1,0 +1,99 @@
+"""The `resident` backend: a dataset small enough to live decoded in the device's memory, gathered there batch by batch."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
+
+from loaders import BadSample, BadSampleError, Batch, LoaderConfig
+from loaders.records import ImageRecords, open_records
+
+
+class ResidentLoader:
+    """An `ImageLoader` over images of one size (such as CIFAR-10) that hands over whole images on `config.device`.
+
+    Decoding happens once, at construction. Images are resized to the loader's resolution after the gather, on the device.
+    """
+
+    def __init__(self, path: Path, config: LoaderConfig) -> None:
+        if config.crop != "whole":
+            raise ValueError(f'the resident backend loads whole images: crop must be "whole", got "{config.crop}"')
+        records = open_records(path)
+        self._plan = config.plan(len(records.labels))
+        self._resolution = config.resolution
+        self._epoch = 0
+        self._skip_batches = 0
+        images, self._bad = _decode_all(records, path, num_threads=config.num_workers or None)
+        if self._bad and config.on_error == "raise":
+            raise BadSampleError(next(iter(self._bad.values())))
+        self.skipped: list[BadSample] = []
+        self._images: Tensor | None = images.to(config.device)
+        self._labels = torch.from_numpy(records.labels).to(config.device)
+        self._device = config.device
+
+    def set_epoch(self, epoch: int, *, resolution: int | None = None, skip_batches: int = 0) -> None:
+        """See `ImageLoader.set_epoch`."""
+        self._epoch = epoch
+        self._resolution = resolution or self._resolution
+        self._skip_batches = skip_batches
+        self.skipped = []
+
+    def __len__(self) -> int:
+        return self._plan.num_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._images is None:
+            raise ValueError("the loader is closed; build another one")
+        for indices in self._plan.batches(self._epoch, skip=self._skip_batches):
+            if self._bad:
+                self.skipped.extend(self._bad[index] for index in indices.tolist() if index in self._bad)
+                indices = indices[[index not in self._bad for index in indices.tolist()]]
+                if not len(indices):
+                    continue
+            index = torch.from_numpy(indices).to(self._device)
+            images = self._images.index_select(0, index).permute(0, 3, 1, 2)
+            if images.shape[2:] != (self._resolution, self._resolution):
+                images = transforms.resize(images, [self._resolution, self._resolution], antialias=True)
+                images = images.contiguous(memory_format=torch.channels_last)
+            yield Batch(images, self._labels[index], index)
+
+    def close(self) -> None:
+        """Give the device's memory back."""
+        self._images = None
+
+
+def _decode_all(
+    records: ImageRecords, path: Path, *, num_threads: int | None
+) -> tuple[Tensor, dict[int, BadSample]]:
+    """Decode every record into uint8 [n, h, w, 3] (zeros where it is damaged) and list the damaged ones by index."""
+    bad: dict[int, BadSample] = {}
+    num_samples = len(records.labels)
+
+    def decode(index: int) -> Tensor | None:
+        try:
+            return records.decode(index)
+        except (OSError, RuntimeError) as error:
+            bad[index] = BadSample(index, records.name(index), str(error).splitlines()[0])
+            return None
+
+    stored: Tensor | None = None
+    with ThreadPoolExecutor(num_threads) as threads:
+        for index, image in enumerate(threads.map(decode, range(num_samples))):
+            if image is None:
+                continue
+            if stored is None:
+                stored = torch.zeros((num_samples, *image.shape[1:], 3), dtype=torch.uint8)
+            if image.shape[1:] != stored.shape[1:3]:
+                threads.shutdown(wait=False, cancel_futures=True)
+                raise ValueError(
+                    f"the resident backend needs images of one size, but {records.name(index)} is "
+                    f"{tuple(image.shape[1:])} and those before it are {tuple(stored.shape[1:3])} "
+                    "(height, width); use another --data.backend"
+                )
+            stored[index] = image.permute(1, 2, 0)
+    if stored is None:
+        raise ValueError(f"no image of {path} can be decoded")
+    return stored, bad
