@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from loaders.beton import BetonWriter, EncodedImage, FieldKind, ImageMode
 
@@ -59,16 +59,17 @@ def raw_set(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
 
 @pytest.fixture(scope="session")
 def photo_set(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
-    """12 JPEG photos of different sizes, cut out of scikit-learn's two."""
+    """12 JPEG photos of different sizes, cut out of scikit-learn's two and softened, so that all filters resize them alike."""
     from sklearn.datasets import load_sample_images
 
-    photos = load_sample_images().images
+    soften = ImageFilter.GaussianBlur(6)
+    photos = [np.asarray(Image.fromarray(photo).filter(soften)) for photo in load_sample_images().images]
     rng = np.random.default_rng(0)
     images, records = [], []
     for number in range(12):
         height, width = rng.integers(120, 400, size=2)
         encoded = encode_jpeg(np.ascontiguousarray(photos[number % 2][:height, :width]))
-        images.append(np.asarray(Image.open(io.BytesIO(encoded))))
+        images.append(np.array(Image.open(io.BytesIO(encoded))))
         records.append(EncodedImage(encoded, ImageMode.JPG, int(height), int(width)))
     path = tmp_path_factory.mktemp("photos") / "photos.beton"
     labels = np.arange(12) % 3

@@ -1,0 +1,281 @@
+"""What every backend must do alike: the contract in loaders/__init__.py, checked for each one."""
+
+import importlib.util
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from loaders import BACKENDS, BadSampleError, Batch, ImageLoader, LoaderConfig, build_loader
+from loaders.crop import crop_boxes, random_flips
+from loaders.order import epoch_order
+
+Build = Callable[..., ImageLoader]
+
+pytestmark = pytest.mark.timeout(300)  # FFCV compiles for tens of seconds
+
+
+def of_backend(name: str, *, num_workers: int, label: str | None = None):
+    missing = name == "ffcv" and importlib.util.find_spec("ffcv") is None
+    return pytest.param(
+        (name, num_workers), id=label or name, marks=pytest.mark.skipif(missing, reason="ffcv is not installed")
+    )
+
+
+ALL = [
+    of_backend("ffcv", num_workers=2),
+    of_backend("resident", num_workers=2),
+    of_backend("synthetic", num_workers=0),
+    of_backend("torch", num_workers=0),
+    of_backend("torch", num_workers=2, label="torch-2-workers"),
+]
+DECODING = [one for one in ALL if one.id != "synthetic"]
+CROPPING = [one for one in DECODING if one.id != "resident"]
+
+
+@pytest.fixture(params=ALL)
+def backend(request) -> tuple[str, int]:
+    return request.param
+
+
+@pytest.fixture
+def build() -> Iterator[Build]:
+    """Builds loaders and closes them after the test."""
+    built: list[ImageLoader] = []
+
+    def make(backend: tuple[str, int], path: Path, **changes) -> ImageLoader:
+        name, num_workers = backend
+        options = {
+            "batch_size": 8,
+            "resolution": 32,
+            "crop": "whole",
+            "order": "random",
+            "drop_last": False,
+            "seed": 5,
+            "num_workers": num_workers,
+        }
+        built.append(build_loader(name, path, LoaderConfig(**(options | changes))))
+        return built[-1]
+
+    yield make
+    for loader in built:
+        loader.close()
+        loader.close()
+
+
+def epoch_of(loader: ImageLoader, epoch: int, **options) -> list[Batch]:
+    """The epoch's batches, kept."""
+    loader.set_epoch(epoch, **options)
+    return [Batch(*(tensor.clone() for tensor in batch)) for batch in loader]
+
+
+def same(a: list[Batch], b: list[Batch]) -> bool:
+    return len(a) == len(b) and all(
+        torch.equal(x, y) for one, other in zip(a, b, strict=True) for x, y in zip(one, other, strict=True)
+    )
+
+
+def test_the_suite_covers_every_backend():
+    assert {one.values[0][0] for one in ALL} == set(BACKENDS)
+
+
+def test_batches_order_labels_and_resume(backend, build, raw_set):
+    loader = build(backend, raw_set.path)
+    assert len(loader) == 7
+    epochs = [epoch_of(loader, epoch) for epoch in (0, 1)]
+    for epoch, batches in enumerate(epochs):
+        assert [len(batch.labels) for batch in batches] == [8] * 6 + [5]
+        for batch in batches:
+            assert batch.images.dtype == torch.uint8
+            assert batch.images.shape == (len(batch.labels), 3, 32, 32)
+            assert batch.images.is_contiguous(memory_format=torch.channels_last)
+            assert batch.labels.dtype == batch.index.dtype == torch.int64
+        index = torch.cat([batch.index for batch in batches]).numpy()
+        assert np.array_equal(index, epoch_order("random", size=53, seed=5, epoch=epoch, start=0, stop=53))
+        assert np.array_equal(torch.cat([batch.labels for batch in batches]).numpy(), raw_set.labels[index])
+    assert same(epoch_of(loader, 0), epochs[0])
+    assert same(epoch_of(loader, 1, skip_batches=3), epochs[1][3:])
+    assert same(epoch_of(loader, 1), epochs[1])
+
+
+@pytest.mark.parametrize("backend", DECODING)
+def test_whole_raw_images_come_bit_by_bit(backend, build, raw_set):
+    for batch in epoch_of(build(backend, raw_set.path), 0):
+        for image, index in zip(batch.images, batch.index.tolist(), strict=True):
+            assert np.array_equal(image.permute(1, 2, 0).numpy(), raw_set.images[index])
+
+
+def test_ranks_share_every_global_batch(backend, build, raw_set):
+    ranks = [
+        epoch_of(build(backend, raw_set.path, batch_size=5, order="sequential", rank=rank, world_size=3), 0)
+        for rank in range(3)
+    ]
+    for number in range(3):
+        joined = torch.cat([batches[number].index for batches in ranks])
+        assert joined.tolist() == list(range(15 * number, 15 * number + 15))
+    everything = sorted(index for batches in ranks for batch in batches for index in batch.index.tolist())
+    assert everything == list(range(53)), "validation must see every image exactly once"
+
+
+def test_leaving_early_leaves_nothing_behind(backend, build, raw_set):
+    threads = set(threading.enumerate())
+    loader = build(backend, raw_set.path)
+    loader.set_epoch(0)
+    for batch in loader:
+        first = batch.index.clone()
+        break
+    with pytest.raises(ZeroDivisionError):
+        for _ in loader:
+            raise ZeroDivisionError
+    batches = iter(loader)
+    next(batches)
+    del batches
+    again = epoch_of(loader, 0)
+    assert torch.equal(again[0].index, first)
+    assert len(again) == 7
+    loader.close()
+    assert not [thread for thread in threading.enumerate() if thread not in threads and not thread.daemon]
+    _, alive = psutil.wait_procs(psutil.Process().children(recursive=True), timeout=10)
+    assert not [process for process in alive if "resource_tracker" not in " ".join(process.cmdline())]
+
+
+def test_resolution_changes_between_epochs(backend, build, raw_set):
+    loader = build(backend, raw_set.path)
+    assert epoch_of(loader, 0, resolution=24)[0].images.shape == (8, 3, 24, 24)
+    assert epoch_of(loader, 1)[0].images.shape == (8, 3, 24, 24)
+    assert epoch_of(loader, 0, resolution=32)[0].images.shape == (8, 3, 32, 32)
+
+
+@pytest.mark.parametrize("backend", DECODING)
+def test_a_broken_sample_is_named(backend, build, broken_set):
+    with pytest.raises(BadSampleError, match=r"sample 4 .*record 4 of .*broken\.beton"):
+        epoch_of(build(backend, broken_set.path, batch_size=3), 0)
+
+
+@pytest.mark.parametrize("backend", DECODING)
+def test_a_broken_sample_is_left_out_and_counted(backend, build, broken_set):
+    loader = build(backend, broken_set.path, batch_size=3, on_error="skip")
+    for epoch in (0, 1):
+        batches = epoch_of(loader, epoch)
+        assert sorted(torch.cat([batch.index for batch in batches]).tolist()) == [0, 1, 2, 3, 5, 6, 7, 8]
+        assert [sample.index for sample in loader.skipped] == [4]
+        for batch in batches:
+            for image, index in zip(batch.images, batch.index.tolist(), strict=True):
+                mean = torch.from_numpy(broken_set.images[index]).float().mean()
+                assert abs(image.float().mean() - mean) < 3, "not the pixels of this sample"
+
+
+def area_averaged(image: NDArray[np.uint8], box: NDArray[np.int32], side: int) -> Tensor:
+    """The box of an image, [h, w, 3], reduced to float [3, side, side]."""
+    top, left, height, width = box.tolist()
+    cut = torch.from_numpy(image[top : top + height, left : left + width]).permute(2, 0, 1).float()
+    return torch.nn.functional.interpolate(cut[None], (side, side), mode="area")[0]
+
+
+@pytest.mark.parametrize("backend", CROPPING)
+def test_random_crops_are_the_same_everywhere(backend, build, photo_set):
+    """Each backend's pixels against the box and flip of crop.py, cut out of the decoded photo."""
+    (batch,) = epoch_of(build(backend, photo_set.path, batch_size=12, crop="random_resized", resolution=16), 2)
+    index = batch.index.numpy()
+
+    def difference(epoch: int) -> float:
+        boxes = crop_boxes(
+            "random_resized",
+            indices=index,
+            heights=np.array([photo_set.images[i].shape[0] for i in index]),
+            widths=np.array([photo_set.images[i].shape[1] for i in index]),
+            seed=5,
+            epoch=epoch,
+            area=(0.08, 1.0),
+            ratio=(3 / 4, 4 / 3),
+            center_fraction=0.875,
+        )
+        flips = random_flips(indices=index, seed=5, epoch=epoch)
+        assert 0 < flips.sum() < 12
+        expected = [
+            area_averaged(photo_set.images[i], box, 16).flip(-1 if flip else ())
+            for i, box, flip in zip(index, boxes, flips, strict=True)
+        ]
+        return (batch.images.float() - torch.stack(expected)).abs().mean().item()
+
+    assert difference(epoch=2) < 2
+    assert difference(epoch=3) > 10, "the images are too much alike for this test to mean anything"
+
+
+@pytest.mark.parametrize("backend", CROPPING)
+def test_validation_crops_the_center(backend, build, photo_set):
+    loader = build(backend, photo_set.path, batch_size=5, crop="center", resolution=56, order="sequential")
+    batches = epoch_of(loader, 0)
+    assert torch.cat([batch.index for batch in batches]).tolist() == list(range(12))
+    for image, original in zip(torch.cat([batch.images for batch in batches]), photo_set.images, strict=True):
+        height, width = original.shape[:2]
+        side = round(min(height, width) * 0.875)
+        box = np.array([(height - side) // 2, (width - side) // 2, side, side])
+        assert (image.float() - area_averaged(original, box, 56)).abs().mean() < 3
+
+
+def test_a_batch_larger_than_the_dataset_is_refused(backend, build, raw_set):
+    with pytest.raises(ValueError, match="batch_size must be at most the data set's 53 samples.*got 54"):
+        build(backend, raw_set.path, batch_size=54, drop_last=True)
+
+
+def test_missing_and_foreign_files_are_refused(backend, build, tmp_path):
+    with pytest.raises(ValueError, match=r"nothing\.beton: no such file"):
+        build(backend, tmp_path / "nothing.beton")
+    (tmp_path / "foreign.beton").write_bytes(b"no beton" * 100)
+    with pytest.raises(ValueError, match=r"foreign\.beton"):
+        build(backend, tmp_path / "foreign.beton")
+
+
+@pytest.mark.parametrize("backend", [one for one in DECODING if one.id != "ffcv"])
+def test_image_folders(backend, build, tmp_path, raw_set):
+    from PIL import Image
+
+    for index in range(6):
+        folder = tmp_path / f"class{index % 2}"
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(raw_set.images[index]).save(folder / f"{index}.png")
+    (batch,) = epoch_of(build(backend, tmp_path, order="sequential"), 0)
+    assert batch.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    for image, index in zip(batch.images, [0, 2, 4, 1, 3, 5], strict=True):
+        assert np.array_equal(image.permute(1, 2, 0).numpy(), raw_set.images[index])
+
+
+@pytest.mark.parametrize("backend", [one for one in DECODING if one.id != "ffcv"])
+def test_a_folder_without_images_is_refused(backend, build, tmp_path):
+    (tmp_path / "class0").mkdir()
+    with pytest.raises(ValueError, match="is no ImageFolder"):
+        build(backend, tmp_path)
+
+
+def test_unknown_backend_lists_the_choices(tmp_path):
+    with pytest.raises(ValueError, match="unknown backend 'nope'; choose one of: ffcv, resident, synthetic, torch"):
+        build_loader("nope", tmp_path, LoaderConfig(batch_size=1, resolution=1, crop="whole", order="random", drop_last=True))
+
+
+def test_resident_refuses_what_it_cannot_hold(build, photo_set):
+    with pytest.raises(ValueError, match="images of one size"):
+        build(("resident", 1), photo_set.path)
+    with pytest.raises(ValueError, match='crop must be "whole"'):
+        build(("resident", 1), photo_set.path, crop="random_resized")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"resolution": 0}, "resolution must be positive, got 0"),
+        ({"num_workers": -1}, "num_workers must not be negative, got -1"),
+        ({"area": (0.5, 0.1)}, r"area must be a range of positive numbers, got \(0.5, 0.1\)"),
+        ({"center_fraction": 0}, r"center_fraction must lie in \(0, 1\], got 0"),
+    ],
+)
+def test_configs_that_make_no_sense_are_refused(changes, message):
+    options = {"batch_size": 1, "resolution": 32, "crop": "whole", "order": "random", "drop_last": True}
+    with pytest.raises(ValueError, match=message):
+        LoaderConfig(**(options | changes))
