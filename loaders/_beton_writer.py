@@ -125,7 +125,11 @@ class BetonWriter:
         header["num_fields"] = len(self.fields)
         header["page_size"] = self.page_size
         header["num_samples"] = len(self._metadata)
-        header["allocation_table_offset"] = table_offset = _round_up(self._end, self.page_size)
+        header["allocation_table_offset"] = table_offset = (
+            _round_up(self._end, self.page_size)
+            if self._allocations.size
+            else self._metadata_offset + self._metadata.nbytes  # no images, no pages
+        )
         descriptors = np.zeros(len(self.fields), FIELD_TYPE)
         for descriptor, (name, kind) in zip(descriptors, self.fields.items(), strict=True):
             descriptor["kind"] = kind

@@ -85,7 +85,7 @@ class Beton:
             self.path, data, "metadata", metadata_type(kinds), offset=metadata_offset, num_rows=self.num_samples
         )
         pages_offset = metadata_offset + self.metadata.nbytes
-        table = _read_table(self.path, data, pages_offset, int(header["allocation_table_offset"]))
+        table = _read_table(self.path, data, pages_offset, header)
         images = [
             _read_images(self.path, name, self.metadata[name], table)
             for name, kind in kinds.items()
@@ -221,8 +221,9 @@ def _read_fields(path: Path, data: NDArray[np.uint8], num_fields: int) -> tuple[
     return kinds, HEADER_TYPE.itemsize + rows.nbytes
 
 
-def _read_table(path: Path, data: NDArray[np.uint8], pages_offset: int, table_offset: int) -> NDArray[Any]:
-    """The allocation table, sorted by offset, every piece of data within the pages."""
+def _read_table(path: Path, data: NDArray[np.uint8], pages_offset: int, header: np.void) -> NDArray[Any]:
+    """The allocation table, sorted by offset, every piece of data within the pages and of a record that exists."""
+    table_offset = int(header["allocation_table_offset"])
     num_bytes = len(data) - table_offset
     if table_offset < pages_offset or num_bytes < 0 or num_bytes % ALLOCATION_TYPE.itemsize:
         raise _fault(path, f"an allocation table at byte {table_offset} of {len(data)}", _DAMAGED)
@@ -231,12 +232,13 @@ def _read_table(path: Path, data: NDArray[np.uint8], pages_offset: int, table_of
     # What is too large for int64 turns negative and is found out below.
     offsets, sizes = rows["offset"].astype(np.int64), rows["size"].astype(np.int64)
     bad = (offsets < pages_offset) | (offsets > table_offset) | (sizes < 0) | (sizes > table_offset - offsets)
+    bad |= rows["sample"] >= header["num_samples"]
     if bad.any():
         row = rows[int(bad.argmax())]
         raise _fault(
             path,
-            f"record {row['sample']}: {row['size']} bytes at byte {row['offset']}, outside the pages at bytes "
-            f"{pages_offset} to {table_offset}",
+            f"record {row['sample']} of {header['num_samples']} has {row['size']} bytes at byte {row['offset']}, where "
+            f"the pages are bytes {pages_offset} to {table_offset}",
             _DAMAGED,
         )
     # Of pieces at one place all but one are empty: that one comes last.

@@ -40,8 +40,8 @@ class WriteFfcv:
     """The file to write; its card becomes OUT.json."""
 
     mode: Mode | None = None
-    """`keep` stores JPEG files byte for byte (what is no RGB or grey JPEG is converted, and counted), `reencode` makes a
-    new JPEG of every image, `raw` stores pixels. By default `keep`, and for cifar10, which has no files, `raw`."""
+    """`keep` stores JPEG files byte for byte (what is no RGB or grey JPEG is converted, and counted); `reencode` makes
+    a new JPEG of every image; `raw` stores pixels. By default `keep`, and for cifar10, which has no files, `raw`."""
 
     split: Literal["train", "test"] | None = None
     """The part of cifar10, by default `train`; a folder's parts are folders of their own."""
