@@ -189,8 +189,9 @@ def test_another_number_of_samples_than_announced(path: Path, num_samples: int):
 
 
 SLOW_WRITER = """
-import sys, time
+import signal, sys, time
 from loaders.beton import EncodedImage, FieldKind, ImageMode, write_beton
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
 def encode(index):
     time.sleep(0.01)
     return [EncodedImage(b"x", ImageMode.JPG, 1, 1)]
