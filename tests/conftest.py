@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
@@ -49,6 +50,14 @@ def make_raw_set(path: Path, num_images: int, *, side: int = 32, num_classes: in
     images = np.clip(colours[labels] + noise, 0, 255).astype(np.uint8)
     write_images(path, [EncodedImage(image.reshape(-1), ImageMode.RAW, side, side) for image in images], labels)
     return ImageSet(path, list(images), labels)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave tests marked `gpu` out where there is none; `make gpu-check` makes sure of one before it starts."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,1 @@
+"""The trainer: ViT and ResNet image classifiers from a config; `train.py` is the file to read first."""

@@ -1,0 +1,78 @@
+"""Augmentation on the device: batched, with parameters of its own for each sample.
+
+Drawing the parameters and applying them are apart, so that the second is a pure function that compiles and tests easily.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastvit_train.config import AugmentConfig
+
+
+class Augmentation(NamedTuple):
+    """What happens to each sample of a batch."""
+
+    flip: Tensor
+    """bool [b]: mirror left to right."""
+    shift: Tensor
+    """int64 [b, 2]: pixels down and to the right."""
+
+
+def draw(config: AugmentConfig, *, index: Tensor, epoch: int, generator: torch.Generator) -> Augmentation:
+    """Draw the parameters for the samples `index` (int64 [b]) on the device of `index` and `generator`.
+
+    An alternating flip mirrors one half of the dataset in even epochs and the other half in odd ones, so that two epochs
+    show every image both ways (source: arXiv 2404.00498).
+    """
+    num_samples, device = len(index), index.device
+    if config.flip == "alternating":
+        mixed = index * 0x9E3779B1  # hashed twice, so that the halves don't follow how the dataset is sorted
+        mixed = (mixed ^ (mixed >> 16)) * 0x85EBCA6B
+        flip = ((mixed >> 20) & 1) == epoch % 2
+    elif config.flip == "random":
+        flip = torch.randint(2, (num_samples,), generator=generator, device=device, dtype=torch.bool)
+    else:
+        flip = torch.zeros(num_samples, device=device, dtype=torch.bool)
+    shift = torch.randint(-config.shift, config.shift + 1, (num_samples, 2), generator=generator, device=device)
+    return Augmentation(flip, shift)
+
+
+def flip_and_shift(images: Tensor, augmentation: Augmentation) -> Tensor:
+    """Mirror and shift each image in one gather; what comes in from outside is the reflected image.
+
+    Args:
+        images: Any dtype [b, c, h, w], channels_last.
+        augmentation: One entry per image; shifts smaller than the sides.
+
+    Returns:
+        The same dtype and shape, channels_last.
+    """
+    height, width = images.shape[2:]
+    rows = _reflect(torch.arange(height, device=images.device) - augmentation.shift[:, :1], height)
+    columns = _reflect(torch.arange(width, device=images.device) - augmentation.shift[:, 1:], width)
+    columns = torch.where(augmentation.flip[:, None], width - 1 - columns, columns)
+    sample = torch.arange(len(images), device=images.device)[:, None, None]
+    return images.permute(0, 2, 3, 1)[sample, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _reflect(position: Tensor, side: int) -> Tensor:
+    """Fold positions outside [0, side) back without repeating the border, as torch's `reflect` padding does."""
+    return side - 1 - (side - 1 - position.abs()).abs()
+
+
+def normalize(images: Tensor, config: AugmentConfig, dtype: torch.dtype) -> Tensor:
+    """Turn uint8 [b, 3, h, w] into `dtype` with zero mean and unit deviation per channel."""
+    mean = torch.tensor(config.mean, device=images.device).view(3, 1, 1) * 255
+    std = torch.tensor(config.std, device=images.device).view(3, 1, 1) * 255
+    return ((images - mean) / std).to(dtype)
+
+
+def augment(
+    images: Tensor, config: AugmentConfig, *, index: Tensor, epoch: int, generator: torch.Generator, dtype: torch.dtype
+) -> Tensor:
+    """A training batch as the model wants it: uint8 [b, 3, h, w] to normalised `dtype` [b, 3, h, w], channels_last."""
+    if config.flip != "none" or config.shift:
+        images = flip_and_shift(images, draw(config, index=index, epoch=epoch, generator=generator))
+    return normalize(images, config, dtype)

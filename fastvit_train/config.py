@@ -1,0 +1,193 @@
+"""The configuration: frozen dataclasses from which the command line is made, saved with each run as JSON."""
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from loaders import BACKENDS
+from loaders.crop import Crop
+from loaders.order import Order
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def _require(condition: bool, name: str, rule: str, value: object) -> None:
+    if not condition:
+        raise ValueError(f"{name} must {rule}, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """What is loaded and how."""
+
+    train: Path = Path("data/imagenet_train.beton")
+    """Training images: a .beton file, or for some backends an ImageFolder."""
+    val: Path = Path("data/imagenet_val.beton")
+    """Validation images."""
+    backend: str = "torch"
+    """Loader: ffcv, resident (the decoded dataset lives on the device), synthetic (noise, for timing) or torch."""
+    resolution: int = 224
+    """Side of the images that the model sees, in pixels."""
+    crop: Crop = "random_resized"
+    """Training crop; validation crops the center, or takes the whole image where training does."""
+    area: tuple[float, float] = (0.08, 1.0)
+    """Smallest and largest share of the image's area that a random resized crop takes."""
+    order: Order = "random"
+    """Training order; quasi_random reads runs of neighbouring records, for data larger than memory."""
+    num_workers: int = 2
+    """Threads or processes that load."""
+    on_error: Literal["raise", "skip"] = "raise"
+    """A sample that cannot be decoded ends the run by name, or is left out and counted."""
+
+    def __post_init__(self) -> None:
+        _require(self.backend in BACKENDS, "data.backend", f"be one of {', '.join(sorted(BACKENDS))}", self.backend)
+        _require(self.resolution > 0, "data.resolution", "be positive", self.resolution)
+        _require(self.num_workers >= 0, "data.num_workers", "not be negative", self.num_workers)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AugmentConfig:
+    """What happens to a batch on the device."""
+
+    flip: Literal["none", "random", "alternating"] = "none"
+    """Mirror left to right (a random resized crop has its own flip): at random, or every other epoch."""
+    shift: int = 0
+    """Shift by up to this many pixels in both directions, the border reflected."""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Mean of each channel, of values in [0, 1]."""
+    std: tuple[float, float, float] = IMAGENET_STD
+    """Standard deviation of each channel, of values in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        _require(self.shift >= 0, "augment.shift", "not be negative", self.shift)
+        _require(min(self.std) > 0, "augment.std", "be positive", self.std)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimConfig:
+    """The optimizer; weight decay is for the weights of linear and convolution layers alone."""
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    """AdamW, or SGD with Nesterov momentum."""
+    lr: float = 1e-3
+    """Highest learning rate."""
+    norm_bias_lr_factor: float = 1.0
+    """Factor on the learning rate of the normalisation layers' biases."""
+    weight_decay: float = 0.1
+    """Decay of the weights, multiplied by the learning rate as torch's optimizers do."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's decay rates."""
+    momentum: float = 0.9
+    """SGD's momentum."""
+    clip_norm: float = 0.0
+    """Largest norm of the gradient; 0 leaves it as it is."""
+
+    def __post_init__(self) -> None:
+        _require(self.lr > 0, "optim.lr", "be positive", self.lr)
+        _require(self.weight_decay >= 0, "optim.weight_decay", "not be negative", self.weight_decay)
+        _require(self.clip_norm >= 0, "optim.clip_norm", "not be negative", self.clip_norm)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScheduleConfig:
+    """The learning rate over the run: up in a line, then down."""
+
+    decay: Literal["cosine", "linear"] = "cosine"
+    """Shape of the way down."""
+    warmup_epochs: float = 5.0
+    """Epochs of the way up."""
+    start_fraction: float = 0.0
+    """Share of the highest learning rate at the first step."""
+    end_fraction: float = 0.0
+    """Share of the highest learning rate after the last step."""
+
+    def __post_init__(self) -> None:
+        _require(self.warmup_epochs >= 0, "schedule.warmup_epochs", "not be negative", self.warmup_epochs)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Train an image classifier."""
+
+    preset: str | None = None
+    """Name of the recipe that the other options change."""
+    arch: str = "vit_b16"
+    """Model: a short name (vit_b16, vit_s16, vit_ti16, vit_small_cifar, resnet18, resnet50, ...) or timm/NAME."""
+    epochs: float = 130
+    """Length of the run, and of the learning-rate schedule."""
+    max_steps: int | None = None
+    """Stop after this many optimizer steps; the schedule spans `epochs` all the same."""
+    batch_size: int = 256
+    """Images per device and step."""
+    seed: int = 0
+    """Decides weights, order, crops and augmentation."""
+    out: Path | None = None
+    """Run folder; runs/PRESET or runs/ARCH with a number behind it when not given."""
+    resume: Literal["never", "auto"] = "never"
+    """auto goes on from the run folder's checkpoint where there is one, else starts anew."""
+    checkpoint_every_steps: int | None = None
+    """Write the checkpoint every so many steps, besides the end of each epoch."""
+    log_every_steps: int = 10
+    """Read and log the metrics every so many steps."""
+    eval_every_epochs: int = 1
+    """Evaluate after every so many epochs; always after the last."""
+    eval_averaging: Literal["none", "flip", "flip_shift"] = "none"
+    """Also report the accuracy of predictions averaged over mirrored (and shifted) images, apart from the plain one."""
+    label_smoothing: float = 0.0
+    """Share of the target that is spread over all classes."""
+    device: str = "auto"
+    """cuda, cpu, or auto: cuda where there is one."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """bf16 autocast; auto takes it where the device computes in it."""
+    compile: Literal["auto", "off", "default", "reduce-overhead", "max-autotune"] = "auto"
+    """torch.compile mode; auto is default on cuda and off on the CPU."""
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+
+    def __post_init__(self) -> None:
+        _require(self.epochs > 0, "epochs", "be positive", self.epochs)
+        _require(self.max_steps is None or self.max_steps > 0, "max_steps", "be positive", self.max_steps)
+        _require(self.batch_size > 0, "batch_size", "be positive", self.batch_size)
+        _require(self.log_every_steps > 0, "log_every_steps", "be positive", self.log_every_steps)
+        _require(self.eval_every_epochs > 0, "eval_every_epochs", "be positive", self.eval_every_epochs)
+        every = self.checkpoint_every_steps
+        _require(every is None or every > 0, "checkpoint_every_steps", "be positive", every)
+        _require(0 <= self.label_smoothing < 1, "label_smoothing", "lie in [0, 1)", self.label_smoothing)
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The config as plain JSON types."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    return plain
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """The config that `to_dict` made `values` from.
+
+    Raises:
+        ValueError: A name is unknown or a value is not allowed.
+    """
+    config: Config = _build(Config, values, "")
+    return config
+
+
+def _build(kind: Any, value: Any, name: str) -> Any:  # noqa: ANN401 - the type is the argument
+    """`value`, made of JSON types, as an instance of the annotated type `kind`."""
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        if not isinstance(value, dict) or (unknown := sorted(set(value) - set(hints))):
+            problem = f"unknown option {name}{unknown[0]}" if isinstance(value, dict) else f"{name} must be an object"
+            raise ValueError(f"{problem}; the config may come from another version")
+        return typing.cast("Any", kind)(**{key: _build(hints[key], item, f"{name}{key}.") for key, item in value.items()})
+    if isinstance(kind, types.UnionType):
+        return None if value is None else _build(typing.get_args(kind)[0], value, name)
+    if typing.get_origin(kind) is tuple:
+        return tuple(value)
+    return Path(value) if kind is Path else value

@@ -1,0 +1,47 @@
+"""The run's two loaders."""
+
+from loaders import ImageLoader, LoaderConfig, build_loader
+from loaders.records import open_records
+
+from fastvit_train.config import Config
+from fastvit_train.distributed import World
+
+
+def build_loaders(config: Config, world: World) -> tuple[ImageLoader, ImageLoader, int]:
+    """The training loader, the validation loader and the number of classes.
+
+    Raises:
+        ValueError: A dataset is missing, damaged or too small, or the two don't have the same classes.
+    """
+    data = config.data
+    num_classes, num_val_classes = (int(open_records(path).labels.max()) + 1 for path in (data.train, data.val))
+    if num_val_classes > num_classes:
+        raise ValueError(f"{data.val} has {num_val_classes} classes, but {data.train} has {num_classes}; are they a pair?")
+    training = LoaderConfig(
+        batch_size=config.batch_size,
+        resolution=data.resolution,
+        crop=data.crop,
+        area=data.area,
+        order=data.order,
+        drop_last=True,
+        seed=config.seed,
+        rank=world.rank,
+        world_size=world.world_size,
+        num_workers=data.num_workers,
+        device=world.device,
+        on_error=data.on_error,
+    )
+    validation = LoaderConfig(
+        batch_size=config.batch_size,
+        resolution=data.resolution,
+        crop="whole" if data.crop == "whole" else "center",
+        order="sequential",
+        drop_last=False,
+        rank=world.rank,
+        world_size=world.world_size,
+        num_workers=data.num_workers,
+        device=world.device,
+        on_error=data.on_error,
+    )
+    train_loader = build_loader(data.backend, data.train, training)
+    return train_loader, build_loader(data.backend, data.val, validation), num_classes

@@ -1,0 +1,75 @@
+"""One process or many: what torchrun tells us, and sums over the ranks."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class World:
+    """This process among the ranks."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes files and talks."""
+        return self.rank == 0
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model with its gradients averaged over the ranks."""
+        if self.world_size == 1:
+            return model
+        return DistributedDataParallel(model, device_ids=[self.device] if self.device.type == "cuda" else None)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """`values` summed over the ranks; any shape, on this rank's device."""
+        if self.world_size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def gather(self, value: Any) -> list[Any]:  # noqa: ANN401 - anything that pickles
+        """Every rank's `value`, in rank order, on every rank."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
+
+@contextmanager
+def start_world(device: str) -> Iterator[World]:
+    """Join the ranks that torchrun started, or be the only one.
+
+    Args:
+        device: `cuda`, `cpu`, or `auto`: cuda where there is one.
+
+    Raises:
+        ValueError: The device is unknown or not there.
+    """
+    kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if kind not in ("cuda", "cpu"):
+        raise ValueError(f"device must be auto, cuda or cpu, got {device}")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is cuda, but torch sees no CUDA device; use --device cpu, or install torch for your CUDA")
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    torch_device = torch.device(kind, int(os.environ.get("LOCAL_RANK", "0"))) if kind == "cuda" else torch.device(kind)
+    if kind == "cuda":
+        torch.cuda.set_device(torch_device)
+    if world_size == 1:
+        yield World(rank=0, world_size=1, device=torch_device)
+        return
+    dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+    try:
+        yield World(rank=dist.get_rank(), world_size=world_size, device=torch_device)
+    finally:
+        dist.destroy_process_group()

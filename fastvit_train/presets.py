@@ -1,0 +1,50 @@
+"""Recipes: functions that return a config and say what to expect of it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from fastvit_train.config import AugmentConfig, Config, DataConfig, OptimConfig, ScheduleConfig
+
+CIFAR10_MEAN = (0.49140, 0.48216, 0.44653)
+CIFAR10_STD = (0.24703, 0.24349, 0.26159)
+
+
+def _cifar10_data() -> DataConfig:
+    return DataConfig(
+        train=Path("data/cifar10_train.beton"),
+        val=Path("data/cifar10_test.beton"),
+        backend="resident",
+        resolution=32,
+        crop="whole",
+    )
+
+
+def cifar10_quick() -> Config:
+    """To be set."""
+    return Config(
+        preset="cifar10-quick",
+        arch="resnet_fast_cifar",
+        epochs=5,
+        batch_size=1000,
+        label_smoothing=0.2,
+        data=_cifar10_data(),
+        augment=AugmentConfig(flip="alternating", shift=2, mean=CIFAR10_MEAN, std=CIFAR10_STD),
+        optim=OptimConfig(name="sgd", lr=0.5, momentum=0.85, weight_decay=1e-4),
+        schedule=ScheduleConfig(decay="linear", warmup_epochs=1),
+    )
+
+
+PRESETS: dict[str, Callable[[], Config]] = {
+    "cifar10-quick": cifar10_quick,
+}
+
+
+def build_preset(name: str) -> Config:
+    """The config of a preset.
+
+    Raises:
+        ValueError: The name is unknown.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}; choose one of: {', '.join(sorted(PRESETS))}")
+    return PRESETS[name]()

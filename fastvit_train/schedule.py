@@ -1,0 +1,30 @@
+"""Learning rate and epoch arithmetic as pure functions of the step."""
+
+import math
+
+from fastvit_train.config import ScheduleConfig
+
+
+def total_steps(epochs: float, steps_per_epoch: int) -> int:
+    """Optimizer steps in `epochs` epochs, rounded up."""
+    return math.ceil(epochs * steps_per_epoch - 1e-9)
+
+
+def lr_factor(config: ScheduleConfig, *, step: int, num_steps: int, steps_per_epoch: int) -> float:
+    """The learning rate of a step as a share of the highest one.
+
+    Args:
+        config: Warm-up and decay.
+        step: The step, from 0.
+        num_steps: Steps in the whole schedule.
+        steps_per_epoch: Turns the warm-up's epochs into steps.
+
+    Returns:
+        `start_fraction` at step 0, rising to 1 at the end of the warm-up and falling to `end_fraction` at `num_steps`.
+    """
+    warmup_steps = min(round(config.warmup_epochs * steps_per_epoch), num_steps)
+    if step < warmup_steps:
+        return config.start_fraction + (1 - config.start_fraction) * step / warmup_steps
+    progress = min(1.0, (step - warmup_steps) / max(1, num_steps - warmup_steps))
+    remaining = 1 - progress if config.decay == "linear" else (1 + math.cos(math.pi * progress)) / 2
+    return config.end_fraction + (1 - config.end_fraction) * remaining

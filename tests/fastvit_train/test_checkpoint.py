@@ -1,0 +1,72 @@
+"""Checkpoints: whole or not at all, and nothing in them is executed."""
+
+import os
+import pickle
+import resource
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+
+from fastvit_train import checkpoint
+
+
+def test_round_trip(tmp_path):
+    state = {"model": {"w": torch.arange(5.0)}, "progress": {"step": 3, "top1": None}, "names": ["a", "b"]}
+    checkpoint.save(tmp_path / "c.pt", state)
+    loaded = checkpoint.load(tmp_path / "c.pt")
+    assert torch.equal(loaded["model"]["w"], state["model"]["w"])
+    assert loaded["progress"] == state["progress"]
+    assert [file.name for file in tmp_path.iterdir()] == ["c.pt"]
+
+
+def test_truncated_and_foreign_files_are_refused(tmp_path):
+    path = tmp_path / "c.pt"
+    checkpoint.save(path, {"model": {"w": torch.zeros(1000)}})
+    whole = path.read_bytes()
+    for damaged in (b"", whole[: len(whole) // 2], b"no checkpoint at all"):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"c\.pt is no checkpoint that can be read"):
+            checkpoint.load(path)
+    torch.save({"format_version": 99}, path)
+    with pytest.raises(ValueError, match=r"c\.pt is no checkpoint of this version"):
+        checkpoint.load(path)
+
+
+class _Harmful:
+    def __init__(self, target):
+        self.target = str(target)
+
+    def __reduce__(self):
+        return os.mkdir, (self.target,)
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda state, path: path.write_bytes(pickle.dumps(state, protocol=2))])
+def test_a_harmful_checkpoint_is_not_executed(tmp_path, write):
+    write({"format_version": checkpoint.FORMAT_VERSION, "model": _Harmful(tmp_path / "harm")}, tmp_path / "c.pt")
+    with pytest.raises(ValueError, match="is no checkpoint that can be read"):
+        checkpoint.load(tmp_path / "c.pt")
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.timeout(60)
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
+    path = tmp_path / "c.pt"
+    checkpoint.save(path, {"step": 1})
+    script = textwrap.dedent(f"""
+        import torch
+        from pathlib import Path
+        from fastvit_train import checkpoint
+        checkpoint.save(Path({str(path)!r}), {{"w": torch.zeros(1_000_000)}})
+    """)
+
+    def limit_file_size():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    done = subprocess.run([sys.executable, "-c", script], preexec_fn=limit_file_size, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "c.pt cannot be written" in done.stderr
+    assert checkpoint.load(path)["step"] == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["c.pt"]

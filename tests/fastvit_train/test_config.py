@@ -1,0 +1,82 @@
+"""The config and the command line made from it."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from fastvit_train.cli import parse
+from fastvit_train.config import Config, DataConfig, from_dict, to_dict
+from fastvit_train.presets import PRESETS, build_preset
+
+
+def test_arch_and_epochs_mean_what_they_say():
+    assert parse(["--arch", "vit_b16", "--epochs", "130"]) == Config(arch="vit_b16", epochs=130)
+
+
+def test_options_change_the_preset():
+    config = parse(
+        "--preset cifar10-quick --epochs 3 --max-steps 7 --seed 4 --out r --resume auto --checkpoint-every-steps 5 "
+        "--data.train a --data.val b --data.backend torch --optim.lr 0.5 --augment.flip none".split()
+    )
+    preset = build_preset("cifar10-quick")
+    assert config.arch == preset.arch
+    assert (config.epochs, config.max_steps, config.seed, config.out) == (3, 7, 4, Path("r"))
+    assert (config.resume, config.checkpoint_every_steps) == ("auto", 5)
+    assert (config.data.train, config.data.val, config.data.backend) == (Path("a"), Path("b"), "torch")
+    assert (config.optim.lr, config.augment.flip) == (0.5, "none")
+    assert config.data.resolution == preset.data.resolution
+    assert config.label_smoothing == preset.label_smoothing
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_presets_know_their_name_and_survive_json(name: str):
+    config = build_preset(name)
+    assert config.preset == name
+    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+    assert PRESETS[name].__doc__
+
+
+def test_a_saved_config_can_be_fed_back(tmp_path):
+    config = parse(["--preset", "cifar10-quick", "--max-steps", "9", "--out", "x", "--data.area", "0.3", "1.0"])
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
+    assert parse(["--config", str(tmp_path / "config.json")]) == config
+    assert parse(["--config", str(tmp_path / "config.json"), "--seed", "3"]) == dataclasses.replace(config, seed=3)
+
+
+@pytest.mark.parametrize("text", ["{", '{"lr": 1}', '{"data": 5}', "[]", '{"epochs": -1}', '{"optim": {"momentun": 1}}'])
+def test_damaged_configs_are_refused_by_name(text: str, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.json is no config|unknown option|must be"):
+        parse(["--config", str(tmp_path / "config.json")])
+
+
+def test_unknown_preset_lists_the_choices():
+    with pytest.raises(ValueError, match="unknown preset 'nope'; choose one of: .*cifar10-quick"):
+        parse(["--preset", "nope"])
+
+
+def test_unknown_backend_lists_the_choices(capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        parse(["--data.backend", "nope"])
+    assert exit_info.value.code == 2
+    with pytest.raises(ValueError, match=r"data\.backend must be one of ffcv, resident, synthetic, torch, got nope"):
+        DataConfig(backend="nope")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epochs": 0}, "epochs must be positive, got 0"),
+        ({"batch_size": -1}, "batch_size must be positive, got -1"),
+        ({"max_steps": 0}, "max_steps must be positive, got 0"),
+        ({"checkpoint_every_steps": 0}, "checkpoint_every_steps must be positive, got 0"),
+        ({"label_smoothing": 1.0}, r"label_smoothing must lie in \[0, 1\), got 1.0"),
+        ({"optim": {"lr": 0}}, r"optim.lr must be positive, got 0"),
+        ({"augment": {"shift": -1}}, r"augment.shift must not be negative, got -1"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(values: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        from_dict(values)

@@ -1,0 +1,289 @@
+"""Whole runs on small data: they learn, report, stop, resume and fail as they should."""
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from fastvit_train import checkpoint
+from fastvit_train.cli import main
+from fastvit_train.config import AugmentConfig, Config, DataConfig, OptimConfig, ScheduleConfig, to_dict
+from fastvit_train.metrics import read_metrics
+from fastvit_train.models import MODELS
+from fastvit_train.train import train
+
+pytestmark = pytest.mark.timeout(300)
+
+TINY = "timm/test_vit"  # timm's own model for tests: 0.4 M parameters
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch) -> Iterator[None]:
+    """Models as small as these only wait for each other on several threads."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def config(tmp_path, make_set) -> Config:
+    """A run of a few seconds: 12 steps of 32 images."""
+    return Config(
+        arch=TINY,
+        epochs=3,
+        batch_size=32,
+        out=tmp_path / "run",
+        log_every_steps=2,
+        device="cpu",
+        data=DataConfig(
+            train=make_set("train.beton", 140, num_classes=4).path,
+            val=make_set("val.beton", 50, num_classes=4, seed=1).path,
+            backend="resident",
+            crop="whole",
+            resolution=32,
+        ),
+        augment=AugmentConfig(flip="random", shift=2),
+        optim=OptimConfig(lr=3e-3),
+        schedule=ScheduleConfig(warmup_epochs=1),
+    )
+
+
+def command(config: Config, *more: str) -> list[str]:
+    """The command line that runs a saved config."""
+    return [sys.executable, "-m", "fastvit_train.cli", "--config", str(save(config)), *more]
+
+
+def save(config: Config) -> Path:
+    path = config.data.train.parent / "config.json"
+    path.write_text(json.dumps(to_dict(config)))
+    return path
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.load(folder / "checkpoint.pt")["model"]
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    mine, other = weights(a), weights(b)
+    return mine.keys() == other.keys() and all(torch.equal(mine[name], other[name]) for name in mine)
+
+
+def test_a_run_learns_and_reports(config):
+    result = train(config)
+    assert result["top1"] > 0.9, "the colours of these images tell their class"
+    on_disk = json.loads((config.out / "result.json").read_text())
+    assert on_disk == result
+    for name, kind in {
+        "preset": type(None), "arch": str, "num_parameters": int, "epochs": int, "top1": float,
+        "top1_averaged": type(None), "train_seconds": float, "images_per_second": float, "data_wait_fraction": float,
+        "device": str, "seed": int, "command": str, "versions": dict,
+    }.items():
+        assert isinstance(on_disk[name], kind), name
+    assert result["steps"] == 12
+    lines = read_metrics(config.out / "metrics.jsonl")
+    assert [line["step"] for line in lines if line["kind"] == "train"] == [2, 4, 6, 8, 10, 12]
+    evaluations = [line for line in lines if line["kind"] == "eval"]
+    assert [(line["step"], line["num_images"]) for line in evaluations] == [(4, 50), (8, 50), (12, 50)]
+    assert evaluations[-1]["top1"] == result["top1"]
+    assert (config.out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((config.out / "config.json").read_text())["arch"] == TINY
+
+
+def test_averaged_accuracy_is_reported_apart(config):
+    plain = train(config)
+    averaged = train(replace(config, eval_averaging="flip_shift", out=config.out.with_name("averaged")))
+    assert plain["top1_averaged"] is None
+    assert averaged["top1"] == plain["top1"]
+    assert 0 <= averaged["top1_averaged"] <= 1
+
+
+def test_the_same_config_gives_the_same_weights(config):
+    other = replace(config, out=config.out.with_name("other"))
+    train(config)
+    train(other)
+    assert same_weights(config.out, other.out)
+    train(replace(config, seed=1, out=config.out.with_name("seed1")))
+    assert not same_weights(config.out, config.out.with_name("seed1"))
+
+
+@pytest.mark.parametrize("backend", ["torch", "resident"])
+def test_max_steps_and_resume_equal_one_run(config, backend):
+    config = replace(config, data=replace(config.data, backend=backend, num_workers=0))
+    whole = replace(config, out=config.out.with_name("whole"))
+    train(whole)
+    train(replace(config, max_steps=3))
+    assert not same_weights(config.out, whole.out)
+    for last in (4, 7, 12):
+        train(replace(config, max_steps=last, resume="auto"))
+    assert same_weights(config.out, whole.out)
+    mine, other = (
+        [(line["kind"], line["step"], line["loss"]) for line in read_metrics(folder / "metrics.jsonl")]
+        for folder in (config.out, whole.out)
+    )
+    assert [line for line in mine if line[0] == "train" and line[1] in (6, 10, 12)] == [
+        line for line in other if line[0] == "train" and line[1] in (6, 10, 12)
+    ]
+    assert mine[-1] == other[-1]
+
+
+def test_a_killed_run_resumes_bit_by_bit(config):
+    """SIGKILL in the middle, `--resume auto`, and the same bits as never having stopped."""
+    long = replace(config, epochs=40, checkpoint_every_steps=3, eval_every_epochs=1000, log_every_steps=1)
+    whole = replace(long, out=config.out.with_name("whole"))
+    train(whole)
+    process = subprocess.Popen(command(long), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    metrics = config.out / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while len(read_metrics(metrics)) < 20 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, process.stderr.read()
+    process.stderr.close()
+    stopped_at = checkpoint.load(config.out / "checkpoint.pt")["progress"]["step"]
+    assert 0 < stopped_at < 160
+    subprocess.run(command(long, "--resume", "auto"), check=True, stdout=subprocess.DEVNULL)
+    assert same_weights(config.out, whole.out)
+    steps = [line["step"] for line in read_metrics(metrics) if line["kind"] == "train"]
+    assert steps == list(range(1, 161)), "lines from after the checkpoint must not come twice"
+
+
+def test_resume_without_a_checkpoint_starts_anew(config):
+    assert train(replace(config, max_steps=2, resume="auto"))["steps"] == 2
+
+
+def test_a_finished_run_is_not_overwritten(config):
+    train(replace(config, max_steps=1))
+    with pytest.raises(ValueError, match="holds a run already; go on with --resume auto, or name another --out"):
+        train(config)
+
+
+def test_without_out_each_run_gets_its_own_folder(config, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    config = replace(config, out=None, max_steps=1)
+    for _ in range(2):
+        train(config)
+    train(replace(config, max_steps=2, resume="auto"))
+    finished = {path.name: json.loads((path / "result.json").read_text())["steps"] for path in Path("runs").iterdir()}
+    assert finished == {"timm-test_vit": 1, "timm-test_vit-2": 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arch": "timm/test_resnet"}, "of arch timm/test_vit, but this run has timm/test_resnet"),
+        ({"batch_size": 16}, "of global batch size 32, but this run has 16"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(config, changes, message):
+    train(replace(config, max_steps=1))
+    with pytest.raises(ValueError, match=message):
+        train(replace(config, resume="auto", **changes))
+
+
+def test_validation_data_with_other_classes_is_refused(config, make_set):
+    other = make_set("other.beton", 30, num_classes=7).path
+    with pytest.raises(ValueError, match="has 7 classes, but .* has 4"):
+        train(replace(config, data=replace(config.data, val=other)))
+
+
+class _Diverging(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(1, 4)
+
+    def forward(self, images):
+        return self.layer(images.mean(dim=(1, 2, 3))[:, None]) * float("nan")
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(config, monkeypatch):
+    monkeypatch.setitem(MODELS, "diverging", lambda num_classes, resolution: _Diverging())
+    with pytest.raises(ValueError, match=r"the loss is nan at step 2; a lower --optim\.lr may help"):
+        train(replace(config, arch="diverging"))
+
+
+@pytest.fixture
+def fastvit_train(monkeypatch, capsys):
+    """Runs the command in this process; returns its exit code and what it wrote to stderr."""
+
+    def run(config: Config, *more: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["fastvit-train", "--config", str(save(config)), *more])
+        return main(), capsys.readouterr().err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data.train", "nothing.beton"], "nothing.beton: no such file"),
+        (["--arch", "nope"], "unknown arch 'nope'; choose one of"),
+        (["--batch-size", "141"], "batch_size must be at most the data set's 140 samples"),
+        (["--device", "tpu"], "device must be auto, cuda or cpu, got tpu"),
+        (["--config", "nothing.json"], "nothing.json is no config that can be read"),
+    ],
+)
+def test_bad_input_is_one_message_and_a_non_zero_exit(config, fastvit_train, arguments, message):
+    code, stderr = fastvit_train(config, *arguments)
+    assert code == 1
+    assert message in stderr
+    assert len(stderr.splitlines()) == 1, stderr
+    assert not (config.out / "config.json").exists()
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
+def test_a_truncated_beton_is_one_message(config, fastvit_train, share):
+    whole = config.data.train.read_bytes()
+    config.data.train.write_bytes(whole[: int(len(whole) * share)])
+    code, stderr = fastvit_train(config)
+    assert code == 1
+    assert "train.beton" in stderr
+    assert len(stderr.splitlines()) == 1, stderr
+
+
+def test_a_full_disk_is_one_message(config):
+    limit = (200_000, 200_000)
+    done = subprocess.run(
+        command(config),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "checkpoint.pt cannot be written" in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_two_ranks_train_alike_and_evaluate_every_image_once(config):
+    """torchrun with two processes: the gradients are averaged and the 50 images counted once."""
+    config = replace(config, batch_size=16, augment=AugmentConfig(), precision="fp32")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    script = ["-m", "fastvit_train.cli", "--config", str(save(config))]
+    done = subprocess.run([*torchrun, *script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    alone = replace(config, batch_size=32, out=config.out.with_name("alone"))
+    train(alone)
+    mine, other = weights(config.out), weights(alone.out)
+    for name in mine:
+        assert torch.allclose(mine[name], other[name], atol=2e-3), name
+    evaluations = [line for line in read_metrics(config.out / "metrics.jsonl") if line["kind"] == "eval"]
+    assert [line["num_images"] for line in evaluations] == [50, 50, 50]
+    assert json.loads((config.out / "result.json").read_text())["world_size"] == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compile_mode", ["off", "default", "reduce-overhead"])
+def test_a_run_on_the_gpu(config, compile_mode):
+    result = train(replace(config, device="cuda", compile=compile_mode))
+    assert result["top1"] > 0.9
+    assert result["device"].startswith("cuda")
