@@ -1,0 +1,162 @@
+"""The `ffcv` backend: FFCV's own Loader over a `.beton` file, with our order and our crops.
+
+FFCV reads (its Reader and its memory map), runs the epoch (its EpochIterator thread and batch slots), and decodes and
+resizes (libffcv's `imdecode`, then OpenCV's area filter) in a pipeline that Numba compiles once per loader, while the
+first batch is made. What else FFCV 1.0.2 does is kept from the user in these ways:
+
+- An error in FFCV's thread, which would leave the consumer waiting for ever, is raised where the batch is asked for.
+- `imdecode`'s return code and the size in the JPEG's header are checked. FFCV drops the one and trusts the other, and
+  hands over what the previous image left behind. libjpeg-turbo answers -1 for truncated and for foreign bytes, but also
+  where it only warns (stray bytes before a marker) and the pixels are good; it is content with a JPEG of another size
+  than the file's table says. So what is refused here goes to the decoder of the `torch` backend: either that one has
+  the pixels, or the sample is bad, by the same verdict and in the same words.
+- Crops and flips come from `loaders.crop`, not from unseeded generators; `center` is not FFCV's CenterCrop.
+- The order comes from `loaders.order`: nothing is padded, nothing depends on earlier epochs. The file is always mapped:
+  FFCV's page cache has threads of its own, which nobody joins, and waits for ever where one of them dies.
+- Leaving an epoch early ends and joins its thread; so does the end of the program.
+- One operation is compiled and none follows it: FFCV never finishes building some mixed pipelines.
+- Decoded images go through scratch memory per thread; FFCV's has room for the largest image in each row of each slot.
+- Importing FFCV sets torch's number of threads to 1, and building a Loader to its own; torch's is put back. Building
+  one also alters the type that all of Numba in the process has for byte arrays; not here.
+
+What remains: Numba compiles in every process, for some seconds; no more threads work than Numba started
+(`NUMBA_NUM_THREADS`, by default all cores); FFCV's codec handles are never freed (some KB per thread and epoch).
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from loaders import BadSample, BadSampleError, Batch, LoaderConfig
+from loaders._ffcv_pipeline import MAX_THREADS, Crops, Decoded, Decoder, Epoch, build_loader, crop_and_resize
+from loaders.beton import Beton, ImageMode
+from loaders.crop import crop_boxes, random_flips
+from loaders.records import BetonRecords
+
+
+class FFCVLoader:
+    """An `ImageLoader` over a `.beton` file, ours or FFCV's: its first image field and its first int field.
+
+    `num_workers` are threads, 0 takes one per core. One epoch runs at a time: a new iteration ends the one before it.
+
+    Raises:
+        BetonError: The file is missing, damaged, or lacks images or labels.
+    """
+
+    def __init__(self, path: Path, config: LoaderConfig) -> None:
+        # Our reader first: it says what is wrong with a damaged file, where FFCV would read past its end.
+        beton = Beton(path)
+        self._path = path
+        self._config = config
+        self._labels, self._heights, self._widths = beton.labels, beton.heights, beton.widths
+        self._plan = config.plan(beton.num_samples)
+        self._epoch = 0
+        self._skip_batches = 0
+        self._running: Epoch | None = None
+        self.skipped: list[BadSample] = []
+        num_threads = min(config.num_workers or MAX_THREADS, MAX_THREADS)
+        num_pixels = np.where(beton.modes == ImageMode.JPG, self._heights * self._widths, 0)
+        self._scratch = np.empty((num_threads, int(num_pixels.max()), 3), np.uint8)
+        self._decoder = Decoder()
+        self._loader = build_loader(str(path), self._decoder, batch_size=config.batch_size, num_threads=num_threads)
+
+    def set_epoch(self, epoch: int, *, resolution: int | None = None, skip_batches: int = 0) -> None:
+        """See `ImageLoader.set_epoch`; nothing is compiled anew for another resolution."""
+        if resolution is not None:
+            self._config = replace(self._config, resolution=resolution)
+        self._epoch = epoch
+        self._skip_batches = skip_batches
+        self.skipped = []
+
+    def __len__(self) -> int:
+        return self._plan.num_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._loader is None:
+            raise ValueError("the loader is closed; build another one")
+        self._end_epoch()
+        epoch = self._epoch
+        self._decoder.resolution = self._config.resolution
+        self._running = running = Epoch(
+            self._loader,
+            np.concatenate([np.empty(0, np.int64), *self._plan.batches(epoch, skip=self._skip_batches)]),
+            crops=lambda indices: self._crops(indices, epoch),
+            scratch=self._scratch,
+        )
+        try:
+            for decoded in running:
+                batch = self._batch(decoded)
+                if len(batch.index):
+                    yield batch
+        finally:
+            running.close()
+            if self._running is running:
+                self._running = None  # and with it the slots' memory
+
+    def close(self) -> None:
+        """End FFCV's thread and let go of the mapped file; a second call does nothing."""
+        self._end_epoch()
+        self._loader = None
+
+    def _end_epoch(self) -> None:
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+
+    def _crops(self, indices: NDArray[np.int64], epoch: int) -> Crops:
+        config = self._config
+        boxes = crop_boxes(
+            config.crop,
+            indices=indices,
+            heights=self._heights[indices],
+            widths=self._widths[indices],
+            seed=config.seed,
+            epoch=epoch,
+            area=config.area,
+            ratio=config.ratio,
+            center_fraction=config.center_fraction,
+        )
+        if config.crop == "random_resized":
+            return Crops(boxes, random_flips(indices=indices, seed=config.seed, epoch=epoch))
+        return Crops(boxes, np.zeros(len(indices), np.bool_))
+
+    def _batch(self, decoded: Decoded) -> Batch:
+        """The batch without its bad samples."""
+        indices, images = decoded.indices, decoded.images
+        bad: list[int] = []
+        for row in np.flatnonzero(~decoded.good).tolist():
+            try:
+                self._decode_again(decoded, row)
+            except RuntimeError as error:
+                index = int(indices[row])
+                sample = BadSample(index, self._records.name(index), str(error).splitlines()[0])
+                if self._config.on_error == "raise":
+                    raise BadSampleError(sample) from error
+                self.skipped.append(sample)
+                bad.append(row)
+        if bad:
+            indices, images = np.delete(indices, bad), np.delete(images, bad, axis=0)
+        return Batch(
+            torch.from_numpy(images).permute(0, 3, 1, 2),
+            torch.from_numpy(self._labels[indices]),
+            torch.from_numpy(indices),
+        )
+
+    def _decode_again(self, decoded: Decoded, row: int) -> None:
+        """Put the pixels of another decoder in the place of those that FFCV's does not vouch for.
+
+        Raises:
+            RuntimeError: That one cannot decode the image either.
+        """
+        image = self._records.decode(int(decoded.indices[row])).permute(1, 2, 0).contiguous().numpy()
+        boxes, flips = decoded.crops
+        crop_and_resize(image, boxes[row], flip=bool(flips[row]), out=decoded.images[row])
+
+    @cached_property
+    def _records(self) -> BetonRecords:
+        return BetonRecords(self._path)
