@@ -1,0 +1,70 @@
+# Every target sets up what it needs, once: a virtual environment in .venv and, as root or with sudo, system packages.
+#   make train      CIFAR-10 to a trained model: fetch, convert, train (ARGS="--seed 1" passes options on)
+#   make test       all tests that need no GPU
+#   make lint       ruff and mypy
+#   make bench      loader benchmark on CIFAR-10
+#   make gpu-check  the tests that need a CUDA device
+#   make clean      remove what was built and installed, but not data/ and runs/
+
+PYTHON ?= python3
+# What pip installs for torch; for CPU builds:
+#   make train TORCH="torch torchvision --index-url https://download.pytorch.org/whl/cpu"
+TORCH ?= torch torchvision
+ARGS ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+CIFAR10 := data/cifar10_train.beton data/cifar10_test.beton
+
+.PHONY: train test lint bench gpu-check clean
+.DELETE_ON_ERROR:
+
+train: $(CIFAR10)
+	$(BIN)/fastvit-train --preset cifar10-quick $(ARGS)
+
+test: .venv/.test
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: .venv/.test $(CIFAR10)
+	$(BIN)/fastvit-bench loader --data data/cifar10_train.beton --case whole --resolution 32 $(ARGS)
+
+gpu-check: .venv/.test
+	$(BIN)/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "gpu-check: torch sees no CUDA device")'
+	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+clean:
+	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache
+
+data/cifar10_train.beton data/cifar10_test.beton: data/cifar10_%.beton: | .venv/.core
+	$(BIN)/python tools/get_cifar10.py --out data/cifar10
+	$(BIN)/python tools/write_ffcv.py --dataset cifar10 --source data/cifar10 --split $* --out $@ --overwrite
+
+# $(call packages,TEST,NAMES): unless TEST succeeds, install Debian's packages NAMES or say which are missing.
+define packages
+	@if ! { $(1); } >/dev/null 2>&1; then \
+	  if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -qq -y --no-install-recommends $(2) >/dev/null; \
+	  elif command -v apt-get >/dev/null && sudo -n true 2>/dev/null; then sudo apt-get update -qq && sudo apt-get install -qq -y --no-install-recommends $(2) >/dev/null; \
+	  else echo "missing system packages; install them and run make again: apt-get install $(2)" >&2; exit 1; fi; fi
+endef
+
+HAVE_COMPILER = command -v c++ && $(PYTHON) -c 'import ensurepip, os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")'
+HAVE_FFCV_LIBRARIES = pkg-config --exists opencv4 libturbojpeg
+
+.venv/.core: pyproject.toml CMakeLists.txt $(wildcard loaders/native/*)
+	$(call packages,$(HAVE_COMPILER),python3 python3-venv python3-dev g++)
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "fastvit needs Python 3.11 or newer; set PYTHON=python3.x")'
+	$(PYTHON) -m venv .venv
+	$(PIP) $(TORCH)
+	$(PIP) --editable .
+	touch $@
+
+# FFCV's own loader and writer are what the tests compare with.
+.venv/.test: .venv/.core
+	$(call packages,$(HAVE_FFCV_LIBRARIES),libopencv-dev libturbojpeg0-dev pkg-config)
+	$(PIP) --editable '.[dev,ffcv]'
+	touch $@

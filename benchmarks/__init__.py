@@ -1,0 +1,1 @@
+"""Benchmarks: what the loaders do, measured side by side."""
