@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import cache
 from queue import Empty
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -82,19 +83,12 @@ class Decoder(SimpleRGBImageDecoder):  # type: ignore[misc]  # FFCV has no types
         return state, (AllocationQuery(shape, np.dtype(np.uint8)), AllocationQuery((), np.dtype(np.bool_)))
 
     def generate_code(self) -> Callable[..., Any]:
-        """The function that Numba compiles; `state` ends with what `Epoch` adds to it."""
-        load = Compiler.compile(_one_image(self.memory_read))
-        batch_range = Compiler.get_iterator()
+        """The function that FFCV has Numba compile: a thin one, for the sake of later loaders in the same process."""
+        decode_batch = _compiled_batch(parallel=Compiler.num_threads > 1)
 
         def decode(indices, slot, metadata, state):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-            images, good = slot
-            boxes, flips, scratch = state[3:]
-            for row in batch_range(len(indices)):
-                own_scratch = scratch[numba.get_thread_id()]
-                good[row] = load(metadata[indices[row]], boxes[row], flips[row], state[:3], own_scratch, images[row])
-            return images, good
+            return decode_batch(indices, slot, metadata, state)
 
-        decode.is_parallel = True  # type: ignore[attr-defined]
         return decode
 
 
@@ -120,12 +114,7 @@ class _MappedFile(OSCacheManager):  # type: ignore[misc]
 
     def compile_reader(self) -> Callable[..., Any]:
         """The function that finds an image's bytes by their address."""
-
-        def read(address, storage):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-            mapped_file, addresses, sizes = storage
-            return mapped_file[address : address + sizes[np.searchsorted(addresses, address)]]
-
-        compiled: Callable[..., Any] = Compiler.compile(read)
+        compiled: Callable[..., Any] = Compiler.compile(_read)
         return compiled
 
 
@@ -198,9 +187,28 @@ def crop_and_resize(image: NDArray[np.uint8], box: NDArray[np.int32], *, flip: b
         out[:] = out[:, ::-1].copy()
 
 
-def _one_image(read: Callable[..., Any]) -> Callable[..., bool]:
+@cache
+def _compiled_batch(*, parallel: bool) -> Callable[..., Any]:
+    """The function that decodes a batch; the `state` that it gets is FFCV's and what `Epoch` adds to it."""
+    load = Compiler.compile(_one_image())
+    batch_range = numba.prange if parallel else range
+
+    def decode_batch(indices, slot, metadata, state):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+        images, good = slot
+        boxes, flips, scratch = state[3:]
+        for row in batch_range(len(indices)):
+            own_scratch = scratch[numba.get_thread_id()]
+            good[row] = load(metadata[indices[row]], boxes[row], flips[row], state[:3], own_scratch, images[row])
+        return images, good
+
+    decode_batch.is_parallel = parallel  # type: ignore[attr-defined]
+    compiled: Callable[..., Any] = Compiler.compile(decode_batch)
+    return compiled
+
+
+def _one_image() -> Callable[..., bool]:
     """The function that decodes and crops one image into `out` and tells whether it could; Numba compiles it."""
-    jpeg_size, mirror = Compiler.compile(_jpeg_size), Compiler.compile(_mirror)
+    read, jpeg_size, mirror = Compiler.compile(_read), Compiler.compile(_jpeg_size), Compiler.compile(_mirror)
     decode_jpeg, resize = Compiler.compile(imdecode), Compiler.compile(resize_crop)
     jpg = int(ImageMode.JPG)
 
@@ -224,6 +232,12 @@ def _one_image(read: Callable[..., Any]) -> Callable[..., bool]:
         return True
 
     return load
+
+
+def _read(address, storage):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """An image's bytes by their address in the file; Numba compiles it."""
+    mapped_file, addresses, sizes = storage
+    return mapped_file[address : address + sizes[np.searchsorted(addresses, address)]]
 
 
 def _jpeg_size(data: NDArray[np.uint8]) -> tuple[int, int]:

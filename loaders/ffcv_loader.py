@@ -1,7 +1,7 @@
 """The `ffcv` backend: FFCV's own Loader over a `.beton` file, with our order and our crops.
 
 FFCV reads (its Reader and its memory map), runs the epoch (its EpochIterator thread and batch slots), and decodes and
-resizes (libffcv's `imdecode`, then OpenCV's area filter) in a pipeline that Numba compiles once per loader, while the
+resizes (libffcv's `imdecode`, then OpenCV's area filter) in a pipeline that Numba compiles once per process, while the
 first batch is made. What else FFCV 1.0.2 does is kept from the user in these ways:
 
 - An error in FFCV's thread, which would leave the consumer waiting for ever, is raised where the batch is asked for.
