@@ -120,7 +120,16 @@ def _row(name: str, config: BenchLoader, turns: list[Round]) -> dict[str, Any]:
 def _table(rows: list[dict[str, Any]]) -> Table:
     first = rows[0]
     title = f"{first['data']}, {first['case']}, {first['resolution']} px, {first['threads']} threads each"
-    table = Table("loader", "images/s", "spread", f"ratio to {first['loader']}", "CPU us/image", "peak MiB", "first batch s", title=title)
+    table = Table(
+        "loader",
+        "images/s",
+        "spread",
+        f"ratio to {first['loader']}",
+        "CPU us/image",
+        "peak MiB",
+        "first batch s",
+        title=title,
+    )
     for row in rows:
         ratios = [mine / base for mine, base in zip(row["rounds"], first["rounds"], strict=True)]
         table.add_row(

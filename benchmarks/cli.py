@@ -1,6 +1,7 @@
 """The command `fastvit-bench`."""
 
 import sys
+from collections.abc import Callable
 
 import tyro
 
@@ -10,9 +11,8 @@ from benchmarks.bench_loader import BenchLoader, bench_loader
 def main() -> int:
     """Run the benchmark that the command line names; 0 when done, 1 after an error."""
     try:
-        commands = {"loader": BenchLoader}
-        config = tyro.extras.subcommand_cli_from_dict(commands, prog="fastvit-bench", description=__doc__)
-        bench_loader(config)
+        commands: dict[str, Callable[..., BenchLoader]] = {"loader": BenchLoader}
+        bench_loader(tyro.extras.subcommand_cli_from_dict(commands, prog="fastvit-bench", description=__doc__))
     except (ValueError, RuntimeError, ImportError, OSError) as error:
         print(f"fastvit-bench: {error}", file=sys.stderr)
         return 1

@@ -99,14 +99,15 @@ def _family() -> list[psutil.Process]:
 
 
 def _cpu_seconds() -> float:
-    total = 0.0
+    own = psutil.Process().cpu_times()
+    total = float(own.children_user + own.children_system)
     for process in _family():
         try:
             times = process.cpu_times()
         except psutil.NoSuchProcess:
             continue
         total += times.user + times.system
-    return total + psutil.Process().cpu_times().children_user + psutil.Process().cpu_times().children_system
+    return total
 
 
 def _peak_rss_bytes() -> int:

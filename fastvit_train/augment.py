@@ -1,6 +1,6 @@
 """Augmentation on the device: batched, with parameters of its own for each sample.
 
-Drawing the parameters and applying them are apart, so that the second is a pure function that compiles and tests easily.
+Drawing the parameters and applying them are apart, so that the second is a pure function, easy to compile and test.
 """
 
 from typing import NamedTuple
@@ -23,8 +23,8 @@ class Augmentation(NamedTuple):
 def draw(config: AugmentConfig, *, index: Tensor, epoch: int, generator: torch.Generator) -> Augmentation:
     """Draw the parameters for the samples `index` (int64 [b]) on the device of `index` and `generator`.
 
-    An alternating flip mirrors one half of the dataset in even epochs and the other half in odd ones, so that two epochs
-    show every image both ways (source: arXiv 2404.00498).
+    An alternating flip mirrors one half of the dataset in even epochs and the other half in odd ones, so that two
+    epochs show every image both ways (source: arXiv 2404.00498).
     """
     num_samples, device = len(index), index.device
     if config.flip == "alternating":

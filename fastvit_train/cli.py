@@ -16,8 +16,8 @@ def parse(arguments: Sequence[str]) -> Config:
     """The config that the command line asks for.
 
     Args:
-        arguments: As in `sys.argv[1:]`: `--preset NAME` or `--config FILE` (a run's config.json) says where to start from,
-            all other options change single fields.
+        arguments: As in `sys.argv[1:]`: `--preset NAME` or `--config FILE` (a run's config.json) says where to start
+            from, all other options change single fields.
 
     Raises:
         ValueError: A preset, a file or a value is not usable.

@@ -185,7 +185,9 @@ def _build(kind: Any, value: Any, name: str) -> Any:  # noqa: ANN401 - the type 
         if not isinstance(value, dict) or (unknown := sorted(set(value) - set(hints))):
             problem = f"unknown option {name}{unknown[0]}" if isinstance(value, dict) else f"{name} must be an object"
             raise ValueError(f"{problem}; the config may come from another version")
-        return typing.cast("Any", kind)(**{key: _build(hints[key], item, f"{name}{key}.") for key, item in value.items()})
+        return typing.cast("Any", kind)(
+            **{key: _build(hints[key], item, f"{name}{key}.") for key, item in value.items()}
+        )
     if isinstance(kind, types.UnionType):
         return None if value is None else _build(typing.get_args(kind)[0], value, name)
     if typing.get_origin(kind) is tuple:

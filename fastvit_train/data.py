@@ -1,10 +1,9 @@
 """The run's two loaders."""
 
-from loaders import ImageLoader, LoaderConfig, build_loader
-from loaders.records import open_records
-
 from fastvit_train.config import Config
 from fastvit_train.distributed import World
+from loaders import ImageLoader, LoaderConfig, build_loader
+from loaders.records import open_records
 
 
 def build_loaders(config: Config, world: World) -> tuple[ImageLoader, ImageLoader, int]:
@@ -16,7 +15,9 @@ def build_loaders(config: Config, world: World) -> tuple[ImageLoader, ImageLoade
     data = config.data
     num_classes, num_val_classes = (int(open_records(path).labels.max()) + 1 for path in (data.train, data.val))
     if num_val_classes > num_classes:
-        raise ValueError(f"{data.val} has {num_val_classes} classes, but {data.train} has {num_classes}; are they a pair?")
+        raise ValueError(
+            f"{data.val} has {num_val_classes} classes, but {data.train} has {num_classes}; are they a pair?"
+        )
     training = LoaderConfig(
         batch_size=config.batch_size,
         resolution=data.resolution,

@@ -60,7 +60,9 @@ def start_world(device: str) -> Iterator[World]:
     if kind not in ("cuda", "cpu"):
         raise ValueError(f"device must be auto, cuda or cpu, got {device}")
     if kind == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is cuda, but torch sees no CUDA device; use --device cpu, or install torch for your CUDA")
+        raise ValueError(
+            "device is cuda, but torch sees no CUDA device; use --device cpu, or install torch for your CUDA"
+        )
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     torch_device = torch.device(kind, int(os.environ.get("LOCAL_RANK", "0"))) if kind == "cuda" else torch.device(kind)
     if kind == "cuda":

@@ -27,7 +27,7 @@ class Prefetcher:
 
     def _copied_ahead(self) -> Iterator[Batch]:
         batches = iter(self._loader)
-        copies = torch.cuda.Stream(self._device)
+        copies = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         copied = self._copy_next(batches, copies)
         while copied is not None:
             step = torch.cuda.current_stream(self._device)

@@ -57,7 +57,8 @@ def provenance() -> dict[str, Any]:
     return {
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "commit": _commit(),
-        "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages},
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in packages},
     }
 
 

@@ -34,14 +34,14 @@ class Batch(NamedTuple):
     """uint8 [b, 3, h, w], channels_last strides."""
     labels: Tensor
     """int64 [b]."""
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody wants of a batch
     """int64 [b], position in the dataset."""
 
 
 class BadSample(NamedTuple):
     """A sample that could not be decoded."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index
     """Position in the dataset."""
     name: str
     """The file, or the file and the record."""
@@ -62,8 +62,9 @@ class BadSampleError(ValueError):
 class ImageLoader(Protocol):
     """What every backend offers. Iterating yields one epoch; call `set_epoch` before each."""
 
-    skipped: Sequence[BadSample]
-    """The samples left out of this rank's batches since the last `set_epoch`, with `on_error="skip"`."""
+    @property
+    def skipped(self) -> Sequence[BadSample]:
+        """The samples left out of this rank's batches since the last `set_epoch`, with `on_error="skip"`."""
 
     def set_epoch(self, epoch: int, *, resolution: int | None = None, skip_batches: int = 0) -> None:
         """Choose what the next iteration yields.
@@ -109,7 +110,7 @@ class LoaderConfig:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     """Where batches are wanted; backends that work on the CPU hand over CPU batches all the same."""
     on_error: Literal["raise", "skip"] = "raise"
-    """What a sample that cannot be decoded does: end the epoch by name, or leave its batch and be listed in `skipped`."""
+    """A sample that cannot be decoded ends the epoch by name, or leaves its batch and is listed in `skipped`."""
     area: tuple[float, float] = (0.08, 1.0)
     """Range of the crop's share of the image's area, for `random_resized`."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)

@@ -25,10 +25,10 @@ def crop_boxes(
     """The part of each image that is resized to the loader's resolution.
 
     Args:
-        crop: `random_resized` draws boxes as torchvision's RandomResizedCrop does, from Philox 4x32-10 (the boxes are the
-            same on every machine up to the last bit of its `exp`); `center` is the centred square of `center_fraction`
-            of the short side, which is what resizing the short side and then cropping the centre keeps, to the nearest
-            pixel; `whole` is the whole image.
+        crop: `random_resized` draws boxes as torchvision's RandomResizedCrop does, from Philox 4x32-10 (the boxes are
+            the same on every machine up to the last bit of its `exp`); `center` is the centred square of
+            `center_fraction` of the short side, which is what resizing the short side and then cropping the centre
+            keeps, to the nearest pixel; `whole` is the whole image.
         indices: int64 [n], positions in the dataset.
         heights: int64 [n], in pixels.
         widths: int64 [n], in pixels.
@@ -45,10 +45,11 @@ def crop_boxes(
         return _native.random_resized_crops(indices, heights, widths, seed, epoch, area, ratio)
     if crop == "center":
         side = np.maximum(1, np.rint(np.minimum(heights, widths) * center_fraction))
-        boxes = np.stack([(heights - side) / 2, (widths - side) / 2, side, side], axis=1)
-        return np.floor(boxes).astype(np.int32)
-    zeros = np.zeros_like(heights)
-    return np.stack([zeros, zeros, heights, widths], axis=1).astype(np.int32)
+        columns = [(heights - side) // 2, (widths - side) // 2, side, side]
+    else:
+        columns = [np.zeros_like(heights), np.zeros_like(widths), heights, widths]
+    boxes: NDArray[np.int32] = np.stack(columns, axis=1).astype(np.int32)
+    return boxes
 
 
 def random_flips(*, indices: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.bool_]:

@@ -1,7 +1,7 @@
 """Sample order as a pure function of (seed, epoch, dataset size): no state, no shuffle buffer, any position in O(1).
 
-The order never depends on the number of threads, workers or ranks. Global batch k is `order[k*G : (k+1)*G]` and every rank
-takes its slice of it, so a run can stop at any batch and go on, even with another number of ranks.
+The order never depends on the number of threads, workers or ranks. Global batch k is `order[k*G : (k+1)*G]` and every
+rank takes its slice of it, so a run can stop at any batch and go on, even with another number of ranks.
 """
 
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ from loaders import _native
 
 Order = Literal["sequential", "random", "quasi_random"]
 
-# A quasi-random order reads runs of neighbouring records (a few MB of JPEG photos) and shuffles the samples of a window of
-# runs (a few hundred MB), which is what has to fit into memory.
+# A quasi-random order reads runs of neighbouring records (a few MB of JPEG photos) and shuffles the samples of a window
+# of runs (a few hundred MB), which is what has to fit into memory.
 RUN_LENGTH = 64
 RUNS_PER_WINDOW = 64
 
@@ -61,14 +61,15 @@ def _quasi_random(positions: NDArray[np.int64], size: int, seed: int, epoch: int
         inside = (positions >= first) & (positions < first + window_length)
         length = min(window_length, size - first)
         slots[inside] = first + _native.permute(positions[inside] - first, length, seed, epoch, window)
-    # The records that fill no whole run stay at the end of the epoch; rotating the dataset makes them others every epoch.
+    # The records that fill no whole run come last; rotating the dataset makes them others every epoch.
     num_runs = size // RUN_LENGTH
     in_runs = slots < num_runs * RUN_LENGTH
     if num_runs:
         run, offset = np.divmod(slots[in_runs], RUN_LENGTH)
         slots[in_runs] = _native.permute(run, num_runs, seed, epoch, _RUNS_ITEM) * RUN_LENGTH + offset
     rotation = _native.permute(np.zeros(1, np.int64), size, seed, epoch, _ROTATION_ITEM)[0]
-    return (slots + rotation) % size
+    order: NDArray[np.int64] = (slots + rotation) % size
+    return order
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""The `resident` backend: a dataset small enough to live decoded in the device's memory, gathered there batch by batch."""
+"""The `resident` backend: a small dataset lives decoded in the device's memory and is gathered there batch by batch."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ from loaders.records import ImageRecords, open_records
 class ResidentLoader:
     """An `ImageLoader` over images of one size (such as CIFAR-10) that hands over whole images on `config.device`.
 
-    Decoding happens once, at construction. Images are resized to the loader's resolution after the gather, on the device.
+    Decoding happens once, at construction. Images are resized to the loader's resolution on the device.
     """
 
     def __init__(self, path: Path, config: LoaderConfig) -> None:
@@ -65,9 +65,7 @@ class ResidentLoader:
         self._images = None
 
 
-def _decode_all(
-    records: ImageRecords, path: Path, *, num_threads: int | None
-) -> tuple[Tensor, dict[int, BadSample]]:
+def _decode_all(records: ImageRecords, path: Path, *, num_threads: int | None) -> tuple[Tensor, dict[int, BadSample]]:
     """Decode every record into uint8 [n, h, w, 3] (zeros where it is damaged) and list the damaged ones by index."""
     bad: dict[int, BadSample] = {}
     num_samples = len(records.labels)

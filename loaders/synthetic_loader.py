@@ -1,4 +1,4 @@
-"""The `synthetic` backend: the same random images again and again, which costs nothing: the ceiling of what training can do."""
+"""The `synthetic` backend: the same random images again and again, for nothing: the ceiling of training."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The `torch` backend: torchvision's decoding and transforms behind a DataLoader, the reference the others are held to."""
+"""The `torch` backend: torchvision's decoding and transforms in a DataLoader, the reference for all others."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,7 +90,7 @@ class TorchLoader:
             _Batches(records, config),
             batch_size=None,
             sampler=_Requests(self),
-            collate_fn=_as_it_is,
+            collate_fn=_as_it_is,  # type: ignore[arg-type]  # without batching it gets what the dataset gives
             num_workers=config.num_workers,
             persistent_workers=config.num_workers > 0,
             pin_memory=config.device.type == "cuda",

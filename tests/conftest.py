@@ -68,7 +68,7 @@ def raw_set(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
 
 @pytest.fixture(scope="session")
 def photo_set(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
-    """12 JPEG photos of different sizes, cut out of scikit-learn's two and softened, so that all filters resize them alike."""
+    """12 JPEG photos of different sizes, cut out of scikit-learn's two and softened: all filters resize them alike."""
     from sklearn.datasets import load_sample_images
 
     soften = ImageFilter.GaussianBlur(6)

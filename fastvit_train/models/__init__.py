@@ -37,9 +37,10 @@ def _resnet_cifar(name: str, *, num_classes: int, resolution: int) -> nn.Module:
 
 def _vit_small_cifar(*, num_classes: int, resolution: int) -> nn.Module:
     """The small ViT of the reference experiments: 6 layers, 6 heads, dim 384, MLP 1536, patch 4; 10.7 M parameters."""
-    return timm.models.VisionTransformer(
+    model: nn.Module = timm.models.VisionTransformer(
         img_size=resolution, patch_size=4, embed_dim=384, depth=6, num_heads=6, mlp_ratio=4, num_classes=num_classes
     )
+    return model
 
 
 def _resnet_fast_cifar(*, num_classes: int, resolution: int) -> nn.Module:  # noqa: ARG001 - any resolution will do
@@ -73,7 +74,9 @@ def build_model(arch: str, *, num_classes: int, resolution: int) -> nn.Module:
     if arch.startswith(_TIMM_PREFIX):
         if not timm.is_model(name):
             close = difflib.get_close_matches(name, timm.list_models(), n=5)
-            raise ValueError(f"timm has no model {name!r}; close to it: {', '.join(close) or 'none'} (timm.list_models())")
+            raise ValueError(
+                f"timm has no model {name!r}; close to it: {', '.join(close) or 'none'} (timm.list_models())"
+            )
         return _timm_model(name, num_classes=num_classes, resolution=resolution)
     if arch not in MODELS:
         raise ValueError(f"unknown arch {arch!r}; choose one of: {', '.join(sorted(MODELS))}, or timm/NAME")

@@ -51,5 +51,8 @@ def _prepare_exit():
 
 
 def test_a_process_that_dies_is_noticed():
-    with Contender("suicidal", _prepare_exit) as contender, pytest.raises(RuntimeError, match="the process of suicidal died"):
+    with (
+        Contender("suicidal", _prepare_exit) as contender,
+        pytest.raises(RuntimeError, match="the process of suicidal died"),
+    ):
         contender.run(3)

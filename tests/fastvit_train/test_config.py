@@ -16,10 +16,21 @@ def test_arch_and_epochs_mean_what_they_say():
 
 
 def test_options_change_the_preset():
-    config = parse(
-        "--preset cifar10-quick --epochs 3 --max-steps 7 --seed 4 --out r --resume auto --checkpoint-every-steps 5 "
-        "--data.train a --data.val b --data.backend torch --optim.lr 0.5 --augment.flip none".split()
-    )
+    options = {
+        "preset": "cifar10-quick",
+        "epochs": "3",
+        "max-steps": "7",
+        "seed": "4",
+        "out": "r",
+        "resume": "auto",
+        "checkpoint-every-steps": "5",
+        "data.train": "a",
+        "data.val": "b",
+        "data.backend": "torch",
+        "optim.lr": "0.5",
+        "augment.flip": "none",
+    }
+    config = parse([text for name, value in options.items() for text in (f"--{name}", value)])
     preset = build_preset("cifar10-quick")
     assert config.arch == preset.arch
     assert (config.epochs, config.max_steps, config.seed, config.out) == (3, 7, 4, Path("r"))
@@ -45,7 +56,9 @@ def test_a_saved_config_can_be_fed_back(tmp_path):
     assert parse(["--config", str(tmp_path / "config.json"), "--seed", "3"]) == dataclasses.replace(config, seed=3)
 
 
-@pytest.mark.parametrize("text", ["{", '{"lr": 1}', '{"data": 5}', "[]", '{"epochs": -1}', '{"optim": {"momentun": 1}}'])
+@pytest.mark.parametrize(
+    "text", ["{", '{"lr": 1}', '{"data": 5}', "[]", '{"epochs": -1}', '{"optim": {"momentun": 1}}']
+)
 def test_damaged_configs_are_refused_by_name(text: str, tmp_path):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ValueError, match=r"config\.json is no config|unknown option|must be"):

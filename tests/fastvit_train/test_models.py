@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fastvit_train.models import MODELS, build_model
-from fastvit_train.train import count_parameters
+from fastvit_train.report import count_parameters
 
 
 @pytest.mark.parametrize(

@@ -85,9 +85,19 @@ def test_a_run_learns_and_reports(config):
     on_disk = json.loads((config.out / "result.json").read_text())
     assert on_disk == result
     for name, kind in {
-        "preset": type(None), "arch": str, "num_parameters": int, "epochs": int, "top1": float,
-        "top1_averaged": type(None), "train_seconds": float, "images_per_second": float, "data_wait_fraction": float,
-        "device": str, "seed": int, "command": str, "versions": dict,
+        "preset": type(None),
+        "arch": str,
+        "num_parameters": int,
+        "epochs": int,
+        "top1": float,
+        "top1_averaged": type(None),
+        "train_seconds": float,
+        "images_per_second": float,
+        "data_wait_fraction": float,
+        "device": str,
+        "seed": int,
+        "command": str,
+        "versions": dict,
     }.items():
         assert isinstance(on_disk[name], kind), name
     assert result["steps"] == 12

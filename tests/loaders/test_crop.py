@@ -32,9 +32,7 @@ def boxes(heights, widths, *, crop="random_resized", seed=0, epoch=0, indices=No
 def twin(index: int, height: int, width: int, seed: int, epoch: int) -> tuple[int, int, int, int]:
     """One random resized crop in plain Python."""
     for attempt in range(10):
-        words = [
-            int(word) for word in _native.philox(index & 0xFFFFFFFF, index >> 32, epoch, 2 << 16 | attempt, seed)
-        ]
+        words = [int(word) for word in _native.philox(index & 0xFFFFFFFF, index >> 32, epoch, 2 << 16 | attempt, seed)]
         area = height * width * (AREA[0] + words[0] / 2**32 * (AREA[1] - AREA[0]))
         low, high = (math.log(bound) for bound in RATIO)
         ratio = math.exp(low + words[1] / 2**32 * (high - low))
@@ -79,8 +77,10 @@ def test_random_resized_is_distributed_as_torchvisions(height: int, width: int):
     transform = v2.RandomResizedCrop(224, scale=AREA, ratio=RATIO)
     image = torch.zeros(3, height, width)
     theirs = np.array(
-        [[params[name] for name in ("top", "left", "height", "width")] for params in
-         (transform.make_params([image]) for _ in range(count))]
+        [
+            [params[name] for name in ("top", "left", "height", "width")]
+            for params in (transform.make_params([image]) for _ in range(count))
+        ]
     )
     for column in range(4):
         mine, other = ours[:, column], theirs[:, column]

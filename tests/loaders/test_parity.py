@@ -123,6 +123,11 @@ def test_ranks_share_every_global_batch(backend, build, raw_set):
     assert everything == list(range(53)), "validation must see every image exactly once"
 
 
+def _fail_in_the_first_batch(loader: ImageLoader) -> None:
+    for _ in loader:
+        raise ZeroDivisionError
+
+
 def test_leaving_early_leaves_nothing_behind(backend, build, raw_set):
     threads = set(threading.enumerate())
     loader = build(backend, raw_set.path)
@@ -131,8 +136,7 @@ def test_leaving_early_leaves_nothing_behind(backend, build, raw_set):
         first = batch.index.clone()
         break
     with pytest.raises(ZeroDivisionError):
-        for _ in loader:
-            raise ZeroDivisionError
+        _fail_in_the_first_batch(loader)
     batches = iter(loader)
     next(batches)
     del batches
@@ -256,7 +260,9 @@ def test_a_folder_without_images_is_refused(backend, build, tmp_path):
 
 def test_unknown_backend_lists_the_choices(tmp_path):
     with pytest.raises(ValueError, match="unknown backend 'nope'; choose one of: ffcv, resident, synthetic, torch"):
-        build_loader("nope", tmp_path, LoaderConfig(batch_size=1, resolution=1, crop="whole", order="random", drop_last=True))
+        build_loader(
+            "nope", tmp_path, LoaderConfig(batch_size=1, resolution=1, crop="whole", order="random", drop_last=True)
+        )
 
 
 def test_resident_refuses_what_it_cannot_hold(build, photo_set):

@@ -1,0 +1,64 @@
+"""What a run says of itself: before it starts, and when it has ended."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastvit_train.plot import plot_run
+from fastvit_train.run import Run
+from fastvit_train.run_folder import CHECKPOINT, RESULT, device_name, provenance, write_json
+
+
+def announce(run: Run) -> None:
+    """Say what is about to happen."""
+    config = run.config
+    run.metrics.say(
+        f"{config.arch}: {count_parameters(run.model) / 1e6:.1f} M parameters, {run.num_classes} classes, "
+        f"{run.last_step} steps of {config.batch_size * run.world.world_size} images at {config.data.resolution} px "
+        f"({config.epochs:g} epochs), {config.data.backend} loader, "
+        f"{'bf16' if run.dtype == torch.bfloat16 else 'fp32'} on {run.world.world_size} x "
+        f"{device_name(run.world.device)}"
+    )
+
+
+def report(run: Run, *, total_seconds: float) -> dict[str, Any]:
+    """Write result and curves and say how it went."""
+    config, progress = run.config, run.progress
+    result: dict[str, Any] = {
+        "preset": config.preset,
+        "arch": config.arch,
+        "num_parameters": count_parameters(run.model),
+        "epochs": config.epochs,
+        "steps": progress.step,
+        "top1": progress.top1,
+        "top1_averaged": progress.top1_averaged,
+        "train_seconds": progress.train_seconds,
+        "eval_seconds": progress.eval_seconds,
+        "images_per_second": progress.num_images / progress.train_seconds,
+        "data_wait_fraction": progress.wait_seconds / progress.train_seconds,
+        "device": device_name(run.world.device),
+        "world_size": run.world.world_size,
+        "seed": config.seed,
+        **provenance(),
+    }
+    if run.world.is_main:
+        write_json(run.folder / RESULT, result)
+        curves = plot_run(run.folder)
+        rest_seconds = max(0.0, total_seconds - progress.train_seconds - progress.eval_seconds)
+        averaged = "" if progress.top1_averaged is None else f" ({100 * progress.top1_averaged:.2f} % averaged)"
+        run.metrics.say(f"accuracy    {100 * (progress.top1 or 0):.2f} %{averaged} on {config.data.val}")
+        run.metrics.say(f"speed       {result['images_per_second']:,.0f} images/s")
+        run.metrics.say(
+            f"time        training {progress.train_seconds / 60:.1f} min, "
+            f"of which waiting for data {100 * result['data_wait_fraction']:.2f} %; "
+            f"evaluation {progress.eval_seconds / 60:.1f} min; start and checkpoints {rest_seconds / 60:.1f} min"
+        )
+        run.metrics.say(f"checkpoint  {run.folder / CHECKPOINT}")
+        run.metrics.say(f"curves      {curves}")
+    return result
+
+
+def count_parameters(model: nn.Module) -> int:
+    """All of the model's parameters, frozen ones included."""
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,170 @@
+"""A run: what its steps share, how it starts, and how it is saved and resumed."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from fastvit_train import checkpoint
+from fastvit_train.augment import normalize
+from fastvit_train.config import Config, to_dict
+from fastvit_train.distributed import World
+from fastvit_train.metrics import Metrics
+from fastvit_train.models import build_model
+from fastvit_train.optim import build_optimizer
+from fastvit_train.run_folder import CHECKPOINT, save_config
+from fastvit_train.schedule import total_steps
+from loaders import ImageLoader
+
+
+@dataclass(kw_only=True, slots=True)
+class Progress:
+    """How far a run is; part of its checkpoint."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    """Batches done in this epoch."""
+    num_images: int = 0
+    train_seconds: float = 0.0
+    """Time in training steps and waiting for their data, compilation included; not evaluation."""
+    wait_seconds: float = 0.0
+    """The part of it spent waiting for data."""
+    eval_seconds: float = 0.0
+    top1: float | None = None
+    top1_averaged: float | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class Run:
+    """Everything that the steps of a run share."""
+
+    config: Config
+    world: World
+    folder: Path
+    model: nn.Module
+    parallel_model: nn.Module
+    """`model` with gradients averaged over the ranks; the same weights."""
+    optimizer: Optimizer
+    metrics: Metrics
+    num_classes: int
+    steps_per_epoch: int
+    dtype: torch.dtype
+    autocast: Callable[[], AbstractContextManager[object]]
+    progress: Progress = field(default_factory=Progress)
+
+    @property
+    def schedule_steps(self) -> int:
+        """Steps that the learning-rate schedule spans."""
+        return total_steps(self.config.epochs, self.steps_per_epoch)
+
+    @property
+    def last_step(self) -> int:
+        """Steps after which the run ends."""
+        return min(self.schedule_steps, self.config.max_steps or self.schedule_steps)
+
+
+def start_run(config: Config, world: World, folder: Path, loader: ImageLoader, num_classes: int) -> Run:
+    """Make the model, optimizer and folder of a run that is at its first step."""
+    torch.manual_seed(config.seed)
+    torch.set_float32_matmul_precision("high")
+    model = build_model(config.arch, num_classes=num_classes, resolution=config.data.resolution)
+    model = model.to(world.device).to(memory_format=torch.channels_last)
+    initialize_from_data(model, config, loader)
+    torch.manual_seed(config.seed + world.rank)  # the same weights on every rank, but not the same dropped paths
+    compile_mode = resolve_compile(config, world.device)
+    if compile_mode:
+        model.compile(mode=compile_mode)
+    dtype = torch.bfloat16 if computes_in_bf16(config, world.device) else torch.float32
+    steps_per_epoch = len(loader)
+    if world.is_main:
+        save_config(folder, config)
+    return Run(
+        config=config,
+        world=world,
+        folder=folder,
+        model=model,
+        parallel_model=world.wrap(model),
+        optimizer=build_optimizer(model, config.optim),
+        metrics=Metrics(folder, is_main=world.is_main, num_steps=total_steps(config.epochs, steps_per_epoch)),
+        num_classes=num_classes,
+        steps_per_epoch=steps_per_epoch,
+        dtype=dtype,
+        autocast=partial(torch.autocast, world.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16),
+    )
+
+
+def initialize_from_data(model: nn.Module, config: Config, loader: ImageLoader) -> None:
+    """Let a model that wants to see images before training (such as one that whitens them) see the first batch."""
+    initialize = getattr(model, "init_from_data", None)
+    if initialize is not None:
+        loader.set_epoch(0)
+        images = next(iter(loader)).images
+        initialize(normalize(images, config.augment, torch.float32))
+
+
+def resolve_compile(config: Config, device: torch.device) -> str | None:
+    """The torch.compile mode, or None."""
+    if config.compile == "auto":
+        return "default" if device.type == "cuda" else None
+    return None if config.compile == "off" else config.compile
+
+
+def computes_in_bf16(config: Config, device: torch.device) -> bool:
+    """Whether the run uses bf16 autocast."""
+    if config.precision != "auto":
+        return config.precision == "bf16"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def resume(run: Run) -> None:
+    """Go on from the folder's checkpoint where the config asks for it and there is one."""
+    path = run.folder / CHECKPOINT
+    if run.config.resume == "never" or not path.exists():
+        run.metrics.start_at(0)
+        return
+    state = checkpoint.load(path)
+    arch = state["config"]["arch"]
+    global_batch_size = run.config.batch_size * run.world.world_size
+    for name, theirs, ours in (
+        ("arch", arch, run.config.arch),
+        ("number of classes", state["num_classes"], run.num_classes),
+        ("global batch size", state["global_batch_size"], global_batch_size),
+    ):
+        if theirs != ours:
+            raise ValueError(
+                f"{path} is of {name} {theirs}, but this run has {ours}; change one, or name another --out"
+            )
+    try:
+        run.model.load_state_dict(state["model"])
+        run.optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{path} does not fit the model or optimizer of this run: {error}") from error
+    run.progress = Progress(**state["progress"])
+    checkpoint.restore_random_state(state["random_states"], run.world)
+    run.metrics.start_at(run.progress.step)
+    run.metrics.say(f"going on from {path} at step {run.progress.step}")
+
+
+def save_checkpoint(run: Run) -> None:
+    """Write everything that resuming needs."""
+    random_states = checkpoint.random_states(run.world)
+    if not run.world.is_main:
+        return
+    state = {
+        "config": to_dict(run.config),
+        "num_classes": run.num_classes,
+        "global_batch_size": run.config.batch_size * run.world.world_size,
+        "progress": asdict(run.progress),
+        "model": run.model.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "random_states": random_states,
+    }
+    checkpoint.save(run.folder / CHECKPOINT, state)
