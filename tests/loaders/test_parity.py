@@ -2,6 +2,7 @@
 
 import importlib.util
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -129,7 +130,7 @@ def _fail_in_the_first_batch(loader: ImageLoader) -> None:
 
 
 def test_leaving_early_leaves_nothing_behind(backend, build, raw_set):
-    threads = set(threading.enumerate())
+    threads, processes = set(threading.enumerate()), set(psutil.Process().children(recursive=True))
     loader = build(backend, raw_set.path)
     loader.set_epoch(0)
     for batch in loader:
@@ -144,8 +145,11 @@ def test_leaving_early_leaves_nothing_behind(backend, build, raw_set):
     assert torch.equal(again[0].index, first)
     assert len(again) == 7
     loader.close()
-    assert not [thread for thread in threading.enumerate() if thread not in threads and not thread.daemon]
-    _, alive = psutil.wait_procs(psutil.Process().children(recursive=True), timeout=10)
+    deadline = time.monotonic() + 10
+    while (left := set(threading.enumerate()) - threads) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not left
+    _, alive = psutil.wait_procs(set(psutil.Process().children(recursive=True)) - processes, timeout=10)
     assert not [process for process in alive if "resource_tracker" not in " ".join(process.cmdline())]
 
 
