@@ -3,6 +3,7 @@
 Drawing the parameters and applying them are apart, so that the second is a pure function, easy to compile and test.
 """
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -67,12 +68,19 @@ def _reflect(position: Tensor, side: int) -> Tensor:
 def normalize(images: Tensor, config: AugmentConfig, dtype: torch.dtype) -> Tensor:
     """Turn uint8 [b, 3, h, w], channels_last, into `dtype` with zero mean and unit deviation per channel."""
     num_images, num_channels, height, width = images.shape
-    mean, std = (torch.tensor(values, device=images.device) for values in (config.mean, config.std))
     # Whole rows at a time: three channels alone would leave most of a vector register empty.
-    scale, offset = (1 / (255 * std)).repeat(width), (-mean / std).repeat(width)
+    scale, offset = _row_scale_and_offset(config, width, images.device)
     rows = images.permute(0, 2, 3, 1).reshape(num_images, height, width * num_channels)
     normalized = (rows.float() * scale + offset).to(dtype)
     return normalized.view(num_images, height, width, num_channels).permute(0, 3, 1, 2)
+
+
+@cache
+def _row_scale_and_offset(config: AugmentConfig, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """What a row of pixels is multiplied by and what is added: float32 [width * 3] each."""
+    mean, std = torch.tensor(config.mean), torch.tensor(config.std)
+    scale, offset = (1 / (255 * std)).repeat(width), (-mean / std).repeat(width)
+    return scale.to(device), offset.to(device)
 
 
 def augment(
