@@ -1,5 +1,7 @@
 """The run's two loaders."""
 
+from dataclasses import replace
+
 from fastvit_train.config import Config
 from fastvit_train.distributed import World
 from loaders import ImageLoader, LoaderConfig, build_loader
@@ -32,17 +34,8 @@ def build_loaders(config: Config, world: World) -> tuple[ImageLoader, ImageLoade
         device=world.device,
         on_error=data.on_error,
     )
-    validation = LoaderConfig(
-        batch_size=config.batch_size,
-        resolution=data.resolution,
-        crop="whole" if data.crop == "whole" else "center",
-        order="sequential",
-        drop_last=False,
-        rank=world.rank,
-        world_size=world.world_size,
-        num_workers=data.num_workers,
-        device=world.device,
-        on_error=data.on_error,
+    validation = replace(
+        training, crop="whole" if data.crop == "whole" else "center", order="sequential", drop_last=False
     )
     train_loader = build_loader(data.backend, data.train, training)
     return train_loader, build_loader(data.backend, data.val, validation), num_classes

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from loaders.crop import Crop
+from loaders.crop import Crop, Crops, crop_boxes, random_flips
 from loaders.order import BatchPlan, Order
 
 __all__ = [
@@ -130,6 +132,25 @@ class LoaderConfig:
                 raise ValueError(f"{name} must be a range of positive numbers, got ({low}, {high})")
         if self.area[1] > 1:
             raise ValueError(f"area must end at 1 or below, got {self.area}")
+
+    def crops(
+        self, indices: NDArray[np.int64], *, heights: NDArray[np.int64], widths: NDArray[np.int64], epoch: int
+    ) -> Crops:
+        """What to cut out of the images `indices` of these sizes, each int64 [b]; only random crops are mirrored."""
+        boxes = crop_boxes(
+            self.crop,
+            indices=indices,
+            heights=heights,
+            widths=widths,
+            seed=self.seed,
+            epoch=epoch,
+            area=self.area,
+            ratio=self.ratio,
+            center_fraction=self.center_fraction,
+        )
+        if self.crop == "random_resized":
+            return Crops(boxes, random_flips(indices=indices, seed=self.seed, epoch=epoch))
+        return Crops(boxes, np.zeros(len(indices), np.bool_))
 
     def plan(self, size: int) -> BatchPlan:
         """The batches of this rank over a dataset of `size` samples."""

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from loaders.beton import ImageMode
+from loaders.crop import Crops
 
 
 @contextmanager
@@ -47,15 +48,6 @@ except ImportError as error:
 
 MAX_THREADS: int = numba.config.NUMBA_NUM_THREADS
 _BATCHES_AHEAD = 3  # FFCV's own default
-
-
-class Crops(NamedTuple):
-    """What is cut out of each image of a batch."""
-
-    boxes: NDArray[np.int32]
-    """int32 [b, 4]: top, left, height, width."""
-    flips: NDArray[np.bool_]
-    """bool [b]: whether to mirror what the box holds left to right."""
 
 
 class Decoded(NamedTuple):

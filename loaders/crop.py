@@ -1,6 +1,6 @@
 """Crop boxes and flips as pure functions of (seed, epoch, index), the same for every backend."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +8,15 @@ from numpy.typing import NDArray
 from loaders import _native
 
 Crop = Literal["random_resized", "center", "whole"]
+
+
+class Crops(NamedTuple):
+    """What is cut out of each image of a batch."""
+
+    boxes: NDArray[np.int32]
+    """int32 [b, 4]: top, left, height, width."""
+    flips: NDArray[np.bool_]
+    """bool [b]: whether to mirror what the box holds left to right."""
 
 
 def crop_boxes(

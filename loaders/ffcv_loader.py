@@ -30,12 +30,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from loaders import BadSample, BadSampleError, Batch, LoaderConfig
-from loaders._ffcv_pipeline import MAX_THREADS, Crops, Decoded, Decoder, Epoch, build_loader, crop_and_resize
+from loaders._ffcv_pipeline import MAX_THREADS, Decoded, Decoder, Epoch, build_loader, crop_and_resize
 from loaders.beton import Beton, ImageMode
-from loaders.crop import crop_boxes, random_flips
 from loaders.records import BetonRecords
 
 
@@ -80,12 +78,14 @@ class FFCVLoader:
         if self._loader is None:
             raise ValueError("the loader is closed; build another one")
         self._end_epoch()
-        epoch = self._epoch
-        self._decoder.resolution = self._config.resolution
+        config, epoch = self._config, self._epoch
+        self._decoder.resolution = config.resolution
         self._running = running = Epoch(
             self._loader,
             np.concatenate([np.empty(0, np.int64), *self._plan.batches(epoch, skip=self._skip_batches)]),
-            crops=lambda indices: self._crops(indices, epoch),
+            crops=lambda indices: config.crops(
+                indices, heights=self._heights[indices], widths=self._widths[indices], epoch=epoch
+            ),
             scratch=self._scratch,
         )
         try:
@@ -107,23 +107,6 @@ class FFCVLoader:
         if self._running is not None:
             self._running.close()
             self._running = None
-
-    def _crops(self, indices: NDArray[np.int64], epoch: int) -> Crops:
-        config = self._config
-        boxes = crop_boxes(
-            config.crop,
-            indices=indices,
-            heights=self._heights[indices],
-            widths=self._widths[indices],
-            seed=config.seed,
-            epoch=epoch,
-            area=config.area,
-            ratio=config.ratio,
-            center_fraction=config.center_fraction,
-        )
-        if config.crop == "random_resized":
-            return Crops(boxes, random_flips(indices=indices, seed=config.seed, epoch=epoch))
-        return Crops(boxes, np.zeros(len(indices), np.bool_))
 
     def _batch(self, decoded: Decoded) -> Batch:
         """The batch without its bad samples."""

@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as transforms
 
 from loaders import BadSample, BadSampleError, Batch, LoaderConfig
-from loaders.crop import crop_boxes, random_flips
 from loaders.records import ImageRecords, open_records
 
 
@@ -56,20 +55,12 @@ class _Batches(Dataset[tuple[Batch, list[BadSample]]]):
                 resized = transforms.resize(image, [round(side / config.center_fraction)], antialias=True)
                 yield transforms.center_crop(resized, [side, side])
             return
-        boxes = crop_boxes(
-            config.crop,
-            indices=indices,
+        boxes, flips = config.crops(
+            indices,
             heights=np.array([image.shape[1] for image in images], dtype=np.int64),
             widths=np.array([image.shape[2] for image in images], dtype=np.int64),
-            seed=config.seed,
             epoch=request.epoch,
-            area=config.area,
-            ratio=config.ratio,
-            center_fraction=config.center_fraction,
         )
-        flips = np.zeros(len(images), dtype=np.bool_)
-        if config.crop == "random_resized":
-            flips = random_flips(indices=indices, seed=config.seed, epoch=request.epoch)
         for image, (top, left, height, width), flip in zip(images, boxes.tolist(), flips, strict=True):
             resized = transforms.resized_crop(image, top, left, height, width, [side, side], antialias=True)
             yield resized.flip(-1) if flip else resized
