@@ -47,8 +47,8 @@ data/cifar10_train.beton data/cifar10_test.beton: data/cifar10_%.beton: | .venv/
 # $(call packages,TEST,NAMES): unless TEST succeeds, install Debian's packages NAMES or say which are missing.
 define packages
 	@if ! { $(1); } >/dev/null 2>&1; then \
-	  if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -qq -y --no-install-recommends $(2) >/dev/null; \
-	  elif command -v apt-get >/dev/null && sudo -n true 2>/dev/null; then sudo apt-get update -qq && sudo apt-get install -qq -y --no-install-recommends $(2) >/dev/null; \
+	  if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(2) >/dev/null; \
+	  elif command -v apt-get >/dev/null && sudo -n true 2>/dev/null; then sudo apt-get update -qq && sudo DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(2) >/dev/null; \
 	  else echo "missing system packages; install them and run make again: apt-get install $(2)" >&2; exit 1; fi; fi
 endef
 

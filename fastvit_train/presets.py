@@ -20,17 +20,21 @@ def _cifar10_data() -> DataConfig:
 
 
 def cifar10_quick() -> Config:
-    """To be set."""
+    """CIFAR-10 in minutes on two CPU cores, in seconds on a GPU: a small whitened ResNet and a short, steep schedule.
+
+    Source: the recipe of airbench94, arXiv 2404.00498, shortened.
+    """
+    epochs = 6
     return Config(
         preset="cifar10-quick",
         arch="resnet_fast_cifar",
-        epochs=5,
-        batch_size=1000,
+        epochs=epochs,
+        batch_size=500,
         label_smoothing=0.2,
         data=_cifar10_data(),
         augment=AugmentConfig(flip="alternating", shift=2, mean=CIFAR10_MEAN, std=CIFAR10_STD),
-        optim=OptimConfig(name="sgd", lr=0.5, momentum=0.85, weight_decay=1e-4),
-        schedule=ScheduleConfig(decay="linear", warmup_epochs=1),
+        optim=OptimConfig(name="sgd", lr=0.75, norm_bias_lr_factor=64, momentum=0.85, weight_decay=1.33e-3),
+        schedule=ScheduleConfig(decay="linear", warmup_epochs=0.23 * epochs, start_fraction=0.2),
     )
 
 
