@@ -20,6 +20,7 @@ from fastvit_train.config import AugmentConfig, Config, DataConfig, OptimConfig,
 from fastvit_train.metrics import read_metrics
 from fastvit_train.models import MODELS
 from fastvit_train.train import train
+from loaders.beton import Beton
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -125,6 +126,18 @@ def test_the_same_config_gives_the_same_weights(config):
     assert same_weights(config.out, other.out)
     train(replace(config, seed=1, out=config.out.with_name("seed1")))
     assert not same_weights(config.out, config.out.with_name("seed1"))
+
+
+def test_a_compiled_run_learns_the_same(config):
+    """torch.compile on the CPU: the same steps up to rounding."""
+    config = replace(config, max_steps=2, precision="fp32", log_every_steps=1)
+    train(config)
+    train(replace(config, compile="default", out=config.out.with_name("compiled")))
+    plain, compiled = (
+        [line["loss"] for line in read_metrics(folder / "metrics.jsonl")]
+        for folder in (config.out, config.out.with_name("compiled"))
+    )
+    assert compiled == pytest.approx(plain, rel=1e-3)
 
 
 @pytest.mark.parametrize("backend", ["torch", "resident"])
@@ -259,6 +272,26 @@ def test_a_truncated_beton_is_one_message(config, fastvit_train, share):
     assert code == 1
     assert "train.beton" in stderr
     assert len(stderr.splitlines()) == 1, stderr
+
+
+def test_a_beton_that_points_past_its_end_is_one_message(config, fastvit_train):
+    offset = int(Beton(config.data.train).offsets[3]).to_bytes(8, "little")
+    whole = config.data.train.read_bytes()
+    config.data.train.write_bytes(whole.replace(offset, (1 << 60).to_bytes(8, "little"), 1))
+    code, stderr = fastvit_train(config)
+    assert code == 1
+    assert "train.beton: record 3, field 'image': data_ptr 1152921504606846976" in stderr
+    assert len(stderr.splitlines()) == 1, stderr
+
+
+def test_ctrl_c_says_how_to_go_on(config, fastvit_train, monkeypatch):
+    def interrupted(_: Config) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fastvit_train.train.train", interrupted)
+    code, stderr = fastvit_train(config)
+    assert code == 130
+    assert "--resume auto goes on" in stderr
 
 
 def test_a_full_disk_is_one_message(config):
