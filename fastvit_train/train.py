@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from fastvit_train.augment import augment
 from fastvit_train.config import Config
+from fastvit_train.cpu_memory import keep_freed_memory
 from fastvit_train.data import build_loaders
 from fastvit_train.distributed import start_world
 from fastvit_train.evaluate import evaluate
@@ -36,6 +37,8 @@ def train(config: Config) -> dict[str, Any]:
     started = time.perf_counter()
     with ExitStack() as cleanup:
         world = cleanup.enter_context(start_world(config.device))
+        if world.device.type == "cpu":
+            keep_freed_memory()
         folder = world.gather(choose_folder(config))[0]
         train_loader, val_loader, num_classes = build_loaders(config, world)
         cleanup.callback(train_loader.close)
