@@ -13,8 +13,8 @@ if {keep}:
     keep_freed_memory()
 torch.ones(2**26)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):
-    torch.ones(2**25)
+for size in (2**25, 2**24, 2**23):
+    torch.ones(size)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
