@@ -159,6 +159,7 @@ class Config:
         _require(self.eval_every_epochs > 0, "eval_every_epochs", "be positive", self.eval_every_epochs)
         every = self.checkpoint_every_steps
         _require(every is None or every > 0, "checkpoint_every_steps", "be positive", every)
+        _require(0 <= self.seed < 2**63, "seed", "lie in [0, 2^63)", self.seed)
         _require(0 <= self.label_smoothing < 1, "label_smoothing", "lie in [0, 1)", self.label_smoothing)
 
 

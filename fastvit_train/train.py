@@ -76,11 +76,16 @@ def train_epoch(run: Run, loader: ImageLoader) -> None:
         if sums is not None:
             log_interval(run, interval, sums)
             totals, interval = Totals(run.world.device), Interval(progress)
-        if config.checkpoint_every_steps and progress.step % config.checkpoint_every_steps == 0:
-            save_checkpoint(run)
-        last = time.perf_counter()
         if progress.step == run.last_step:
             break
+        checkpoint_due = config.checkpoint_every_steps and progress.step % config.checkpoint_every_steps == 0
+        if checkpoint_due and progress.batch < run.steps_per_epoch:  # at the epoch's end it follows the evaluation
+            save_checkpoint(run)
+        last = time.perf_counter()
+    else:
+        if not progress.batch:
+            raise ValueError(f"{config.data.train} gave no image to train on: {loader.skipped[0]}")
+        progress.batch = run.steps_per_epoch  # the loader has fewer where every sample of a batch was left out
     if loader.skipped:
         run.metrics.say(f"epoch {progress.epoch}: left out {len(loader.skipped)} samples, such as {loader.skipped[0]}")
     if progress.batch == run.steps_per_epoch:

@@ -123,6 +123,8 @@ class LoaderConfig:
     def __post_init__(self) -> None:
         if self.resolution < 1:
             raise ValueError(f"resolution must be positive, got {self.resolution}")
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed must lie in [0, 2^64), got {self.seed}")
         if self.num_workers < 0:
             raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
         if not 0 < self.center_fraction <= 1:

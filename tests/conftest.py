@@ -108,6 +108,16 @@ def real_data() -> Path:
     return Path(folder)
 
 
+@pytest.fixture(name="encode_jpeg")
+def _encode_jpeg() -> Callable[[NDArray[np.uint8]], bytes]:
+    return encode_jpeg
+
+
+@pytest.fixture(name="write_images")
+def _write_images() -> Callable[..., None]:
+    return write_images
+
+
 MakeSet = Callable[..., ImageSet]
 
 

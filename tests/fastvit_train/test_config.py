@@ -85,6 +85,7 @@ def test_unknown_backend_lists_the_choices(capsys):
         ({"batch_size": -1}, "batch_size must be positive, got -1"),
         ({"max_steps": 0}, "max_steps must be positive, got 0"),
         ({"checkpoint_every_steps": 0}, "checkpoint_every_steps must be positive, got 0"),
+        ({"seed": -1}, r"seed must lie in \[0, 2\^63\), got -1"),
         ({"label_smoothing": 1.0}, r"label_smoothing must lie in \[0, 1\), got 1.0"),
         ({"optim": {"lr": 0}}, r"optim.lr must be positive, got 0"),
         ({"augment": {"shift": -1}}, r"augment.shift must not be negative, got -1"),

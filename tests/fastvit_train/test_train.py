@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -20,7 +21,7 @@ from fastvit_train.config import AugmentConfig, Config, DataConfig, OptimConfig,
 from fastvit_train.metrics import read_metrics
 from fastvit_train.models import MODELS
 from fastvit_train.train import train
-from loaders.beton import Beton
+from loaders.beton import Beton, EncodedImage, ImageMode
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -225,6 +226,25 @@ def test_validation_data_with_other_classes_is_refused(config, make_set):
     other = make_set("other.beton", 30, num_classes=7).path
     with pytest.raises(ValueError, match="has 7 classes, but .* has 4"):
         train(replace(config, data=replace(config.data, val=other)))
+
+
+@pytest.mark.parametrize("bad", [range(32, 64), range(96, 128), range(128)])
+def test_batches_that_are_left_out_whole_do_not_stop_the_epochs(config, write_images, encode_jpeg, tmp_path, bad):
+    """Four batches of 32 in file order, of which one, the last or all hold nothing but noise."""
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    records = [
+        EncodedImage(b"noise" if index in bad else encode_jpeg(pixels), ImageMode.JPG, 32, 32) for index in range(128)
+    ]
+    write_images(tmp_path / "bad.beton", records, np.arange(128) % 4)
+    data = replace(config.data, train=tmp_path / "bad.beton", backend="torch", order="sequential", on_error="skip")
+    config = replace(config, data=replace(data, num_workers=0))
+    if len(bad) == 128:
+        with pytest.raises(ValueError, match=r"bad\.beton gave no image to train on"):
+            train(config)
+    else:
+        assert train(config)["steps"] == 12
+        epochs = [line["epoch"] for line in read_metrics(config.out / "metrics.jsonl") if line["kind"] == "eval"]
+        assert epochs == [1, 2, 3, 3]  # three steps an epoch: the twelfth comes before the end of the fourth
 
 
 class _Diverging(nn.Module):
