@@ -51,7 +51,8 @@ class ResNetFast(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits [b, num_classes] of normalised images [b, 3, h, w]."""
         features = self.blocks(F.gelu(self.whiten(images)))
-        logits: Tensor = self.head(features.amax((2, 3))) * _LOGIT_SCALE
+        # Not amax: its gradient looks for the maximum again, which compiled code recomputes unrounded and never finds.
+        logits: Tensor = self.head(F.adaptive_max_pool2d(features, 1).flatten(1)) * _LOGIT_SCALE
         return logits
 
 

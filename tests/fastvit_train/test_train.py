@@ -129,23 +129,16 @@ def test_the_same_config_gives_the_same_weights(config):
     assert not same_weights(config.out, config.out.with_name("seed1"))
 
 
-def test_a_compiled_run_learns_the_same(config, monkeypatch):
-    """torch.compile on the CPU: the same steps up to rounding."""
-    monkeypatch.setitem(
-        MODELS,
-        "small",
-        lambda num_classes, resolution: nn.Sequential(
-            nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.GELU(), nn.Flatten(), nn.Linear(8 * 30 * 30, num_classes)
-        ),
-    )
-    config = replace(config, arch="small", max_steps=2, precision="fp32", log_every_steps=1)
+def test_a_compiled_run_learns_the_same(config):
+    """torch.compile on the CPU, in bf16 as on a GPU: the same steps up to rounding."""
+    config = replace(config, arch="resnet_fast_cifar", max_steps=3, precision="bf16", log_every_steps=1)
     train(config)
     train(replace(config, compile="default", out=config.out.with_name("compiled")))
     plain, compiled = (
         [line["loss"] for line in read_metrics(folder / "metrics.jsonl")]
         for folder in (config.out, config.out.with_name("compiled"))
     )
-    assert compiled == pytest.approx(plain, rel=1e-3)
+    assert compiled == pytest.approx(plain, rel=0.02)
 
 
 @pytest.mark.parametrize("backend", ["torch", "resident"])
