@@ -145,7 +145,7 @@ class Config:
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """bf16 autocast; auto takes it where the device computes in it."""
     compile: Literal["auto", "off", "default", "reduce-overhead", "max-autotune"] = "auto"
-    """torch.compile mode; auto is default on cuda and off on the CPU."""
+    """torch.compile mode; auto is default on cuda and off on the CPU, where it gains nothing."""
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

@@ -13,6 +13,7 @@ from sklearn.datasets import load_sample_images
 
 from loaders._beton_format import MIN_PAGE_SIZE
 from loaders.beton import Beton, EncodedImage, FieldKind, ImageMode, write_beton
+from tools.get_cifar10 import read_cifar10
 from tools.write_ffcv import WriteFfcv
 from tools.write_ffcv import write_ffcv as convert
 
@@ -211,3 +212,24 @@ def test_real_photos_there_and_back(tmp_path: Path):
     with Beton(tmp_path / "ffcv.beton") as beton:
         stored = [beton.image_bytes(index).tobytes() for index in range(500)]
     assert stored == [encode_jpeg(image, JPEG_QUALITY).tobytes() for image in pixels]
+
+
+CIFAR10 = Path("data/cifar10")
+
+
+@pytest.mark.skipif(not CIFAR10.exists(), reason="there is no data/cifar10: `make train` fetches it")
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_all_of_cifar10_there_and_back(tmp_path: Path, split):
+    """All 60,000 images and labels: written by our tool and read by FFCV; written by FFCV and read by us."""
+    images, labels = read_cifar10(CIFAR10, split)
+    config = WriteFfcv(dataset="cifar10", source=CIFAR10, split=split, out=tmp_path / "ours.beton")
+    assert convert(config).num_images == len(labels) == {"train": 50_000, "test": 10_000}[split]
+    rows, stored = zip(*read_ffcv(config.out), strict=True)
+    assert b"".join(stored) == images.tobytes()
+    assert [row["f1"] for row in rows] == labels.tolist()
+
+    writer = DatasetWriter(str(tmp_path / "ffcv.beton"), {"image": RGBImageField(), "label": IntField()}, num_workers=2)
+    writer.from_indexed_dataset(list(zip(images, labels.tolist(), strict=True)))
+    with Beton(tmp_path / "ffcv.beton") as beton:
+        assert b"".join(beton.image_bytes(index).tobytes() for index in range(len(labels))) == images.tobytes()
+        assert np.array_equal(beton.labels, labels)
