@@ -20,9 +20,10 @@ def _cifar10_data() -> DataConfig:
 
 
 def cifar10_quick() -> Config:
-    """CIFAR-10 in minutes on two CPU cores, in seconds on a GPU: a small whitened ResNet and a short, steep schedule.
+    """CIFAR-10 in minutes on two CPU cores: a small whitened ResNet and a short, steep schedule.
 
-    Source: the recipe of airbench94, arXiv 2404.00498, shortened.
+    Expected: 92.0 % top-1 (91.9 to 92.1 over seeds 0 to 2, one view), 5.5 minutes on two Zen 5 cores; not yet run on a
+    GPU. Cost: 0.2 PFLOP. Source: the recipe of airbench94, arXiv 2404.00498, with Nesterov SGD and fewer epochs.
     """
     epochs = 6
     return Config(
