@@ -17,6 +17,8 @@ from fastvit_train.run_folder import provenance
 from loaders import BACKENDS, ImageLoader, LoaderConfig, build_loader
 from loaders.crop import Crop
 
+_TABLE_WIDTH = 120  # in a file or a pipe, where there is no terminal to fit
+
 CROPS: dict[str, Crop] = {"train": "random_resized", "val": "center", "whole": "whole"}
 
 
@@ -71,7 +73,8 @@ def bench_loader(config: BenchLoader) -> list[dict[str, Any]]:
     if config.json:
         with config.json.open("a") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
-    Console().print(_table(rows))
+    console = Console()
+    console.print(_table(rows), width=None if console.is_terminal else _TABLE_WIDTH, crop=False)
     return rows
 
 
