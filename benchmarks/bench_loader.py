@@ -2,6 +2,7 @@
 
 import json
 import statistics
+import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -73,8 +74,7 @@ def bench_loader(config: BenchLoader) -> list[dict[str, Any]]:
     if config.json:
         with config.json.open("a") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
-    console = Console()
-    console.print(_table(rows), width=None if console.is_terminal else _TABLE_WIDTH, crop=False)
+    Console(width=None if sys.stdout.isatty() else _TABLE_WIDTH).print(_table(rows))
     return rows
 
 
