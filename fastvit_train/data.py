@@ -1,6 +1,7 @@
 """The run's two loaders."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from fastvit_train.config import Config
 from fastvit_train.distributed import World
@@ -15,7 +16,7 @@ def build_loaders(config: Config, world: World) -> tuple[ImageLoader, ImageLoade
         ValueError: A dataset is missing, damaged or too small, or the two don't have the same classes.
     """
     data = config.data
-    num_classes, num_val_classes = (int(open_records(path).labels.max()) + 1 for path in (data.train, data.val))
+    num_classes, num_val_classes = _count_classes(data.train), _count_classes(data.val)
     if num_val_classes > num_classes:
         raise ValueError(
             f"{data.val} has {num_val_classes} classes, but {data.train} has {num_classes}; are they a pair?"
@@ -39,3 +40,12 @@ def build_loaders(config: Config, world: World) -> tuple[ImageLoader, ImageLoade
     )
     train_loader = build_loader(data.backend, data.train, training)
     return train_loader, build_loader(data.backend, data.val, validation), num_classes
+
+
+def _count_classes(path: Path) -> int:
+    labels = open_records(path).labels
+    if labels.min() < 0:
+        raise ValueError(
+            f"{path}: record {labels.argmin()} has label {labels.min()}; labels count from 0: write it anew"
+        )
+    return int(labels.max()) + 1

@@ -29,10 +29,6 @@ class Totals:
         """Summed loss, hits and images: float64 [3], on the device."""
         return self._sums
 
-    def reset(self) -> None:
-        """Start anew."""
-        self._sums.zero_()
-
 
 class Metrics:
     """Writes a run's metrics to `metrics.jsonl` and shows them; only the main rank does either."""

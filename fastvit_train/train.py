@@ -86,11 +86,16 @@ def train_epoch(run: Run, loader: ImageLoader) -> None:
         if not progress.batch:
             raise ValueError(f"{config.data.train} gave no image to train on: {loader.skipped[0]}")
         progress.batch = run.steps_per_epoch  # the loader has fewer where every sample of a batch was left out
-    if loader.skipped:
-        run.metrics.say(f"epoch {progress.epoch}: left out {len(loader.skipped)} samples, such as {loader.skipped[0]}")
+    say_what_was_skipped(run, loader)
     if progress.batch == run.steps_per_epoch:
         progress.epoch += 1
         progress.batch = 0
+
+
+def say_what_was_skipped(run: Run, loader: ImageLoader) -> None:
+    """Count the samples that a loader left out of its epoch, with an example."""
+    if loader.skipped:
+        run.metrics.say(f"left out {len(loader.skipped)} samples, such as {loader.skipped[0]}")
 
 
 def train_step(run: Run, images: Tensor, labels: Tensor, index: Tensor, totals: Totals) -> None:
@@ -159,6 +164,7 @@ def evaluate_if_due(run: Run, loader: ImageLoader) -> None:
     start = time.perf_counter()
     result = evaluate(run.model, loader, config, world=run.world, dtype=run.dtype, autocast=run.autocast())
     progress.eval_seconds += time.perf_counter() - start
+    say_what_was_skipped(run, loader)
     progress.top1, progress.top1_averaged = result.top1, result.top1_averaged
     run.metrics.log(
         "eval",

@@ -1,7 +1,6 @@
-"""Small datasets that tests make for themselves, and the folder of real photos that a developer may name."""
+"""Small datasets that tests make for themselves."""
 
 import io
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -97,15 +96,6 @@ def broken_set(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     labels = np.arange(9) % 3
     write_images(path, [EncodedImage(data, ImageMode.JPG, 32, 32) for data in encoded], labels)
     return ImageSet(path, images, labels)
-
-
-@pytest.fixture
-def real_data() -> Path:
-    """The folder named by FASTVIT_DATA; the test is skipped where there is none."""
-    folder = os.environ.get("FASTVIT_DATA")
-    if not folder:
-        pytest.skip("FASTVIT_DATA names no folder of real photos")
-    return Path(folder)
 
 
 @pytest.fixture(name="encode_jpeg")

@@ -240,6 +240,23 @@ def test_batches_that_are_left_out_whole_do_not_stop_the_epochs(config, write_im
         assert epochs == [1, 2, 3, 3]  # three steps an epoch: the twelfth comes before the end of the fourth
 
 
+def test_samples_left_out_of_validation_are_counted(config, write_images, encode_jpeg, tmp_path, capsys):
+    good = encode_jpeg(np.zeros((32, 32, 3), np.uint8))
+    records = [EncodedImage(b"noise" if index == 5 else good, ImageMode.JPG, 32, 32) for index in range(20)]
+    write_images(tmp_path / "bad.beton", records, np.arange(20) % 4)
+    train(replace(config, max_steps=1, data=replace(config.data, val=tmp_path / "bad.beton", on_error="skip")))
+    assert "left out 1 samples, such as BadSample(index=5" in capsys.readouterr().out
+    assert read_metrics(config.out / "metrics.jsonl")[-1]["num_images"] == 19
+
+
+def test_negative_labels_are_refused(config, write_images, tmp_path):
+    pixels = np.zeros(32 * 32 * 3, np.uint8)
+    records = [EncodedImage(pixels, ImageMode.RAW, 32, 32) for _ in range(3)]
+    write_images(tmp_path / "negative.beton", records, np.array([0, -1, 2]))
+    with pytest.raises(ValueError, match=r"negative\.beton: record 1 has label -1; labels count from 0"):
+        train(replace(config, data=replace(config.data, train=tmp_path / "negative.beton")))
+
+
 class _Diverging(nn.Module):
     def __init__(self):
         super().__init__()
