@@ -119,6 +119,11 @@ class LoaderConfig:
     """Range of the crop's width / height, for `random_resized`."""
     center_fraction: float = 224 / 256
     """Share of the short side that `center` keeps."""
+    prefetch_batches: int = 2
+    """Batches that `native` makes ahead of the one that it handed over."""
+    scaled_decode: bool = False
+    """`native` decodes a JPEG at 1/2, 1/4 or 1/8 of its size where the crop is at least so much larger than
+    `resolution`: faster, but the pixels differ from those of a full decode."""
 
     def __post_init__(self) -> None:
         if self.resolution < 1:
@@ -127,6 +132,8 @@ class LoaderConfig:
             raise ValueError(f"seed must lie in [0, 2^64), got {self.seed}")
         if self.num_workers < 0:
             raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
+        if self.prefetch_batches < 1:
+            raise ValueError(f"prefetch_batches must be positive, got {self.prefetch_batches}")
         if not 0 < self.center_fraction <= 1:
             raise ValueError(f"center_fraction must lie in (0, 1], got {self.center_fraction}")
         for name, (low, high) in {"area": self.area, "ratio": self.ratio}.items():
@@ -174,6 +181,12 @@ def _ffcv(path: Path, config: LoaderConfig) -> ImageLoader:
     return FFCVLoader(path, config)
 
 
+def _native_engine(path: Path, config: LoaderConfig) -> ImageLoader:
+    from loaders.native_loader import NativeLoader
+
+    return NativeLoader(path, config)
+
+
 def _resident(path: Path, config: LoaderConfig) -> ImageLoader:
     from loaders.resident_loader import ResidentLoader
 
@@ -194,6 +207,7 @@ def _torch(path: Path, config: LoaderConfig) -> ImageLoader:
 
 BACKENDS: dict[str, Callable[[Path, LoaderConfig], ImageLoader]] = {
     "ffcv": _ffcv,
+    "native": _native_engine,
     "resident": _resident,
     "synthetic": _synthetic,
     "torch": _torch,
@@ -205,7 +219,7 @@ def build_loader(backend: str, path: Path, config: LoaderConfig) -> ImageLoader:
 
     Args:
         backend: Name of the backend.
-        path: A `.beton` file, or for `torch`, `resident` and `synthetic` also an ImageFolder.
+        path: A `.beton` file, or for all but `ffcv` also an ImageFolder.
         config: What to load and how.
 
     Raises:

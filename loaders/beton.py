@@ -139,11 +139,20 @@ class Beton:
             BetonError: The file is closed or has no image field.
             IndexError: There is no such record.
         """
-        if self._data is None:
-            raise BetonError(f"{self.path}: the file is closed; open it again")
         images = self._image_columns()
         offset = images.offsets[index]
-        return self._data[offset : offset + images.sizes[index]]
+        return self.data[offset : offset + images.sizes[index]]
+
+    @property
+    def data(self) -> NDArray[np.uint8]:
+        """The whole mapped file, uint8 [file size], read-only.
+
+        Raises:
+            BetonError: The file is closed.
+        """
+        if self._data is None:
+            raise BetonError(f"{self.path}: the file is closed; open it again")
+        return self._data
 
     def close(self) -> None:
         """Let go of the mapped file; views of its images that are still held stay valid. May be called again."""

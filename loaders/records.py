@@ -10,6 +10,7 @@ from torch import Tensor
 from torchvision.datasets import ImageFolder
 from torchvision.io import ImageReadMode, decode_image, read_file
 
+from loaders import _native
 from loaders.beton import Beton, ImageMode
 
 
@@ -24,6 +25,9 @@ class ImageRecords(Protocol):
 
     def name(self, index: int) -> str:
         """What to call the record in a message."""
+
+    def native(self) -> _native.Records:
+        """The records for the C++ engine, which reads their bytes itself."""
 
 
 class BetonRecords:
@@ -49,6 +53,18 @@ class BetonRecords:
         """See `ImageRecords.name`."""
         return f"record {index} of {self._beton.path}"
 
+    def native(self) -> _native.Records:
+        """See `ImageRecords.native`."""
+        beton = self._beton
+        return _native.mapped_records(
+            beton.data,
+            offsets=beton.offsets,
+            sizes=beton.sizes,
+            raw=(beton.modes == ImageMode.RAW).astype(np.uint8),
+            heights=beton.heights,
+            widths=beton.widths,
+        )
+
 
 class FolderRecords:
     """The images of a folder with one sub-folder per class, numbered as torchvision's ImageFolder does."""
@@ -68,6 +84,10 @@ class FolderRecords:
     def name(self, index: int) -> str:
         """See `ImageRecords.name`."""
         return self._files[index]
+
+    def native(self) -> _native.Records:
+        """See `ImageRecords.native`."""
+        return _native.file_records(self._files)
 
 
 def open_records(path: Path) -> ImageRecords:

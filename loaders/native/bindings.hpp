@@ -13,10 +13,8 @@ namespace fastvit {
 namespace nb = nanobind;
 
 void bind_order(nb::module_& module);    // order_bindings.cpp
-// void bind_resize(nb::module_& module);   // resize_bindings.cpp
-// void bind_restart(nb::module_& module);  // restart_bindings.cpp
-// void bind_records(nb::module_& module);  // records_bindings.cpp
-// void bind_engine(nb::module_& module);   // engine_bindings.cpp
+void bind_records(nb::module_& module);  // records_bindings.cpp
+void bind_engine(nb::module_& module);   // engine_bindings.cpp
 
 using Int64Vector = nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using ByteVector = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;

@@ -6,8 +6,9 @@
 #include <cstddef>
 #include <cstdio>  // jpeglib.h needs FILE
 
-#include <jerror.h>
 #include <jpeglib.h>
+// After jpeglib.h, whose configuration decides which codes there are.
+#include <jerror.h>
 
 #include <stdexcept>
 #include <string>
@@ -17,6 +18,11 @@ namespace fastvit {
 // An image that cannot be decoded; the message is the reason.
 class ImageError : public std::runtime_error {
     using std::runtime_error::runtime_error;
+};
+
+// An image of a format that is decoded elsewhere.
+class ForeignImageError : public ImageError {
+    using ImageError::ImageError;
 };
 
 class JpegErrorManager {

@@ -31,6 +31,7 @@ def of_backend(name: str, *, num_workers: int, label: str | None = None):
 
 ALL = [
     of_backend("ffcv", num_workers=2),
+    of_backend("native", num_workers=2),
     of_backend("resident", num_workers=2),
     of_backend("synthetic", num_workers=0),
     of_backend("torch", num_workers=0),
@@ -263,7 +264,9 @@ def test_a_folder_without_images_is_refused(backend, build, tmp_path):
 
 
 def test_unknown_backend_lists_the_choices(tmp_path):
-    with pytest.raises(ValueError, match="unknown backend 'nope'; choose one of: ffcv, resident, synthetic, torch"):
+    with pytest.raises(
+        ValueError, match="unknown backend 'nope'; choose one of: ffcv, native, resident, synthetic, torch"
+    ):
         build_loader(
             "nope", tmp_path, LoaderConfig(batch_size=1, resolution=1, crop="whole", order="random", drop_last=True)
         )

@@ -1,0 +1,115 @@
+#include "jpeg_decoder.hpp"
+
+#include <algorithm>
+
+namespace fastvit {
+
+namespace {
+
+// A progressive image needs all of its coefficients in memory: 3 GB for 20,000 x 20,000 pixels without subsampling.
+constexpr long kMaxMemory = 4L << 30;
+
+// No encoder makes more than a dozen; thousands of scans over a large image are an attack.
+constexpr int kMaxScans = 200;
+
+void check_scans(j_common_ptr common) {
+    const auto info = reinterpret_cast<j_decompress_ptr>(common);
+    if (info->input_scan_number > kMaxScans) ERREXIT(info, JERR_BAD_PROGRESSION);
+}
+
+// What torchvision and Pillow make of (inverted) CMYK: k * c / 255, rounded.
+std::uint8_t cmyk_channel(int ink, int key) {
+    const int product = ink * key + 128;
+    return static_cast<std::uint8_t>((product + (product >> 8)) >> 8);
+}
+
+}  // namespace
+
+JpegDecoder::JpegDecoder() {
+    info_.err = errors_.get();
+    const auto common = reinterpret_cast<j_common_ptr>(&info_);
+    errors_.run(common, [&] { jpeg_create_decompress(&info_); });
+    info_.mem->max_memory_to_use = kMaxMemory;
+    progress_.progress_monitor = check_scans;
+    info_.progress = &progress_;
+}
+
+JpegDecoder::~JpegDecoder() { jpeg_destroy_decompress(&info_); }
+
+void JpegDecoder::open(std::span<const std::uint8_t> jpeg) {
+    if (jpeg.size() < 2 || jpeg[0] != 0xFF || jpeg[1] != 0xD8) throw ForeignImageError("it is no JPEG");
+    jpeg_abort_decompress(&info_);  // whatever the previous image left behind
+    errors_.run(reinterpret_cast<j_common_ptr>(&info_), [&] {
+        jpeg_mem_src(&info_, jpeg.data(), static_cast<unsigned long>(jpeg.size()));
+        jpeg_read_header(&info_, TRUE);
+    });
+}
+
+void JpegDecoder::start(int shrink) {
+    errors_.run(reinterpret_cast<j_common_ptr>(&info_), [&] {
+        info_.out_color_space = info_.num_components == 4 ? JCS_CMYK : JCS_RGB;
+        info_.scale_num = 1;
+        info_.scale_denom = static_cast<unsigned>(shrink);
+        jpeg_start_decompress(&info_);
+    });
+}
+
+void JpegDecoder::decode(const Region& region, RowSink& sink) {
+    const std::int32_t left = std::max(0, region.left - kContext);
+    const std::int32_t right = std::min(output_width(), region.left + region.width + kContext);
+    JDIMENSION offset = static_cast<JDIMENSION>(left), width = static_cast<JDIMENSION>(right - left);
+    errors_.run(reinterpret_cast<j_common_ptr>(&info_), [&] {
+        if (left > 0 || right < output_width()) jpeg_crop_scanline(&info_, &offset, &width);
+        if (HuffmanDecoder::can_decode(info_)) huffman_.take_over(info_, mcus_of(offset, width, region));
+        if (region.top > 0) jpeg_skip_scanlines(&info_, static_cast<JDIMENSION>(region.top));
+    });
+    const int before = region.left - static_cast<int>(offset);
+    if (info_.out_color_space == JCS_CMYK)
+        read_cmyk_rows(before, region.height, sink);
+    else
+        read_rows(before, region.height, sink);
+}
+
+// The MCUs of output columns [left, left + width) and of the region's rows with their context.
+McuRange JpegDecoder::mcus_of(JDIMENSION left, JDIMENSION width, const Region& region) const {
+    const bool alone = info_.num_components == 1;  // one component's MCU is one block, whatever its sampling factors are
+    const auto block = static_cast<JDIMENSION>(info_.min_DCT_scaled_size);
+    const JDIMENSION mcu_width = block * static_cast<JDIMENSION>(alone ? 1 : info_.max_h_samp_factor);
+    const JDIMENSION mcu_height = block * static_cast<JDIMENSION>(alone ? 1 : info_.max_v_samp_factor);
+    const auto top = static_cast<JDIMENSION>(std::max(0, region.top - kContext));
+    const auto bottom = static_cast<JDIMENSION>(region.top + region.height - 1 + kContext);
+    return {left / mcu_width, (left + width - 1) / mcu_width, top / mcu_height, bottom / mcu_height};
+}
+
+void JpegDecoder::read_rows(int before, int num_rows, RowSink& sink) {
+    const int at_once = std::min<int>(kMaxRowsAtOnce, info_.rec_outbuf_height);
+    JSAMPROW rows[kMaxRowsAtOnce];
+    for (int done = 0; done < num_rows;) {
+        const int wanted = std::min(at_once, num_rows - done);
+        for (int ahead = 0; ahead < wanted; ++ahead) rows[ahead] = sink.row_memory(ahead) - 3 * before;
+        int got = 0;
+        errors_.run(reinterpret_cast<j_common_ptr>(&info_), [&] {
+            got = static_cast<int>(jpeg_read_scanlines(&info_, rows, static_cast<JDIMENSION>(wanted)));
+        });
+        if (got == 0) throw ImageError("it has fewer rows than its header says");
+        for (int row = 0; row < got; ++row) sink.push();
+        done += got;
+    }
+}
+
+void JpegDecoder::read_cmyk_rows(int before, int num_rows, RowSink& sink) {
+    cmyk_.resize(4 * static_cast<std::size_t>(info_.output_width));
+    JSAMPROW row = cmyk_.data();
+    for (int done = 0; done < num_rows; ++done) {
+        errors_.run(reinterpret_cast<j_common_ptr>(&info_), [&] { jpeg_read_scanlines(&info_, &row, 1); });
+        const std::uint8_t* cmyk = cmyk_.data() + 4 * before;
+        std::uint8_t* rgb = sink.row_memory(0);
+        const int width = static_cast<int>(info_.output_width) - before;
+        for (int x = 0; x < width; ++x)
+            for (int channel = 0; channel < 3; ++channel)
+                rgb[3 * x + channel] = cmyk_channel(cmyk[4 * x + channel], cmyk[4 * x + 3]);
+        sink.push();
+    }
+}
+
+}  // namespace fastvit

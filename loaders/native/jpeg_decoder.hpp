@@ -1,0 +1,76 @@
+// Decoding the part of a JPEG that a crop needs.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "huffman_decoder.hpp"
+#include "jpeg_error.hpp"
+
+namespace fastvit {
+
+// Pixels [top, top + height) x [left, left + width).
+struct Region {
+    std::int32_t left, top, width, height;
+};
+
+// Where decoded rows go.
+class RowSink {
+  public:
+    static constexpr int kMargin = 64;
+
+    virtual ~RowSink() = default;
+
+    // Memory for the row that comes `ahead` rows after the next one, `ahead` < 4: room for kMargin pixels
+    // before the region's first column and behind its last one, both of which are the decoder's to scribble on.
+    virtual std::uint8_t* row_memory(int ahead) = 0;
+
+    // The next row is there, RGB, in its memory.
+    virtual void push() = 0;
+};
+
+// A libjpeg-turbo decoder that serves image after image; one for each thread.
+class JpegDecoder {
+  public:
+    static constexpr int kMaxRowsAtOnce = 4;  // libjpeg's MAX_SAMP_FACTOR
+
+    JpegDecoder();
+    ~JpegDecoder();
+    JpegDecoder(const JpegDecoder&) = delete;
+    JpegDecoder& operator=(const JpegDecoder&) = delete;
+
+    // Read an image's header. Throws ImageError, or ForeignImageError for what is no JPEG. `jpeg` must stay as it is until
+    // the image is decoded.
+    void open(std::span<const std::uint8_t> jpeg);
+
+    std::int32_t height() const { return static_cast<std::int32_t>(info_.image_height); }
+    std::int32_t width() const { return static_cast<std::int32_t>(info_.image_width); }
+
+    // Get ready to decode at 1/`shrink` (1, 2, 4 or 8) of the size. Throws ImageError.
+    void start(int shrink);
+
+    // The size of what comes out: the image's divided by `shrink`, rounded up.
+    std::int32_t output_height() const { return static_cast<std::int32_t>(info_.output_height); }
+    std::int32_t output_width() const { return static_cast<std::int32_t>(info_.output_width); }
+
+    // Decode the rows and columns of `region`, which lies in the output, into `sink`: the very pixels that decoding the
+    // whole image would give. Damage outside what is needed goes unseen. Throws ImageError.
+    void decode(const Region& region, RowSink& sink);
+
+    // How far fancy upsampling looks beyond a pixel, in output pixels.
+    static constexpr int kContext = 2;
+
+  private:
+    McuRange mcus_of(JDIMENSION left, JDIMENSION width, const Region& region) const;
+    void read_rows(int before, int num_rows, RowSink& sink);
+    void read_cmyk_rows(int before, int num_rows, RowSink& sink);
+
+    jpeg_decompress_struct info_{};
+    JpegErrorManager errors_;
+    jpeg_progress_mgr progress_{};
+    HuffmanDecoder huffman_;
+    std::vector<std::uint8_t> cmyk_;
+};
+
+}  // namespace fastvit

@@ -1,0 +1,106 @@
+#include "sampler.hpp"
+
+#include <cstring>
+#include <string>
+
+namespace fastvit {
+
+namespace {
+
+Placement place(const CropRule& rule, std::size_t index, std::int32_t height, std::int32_t width) {
+    switch (rule.kind) {
+        case CropKind::random_resized:
+            return place_box(random_resized_crop(rule.seed, rule.epoch, index, height, width, rule.range),
+                             rule.resolution, random_flip(rule.seed, rule.epoch, index));
+        case CropKind::center:
+            return place_center(height, width, rule.resolution, rule.center_fraction);
+        default:
+            return place_box({0, 0, height, width}, rule.resolution, false);
+    }
+}
+
+// By how much the crop is larger than what comes out, as far as libjpeg can shrink while it decodes.
+int largest_shrink(const Placement& placement) {
+    int shrink = 1;
+    while (shrink < 8 && placement.rows.scale >= 2 * shrink && placement.columns.scale >= 2 * shrink) shrink *= 2;
+    return shrink;
+}
+
+// Decoded rows straight into the resize.
+class ResizerSink final : public RowSink {
+  public:
+    explicit ResizerSink(Resizer& resizer) : resizer_(resizer) {}
+    std::uint8_t* row_memory(int ahead) override { return resizer_.row_memory(ahead); }
+    void push() override { resizer_.push(); }
+
+  private:
+    Resizer& resizer_;
+};
+
+std::string size_text(std::int32_t height, std::int32_t width) {
+    return std::to_string(height) + " x " + std::to_string(width) + " pixels";
+}
+
+void mirror_row(const std::uint8_t* row, std::int32_t num_pixels, std::uint8_t* out) {
+    out += 3 * num_pixels;
+    for (std::int32_t x = 0; x < num_pixels; ++x, row += 3) {
+        out -= 3;
+        out[0] = row[0], out[1] = row[1], out[2] = row[2];
+    }
+}
+
+}  // namespace
+
+void Sampler::load(const Record& record, std::size_t index, const CropRule& rule, std::uint8_t* out) {
+    if (!record.raw)
+        load_jpeg(record, index, rule, out);
+    else
+        resize_pixels(record.data, record.width, place(rule, index, record.height, record.width), out);
+}
+
+void Sampler::load_jpeg(const Record& record, std::size_t index, const CropRule& rule, std::uint8_t* out) {
+    decoder_.open({record.data, record.size});
+    const std::int32_t height = decoder_.height(), width = decoder_.width();
+    if (record.height && (record.height != height || record.width != width))
+        throw ImageError("it decodes to " + size_text(height, width) + ", where the file's table says " +
+                         size_text(record.height, record.width));
+    Placement placement = place(rule, index, height, width);
+    const int shrink = scaled_decode_ ? largest_shrink(placement) : 1;
+    decoder_.start(shrink);
+    if (shrink > 1) {
+        placement.rows = shrunk(placement.rows, shrink, decoder_.output_height());
+        placement.columns = shrunk(placement.columns, shrink, decoder_.output_width());
+    }
+    resizer_.start(placement.rows, placement.columns, placement.flip, out);
+    ResizerSink sink(resizer_);
+    decoder_.decode({resizer_.first_column(), resizer_.first_row(), resizer_.end_column() - resizer_.first_column(),
+                     resizer_.end_row() - resizer_.first_row()},
+                    sink);
+}
+
+void Sampler::resize_pixels(const std::uint8_t* pixels, std::int32_t width, const Placement& placement,
+                            std::uint8_t* out) {
+    const Axis &rows = placement.rows, &columns = placement.columns;
+    const std::size_t stride = 3 * static_cast<std::size_t>(width);
+    if (rows.is_identity() && columns.is_identity()) {
+        const std::uint8_t* from = pixels + stride * static_cast<std::size_t>(rows.begin) + 3 * columns.begin;
+        const std::size_t row_bytes = 3 * static_cast<std::size_t>(columns.size);
+        for (std::int32_t y = 0; y < rows.size; ++y, from += stride, out += row_bytes) {
+            if (placement.flip)
+                mirror_row(from, columns.size, out);
+            else
+                std::memcpy(out, from, row_bytes);
+        }
+        return;
+    }
+    resizer_.start(rows, columns, placement.flip, out);
+    const std::size_t row_bytes = 3 * static_cast<std::size_t>(resizer_.end_column() - resizer_.first_column());
+    for (std::int32_t y = resizer_.first_row(); y < resizer_.end_row(); ++y) {
+        // Copied, because the filter's loops read beyond a row's end, which may be the end of the mapped file.
+        std::memcpy(resizer_.row_memory(0), pixels + stride * static_cast<std::size_t>(y) + 3 * resizer_.first_column(),
+                    row_bytes);
+        resizer_.push();
+    }
+}
+
+}  // namespace fastvit

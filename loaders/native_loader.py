@@ -1,0 +1,149 @@
+"""The `native` backend: our C++ engine over a `.beton` file or an ImageFolder.
+
+Threads that live as long as the loader decode just the part of each JPEG that its crop needs, resize it while its rows
+come out of the decoder, and write it into batches that are used again and again. Python only says which samples come
+next. `loaders/native/` is the engine; its headers tell how each step works.
+"""
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from loaders import BadSample, BadSampleError, Batch, LoaderConfig, _native
+from loaders.records import open_records
+
+
+class _Pending(NamedTuple):
+    """A batch that the engine works on."""
+
+    job: _native.BatchJob
+    indices: NDArray[np.int64]
+    images: Tensor
+    """uint8 [batch_size, resolution, resolution, 3]."""
+    rule: _native.CropRule
+
+
+class NativeLoader:
+    """An `ImageLoader` over a `.beton` file or an ImageFolder; `num_workers` are threads, 0 means one per core.
+
+    EXIF orientation is ignored, as FFCV and torchvision do. What is no JPEG (the PNG files that some folders hold) is
+    decoded by torchvision in this thread, slowly. Damage outside the part of an image that a crop needs goes unseen.
+    """
+
+    def __init__(self, path: Path, config: LoaderConfig) -> None:
+        self._records = open_records(path)
+        self._labels = torch.from_numpy(self._records.labels)
+        self._config = config
+        self._plan = config.plan(len(self._labels))
+        self._resolution = config.resolution
+        self._epoch = 0
+        self._skip_batches = 0
+        self.skipped: list[BadSample] = []
+        self._slots: list[Tensor] = []
+        self._iteration = 0
+        self._engine: _native.Engine | None = _native.Engine(
+            self._records.native(),
+            num_threads=config.num_workers or len(os.sched_getaffinity(0)),
+            scaled_decode=config.scaled_decode,
+        )
+
+    def set_epoch(self, epoch: int, *, resolution: int | None = None, skip_batches: int = 0) -> None:
+        """See `ImageLoader.set_epoch`."""
+        self._epoch = epoch
+        self._resolution = resolution or self._resolution
+        self._skip_batches = skip_batches
+        self.skipped = []
+
+    def __len__(self) -> int:
+        return self._plan.num_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._engine is None:
+            raise ValueError("the loader is closed; build another one")
+        self._engine.cancel()  # what an iterator that was left behind had asked for
+        self._iteration += 1
+        return self._batches(self._engine, self._iteration)
+
+    def _batches(self, engine: _native.Engine, iteration: int) -> Iterator[Batch]:
+        rule = self._rule()
+        free = deque(self._memory())
+        pending: deque[_Pending] = deque()
+        requests = self._plan.batches(self._epoch, skip=self._skip_batches)
+        try:
+            while True:
+                while free and (indices := next(requests, None)) is not None:
+                    images = free.popleft()
+                    job = engine.submit(indices, rule, images.numpy()[: len(indices)])
+                    pending.append(_Pending(job, indices, images, rule))
+                if not pending:
+                    return
+                batch = self._finished(pending[0])
+                if len(batch.index):
+                    yield batch
+                if iteration != self._iteration or self._engine is None:
+                    raise ValueError(
+                        "this epoch was ended before its last batch: its loader was closed or iterated anew"
+                    )
+                free.append(pending.popleft().images)
+        finally:
+            if iteration == self._iteration:
+                engine.cancel()
+
+    def _rule(self) -> _native.CropRule:
+        config = self._config
+        return _native.CropRule(
+            config.crop,
+            resolution=self._resolution,
+            seed=config.seed,
+            epoch=self._epoch,
+            area=config.area,
+            ratio=config.ratio,
+            center_fraction=config.center_fraction,
+        )
+
+    def _memory(self) -> list[Tensor]:
+        """The slots: one that the consumer holds and those that are made ahead of it."""
+        shape = (self._config.batch_size, self._resolution, self._resolution, 3)
+        if not self._slots or self._slots[0].shape != shape:
+            pinned = self._config.device.type == "cuda"
+            self._slots = [
+                torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
+                for _ in range(1 + self._config.prefetch_batches)
+            ]
+        return self._slots
+
+    def _finished(self, pending: _Pending) -> Batch:
+        """Wait for a batch and see to the samples that the engine could not make."""
+        indices, images = pending.indices, pending.images[: len(pending.indices)]
+        bad: dict[int, BadSample] = {}
+        for row, is_foreign, reason in pending.job.wait():
+            number = int(indices[row])
+            try:
+                if not is_foreign:
+                    raise RuntimeError(reason)
+                pixels = self._records.decode(number).permute(1, 2, 0).contiguous().numpy()
+                images[row] = torch.from_numpy(_native.crop_pixels(pixels, number, pending.rule))
+            except (OSError, RuntimeError) as error:
+                bad[row] = BadSample(number, self._records.name(number), str(error).splitlines()[0])
+        if bad and self._config.on_error == "raise":
+            raise BadSampleError(next(iter(bad.values())))
+        self.skipped.extend(bad.values())
+        index = torch.from_numpy(indices)
+        if bad:
+            good = torch.tensor([row not in bad for row in range(len(indices))])
+            images, index = images[good], index[good]
+        return Batch(images.permute(0, 3, 1, 2), self._labels[index], index)
+
+    def close(self) -> None:
+        """End the threads and give the memory back."""
+        if self._engine is not None:
+            self._engine.cancel()
+        self._engine = None
+        self._slots = []
