@@ -99,12 +99,26 @@ std::vector<FailureRow> wait(BatchJob& job) {
     return rows;
 }
 
-nb::ndarray<nb::numpy, std::uint8_t> crop_pixels(const Pixels& pixels, std::int64_t index, const CropRule& rule) {
+std::vector<std::string> resize_instructions() {
+    std::vector<std::string> names;
+    for (const ResizeKernels& kernels : resize_kernels()) names.emplace_back(kernels.name);
+    return names;
+}
+
+const ResizeKernels& kernels_named(const std::string& name) {
+    for (const ResizeKernels& kernels : resize_kernels())
+        if (name == kernels.name) return kernels;
+    throw std::invalid_argument("this machine has no instructions " + name);
+}
+
+nb::ndarray<nb::numpy, std::uint8_t> crop_pixels(const Pixels& pixels, std::int64_t index, const CropRule& rule,
+                                                 const std::string& instructions) {
     auto out = new_array<std::uint8_t>(rule.resolution, rule.resolution, 3);
     const Record record{pixels.data(), pixels.size(), true, static_cast<std::int32_t>(pixels.shape(0)),
                         static_cast<std::int32_t>(pixels.shape(1))};
+    const ResizeKernels& kernels = instructions.empty() ? fastest_resize_kernels() : kernels_named(instructions);
     const nb::gil_scoped_release unlocked;
-    Sampler(false).load(record, static_cast<std::size_t>(index), rule, out.data());
+    Sampler(false, kernels).load(record, static_cast<std::size_t>(index), rule, out.data());
     return out;
 }
 
@@ -120,7 +134,9 @@ void bind_engine(nb::module_& module) {
              nb::arg("num_threads"), nb::arg("scaled_decode"))
         .def("submit", &PythonEngine::submit, nb::arg("indices"), nb::arg("rule"), nb::arg("images"))
         .def("cancel", &PythonEngine::cancel);
-    module.def("crop_pixels", &crop_pixels, nb::arg("pixels"), nb::arg("index"), nb::arg("rule"));
+    module.def("resize_instructions", &resize_instructions);
+    module.def("crop_pixels", &crop_pixels, nb::arg("pixels"), nb::arg("index"), nb::arg("rule"),
+               nb::arg("instructions") = "");
 }
 
 }  // namespace fastvit

@@ -43,7 +43,7 @@ class Resizer {
     static constexpr int kMargin = 80;
     static constexpr int kRowsAhead = 4;
 
-    explicit Resizer(const ResizeKernels& kernels = fastest_resize_kernels()) : kernels_(kernels) {}
+    explicit Resizer(const ResizeKernels& kernels) : kernels_(kernels) {}
 
     // Prepare for an image that becomes `out`, uint8 RGB [rows.size, columns.size, 3].
     void start(const Axis& rows, const Axis& columns, bool flip, std::uint8_t* out);

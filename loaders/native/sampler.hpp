@@ -16,7 +16,8 @@ class Sampler {
   public:
     // `scaled_decode`: decode at 1/2, 1/4 or 1/8 of the size where the crop is at least that much larger than what
     // comes out; faster, but not the same pixels.
-    explicit Sampler(bool scaled_decode) : scaled_decode_(scaled_decode) {}
+    explicit Sampler(bool scaled_decode, const ResizeKernels& kernels = fastest_resize_kernels())
+        : scaled_decode_(scaled_decode), resizer_(kernels) {}
 
     // Write the crop of `record`, which is number `index` of its data set, to `out`: RGB [resolution, resolution, 3].
     // Throws ImageError, or ForeignImageError where the record is an image of a format that is decoded elsewhere.

@@ -1,0 +1,243 @@
+"""The native engine: its pixels against full decodes, a float64 reference and torchvision; threads, forks, errors."""
+
+import io
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms.v2 import functional as transforms
+
+from loaders import BadSampleError, Batch, LoaderConfig, _native
+from loaders.beton import EncodedImage, ImageMode
+from loaders.native_loader import NativeLoader
+
+pytestmark = pytest.mark.timeout(60)
+
+Write = Callable[..., None]
+CROP = {"area": (0.08, 1.0), "ratio": (3 / 4, 4 / 3), "center_fraction": 0.875}
+
+
+@cache
+def sample_photos() -> list[Image.Image]:
+    from sklearn.datasets import load_sample_images
+
+    return [Image.fromarray(image) for image in load_sample_images().images]
+
+
+def photo(height: int, width: int) -> Image.Image:
+    return sample_photos()[height % 2].resize((width, height), Image.Resampling.BICUBIC)
+
+
+def jpeg(image: Image.Image, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", **({"quality": 90} | options))
+    return buffer.getvalue()
+
+
+KINDS = {
+    "444": {"subsampling": 0},
+    "422": {"subsampling": 1},
+    "420": {"subsampling": 2},
+    "440": {"subsampling": "4:4:0"},
+    "411": {"subsampling": "4:1:1"},
+    "optimized": {"subsampling": 2, "optimize": True},
+    "quality 100": {"subsampling": 2, "quality": 100},
+    "progressive": {"subsampling": 2, "progressive": True},
+    "restart every 3 blocks": {"subsampling": 2, "restart_marker_blocks": 3},
+    "restart every row": {"subsampling": 0, "restart_marker_rows": 1},
+    "restart every 2 rows": {"subsampling": 2, "restart_marker_rows": 2},
+}
+
+
+@pytest.fixture(params=[*KINDS, "grey", "cmyk"])
+def encoded(request) -> bytes:
+    image = photo(229, 307)
+    if request.param == "grey":
+        return jpeg(image.convert("L"))
+    if request.param == "cmyk":
+        return jpeg(image.convert("CMYK"))
+    try:
+        return jpeg(image, **KINDS[request.param])
+    except (ValueError, TypeError):
+        pytest.skip("this Pillow cannot write it")
+
+
+def decoded(data: bytes) -> NDArray[np.uint8]:
+    image = decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
+    return image.permute(1, 2, 0).contiguous().numpy()
+
+
+def open_loader(path: Path, **changes) -> NativeLoader:
+    options = {"batch_size": 8, "resolution": 64, "crop": "random_resized", "order": "sequential", "drop_last": False}
+    return NativeLoader(path, LoaderConfig(**(options | {"num_workers": 2} | changes)))
+
+
+def rule(crop: str = "random_resized", *, resolution: int = 64, epoch: int = 0) -> _native.CropRule:
+    return _native.CropRule(crop, resolution=resolution, seed=0, epoch=epoch, **CROP)
+
+
+def test_regions_equal_the_full_decode(encoded, write_images, tmp_path):
+    """Hundreds of crops of one image: each decodes a region of its own, with all offsets into the blocks."""
+    pixels = decoded(encoded)
+    height, width = pixels.shape[:2]
+    records = [EncodedImage(encoded, ImageMode.JPG, height, width)] * 400
+    write_images(tmp_path / "one.beton", records, np.zeros(400, np.int64))
+    worst = 0
+    for batch in open_loader(tmp_path / "one.beton", batch_size=100):
+        for image, index in zip(batch.images, batch.index.tolist(), strict=True):
+            expected = _native.crop_pixels(pixels, index, rule())
+            worst = max(worst, int(np.abs(image.permute(1, 2, 0).numpy().astype(int) - expected).max()))
+    # Another build of libjpeg-turbo decoded `pixels`.
+    assert worst <= 1
+
+
+def float64_resize(pixels: NDArray[np.uint8], box: list[int], side: int) -> NDArray[np.float64]:
+    """The box of an image through a triangle filter in float64, not rounded."""
+    top, left, height, width = box
+
+    def matrix(size: int) -> NDArray[np.float64]:
+        scale = size / side
+        support = max(scale, 1.0)
+        center = (np.arange(side)[:, None] + 0.5) * scale
+        weights = np.maximum(0, 1 - np.abs(np.arange(size) + 0.5 - center) / support)
+        return weights / weights.sum(1, keepdims=True)
+
+    cut = pixels[top : top + height, left : left + width].astype(np.float64)
+    return np.einsum("yh,hwc,xw->yxc", matrix(height), cut, matrix(width), optimize=True)
+
+
+@pytest.mark.parametrize("instructions", _native.resize_instructions())
+@pytest.mark.parametrize(("resolution", "crop"), [(64, "random_resized"), (224, "random_resized"), (50, "whole")])
+def test_resizing_is_within_one_level_of_float64(instructions, resolution, crop):
+    rng = np.random.default_rng(0)
+    boxes_of = {"random_resized": _native.random_resized_crops, "whole": None}[crop]
+    for index in range(12):
+        height, width = (int(side) for side in rng.integers(40, 400, size=2))
+        pixels = np.asarray(photo(height, width)).copy()
+        pixels[: height // 2] = rng.integers(256, size=(height // 2, width, 3))  # the hard case: noise
+        made = _native.crop_pixels(pixels, index, rule(crop, resolution=resolution), instructions)
+        box, flip = [0, 0, height, width], False
+        if boxes_of:
+            sizes = np.array([index]), np.array([height]), np.array([width])
+            box = boxes_of(*sizes, 0, 0, CROP["area"], CROP["ratio"])[0].tolist()
+            flip = bool(_native.random_flips(sizes[0], 0, 0)[0])
+        exact = float64_resize(pixels, box, resolution)
+        if flip:
+            exact = exact[:, ::-1]
+        assert np.abs(made - np.rint(exact)).max() <= 1
+        assert np.abs(made - exact).max() < 0.75
+        cut = torch.from_numpy(pixels).permute(2, 0, 1)
+        theirs = transforms.resized_crop(cut, *box, [resolution, resolution], antialias=True).permute(1, 2, 0).numpy()
+        difference = np.abs(made - (theirs[:, ::-1] if flip else theirs).astype(int))
+        assert difference.max() <= 2
+        assert difference.mean() < 0.2
+
+
+@pytest.mark.parametrize("instructions", _native.resize_instructions())
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (3, 2), (2000, 17), (333, 4000)])
+def test_every_instruction_set_gives_the_same_pixels(instructions, size):
+    pixels = np.random.default_rng(1).integers(256, size=(*size, 3), dtype=np.uint8)
+    for crop in ("random_resized", "center", "whole"):
+        for resolution in (1, 7, 32, 225):
+            crop_rule = rule(crop, resolution=resolution)
+            made = _native.crop_pixels(pixels, 3, crop_rule, instructions)
+            assert np.array_equal(made, _native.crop_pixels(pixels, 3, crop_rule, "scalar"))
+
+
+def test_validation_equals_resize_and_center_crop(photo_set):
+    loader = open_loader(photo_set.path, crop="center", resolution=96, batch_size=12)
+    (batch,) = loader
+    for image, original in zip(batch.images, photo_set.images, strict=True):
+        resized = transforms.resize(torch.from_numpy(original).permute(2, 0, 1), [round(96 / 0.875)], antialias=True)
+        difference = (image.int() - transforms.center_crop(resized, [96, 96]).int()).abs()
+        assert difference.max() <= 2
+        assert difference.float().mean() < 0.2
+
+
+def epoch_of(loader: NativeLoader, epoch: int, **options) -> list[Batch]:
+    loader.set_epoch(epoch, **options)
+    return [Batch(*(tensor.clone() for tensor in batch)) for batch in loader]
+
+
+def test_threads_ranks_and_resuming_change_no_bit(photo_set):
+    options = {"batch_size": 4, "order": "random"}
+    expected = epoch_of(open_loader(photo_set.path, num_workers=1, **options), 1)
+    for num_workers in (2, 3, 8):
+        found = epoch_of(open_loader(photo_set.path, num_workers=num_workers, **options), 1)
+        assert all(torch.equal(a.images, b.images) for a, b in zip(expected, found, strict=True))
+    resumed = epoch_of(open_loader(photo_set.path, **options), 1, skip_batches=2)
+    assert torch.equal(resumed[0].images, expected[2].images)
+    ranks = [
+        epoch_of(open_loader(photo_set.path, batch_size=1, order="random", rank=rank, world_size=4), 1)
+        for rank in range(4)
+    ]
+    for number, batch in enumerate(expected):
+        assert torch.equal(torch.cat([batches[number].images for batches in ranks]), batch.images)
+
+
+def test_damage_is_named_and_never_shows_the_previous_image(write_images, tmp_path):
+    good = jpeg(photo(120, 160))
+    cut, garbled = good[: len(good) // 2], bytearray(good)
+    garbled[len(good) // 2 : len(good) // 2 + 40] = b"\xff\xd9" * 20
+    wrong_size = jpeg(photo(100, 160))
+    records = [EncodedImage(bytes(data), ImageMode.JPG, 120, 160) for data in (good, cut, good, garbled, wrong_size)]
+    write_images(tmp_path / "damaged.beton", records, np.arange(5))
+    with pytest.raises(BadSampleError, match=r"sample 1 \(record 1 of .*damaged.beton\) cannot be decoded"):
+        epoch_of(open_loader(tmp_path / "damaged.beton", crop="whole"), 0)
+    loader = open_loader(tmp_path / "damaged.beton", crop="whole", on_error="skip")
+    (batch,) = epoch_of(loader, 0)
+    assert batch.index.tolist() == [0, 2]
+    assert torch.equal(batch.images[0], batch.images[1])
+    assert [sample.index for sample in loader.skipped] == [1, 3, 4]
+    assert "100 x 160" in loader.skipped[2].reason
+
+
+def test_scaled_decoding_is_close(write_images, tmp_path):
+    data = jpeg(photo(600, 800))
+    write_images(tmp_path / "large.beton", [EncodedImage(data, ImageMode.JPG, 600, 800)] * 8, np.zeros(8, np.int64))
+    exact, scaled = (
+        epoch_of(open_loader(tmp_path / "large.beton", crop="whole", scaled_decode=option), 0)[0].images.float()
+        for option in (False, True)
+    )
+    assert not torch.equal(exact, scaled), "it was not scaled"
+    assert (exact - scaled).abs().mean() < 4
+
+
+def test_a_forked_child_is_told_and_leaves_without_hanging(photo_set):
+    loader = open_loader(photo_set.path, batch_size=4)
+    child = os.fork()
+    if child == 0:
+        try:
+            next(iter(loader))
+        except RuntimeError as error:
+            os._exit(0 if "forked" in str(error) else 2)
+        os._exit(3)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert len(epoch_of(loader, 0)) == 3
+
+
+def test_an_iterator_that_was_left_behind_says_so(photo_set):
+    loader = open_loader(photo_set.path, batch_size=4)
+    old = iter(loader)
+    next(old)
+    assert len(epoch_of(loader, 0)) == 3
+    with pytest.raises(ValueError, match="ended before its last batch"):
+        next(old)
+
+
+def test_memory_does_not_grow(photo_set):
+    import psutil
+
+    loader = open_loader(photo_set.path, batch_size=4, resolution=96)
+    sizes = []
+    for epoch in range(60):
+        epoch_of(loader, epoch)
+        sizes.append(psutil.Process().memory_info().rss)
+    assert sizes[-1] - sizes[9] < 4 << 20
