@@ -4,6 +4,7 @@
 #   make lint       ruff and mypy
 #   make bench      loader benchmark on CIFAR-10
 #   make gpu-check  the tests that need a CUDA device
+#   make sanitize   the C++ engine under sanitizers: 20,000 damaged JPEGs, and threads that come and go
 #   make clean      remove what was built and installed, but not data/ and runs/
 
 PYTHON ?= python3
@@ -16,7 +17,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CIFAR10 := data/cifar10_train.beton data/cifar10_test.beton
 
-.PHONY: train test lint bench gpu-check clean
+.PHONY: train test lint bench gpu-check sanitize clean
 .DELETE_ON_ERROR:
 
 train: $(CIFAR10)
@@ -36,6 +37,25 @@ bench: .venv/.test $(CIFAR10)
 gpu-check: .venv/.test
 	$(BIN)/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "gpu-check: torch sees no CUDA device")'
 	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+# The engine without Python. Kernels for one instruction set need its flag; the engine asks the machine before it runs them.
+ENGINE := $(filter-out %/module.cpp %_bindings.cpp %_avx2.cpp %_avx512.cpp,$(wildcard loaders/native/*.cpp))
+ifneq ($(filter x86_64 amd64,$(shell uname -m)),)
+SIMD := avx2 avx512
+endif
+build/address build/thread: FLAGS = -std=c++20 -O1 -g -fsanitize=$(SANITIZERS) -fno-sanitize-recover=all -Iloaders/native
+build/address: SANITIZERS = address,undefined
+build/thread: SANITIZERS = thread
+build/address: tests/native/fuzz.cpp
+build/thread: tests/native/stress.cpp
+build/address build/thread: $(wildcard loaders/native/*) | .venv/.core
+	mkdir -p build
+	$(foreach set,$(SIMD),c++ $(FLAGS) $(if $(filter avx512,$(set)),-mavx512bw -mavx512vl,-mavx2) -c loaders/native/resize_kernels_$(set).cpp -o $@_$(set).o &&) true
+	c++ $(FLAGS) $(filter tests/%,$^) $(ENGINE) $(SIMD:%=$@_%.o) -ljpeg -lpthread -o $@
+
+sanitize: build/address build/thread
+	build/address 20000
+	build/thread
 
 clean:
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,60 @@
+// The loading threads under ThreadSanitizer: batches submitted, awaited, left behind and cancelled, engines ended at work.
+#include <cstdio>
+#include <random>
+#include <vector>
+
+#include "engine.hpp"
+#include "jpeg_error.hpp"
+
+using namespace fastvit;
+
+namespace {
+
+// Raw images of 40 x 40 pixels, of which every 17th cannot be read.
+class Noise final : public Records {
+  public:
+    Noise() : pixels_(3 * 40 * 40) {
+        std::mt19937 random(1);
+        for (std::uint8_t& byte : pixels_) byte = static_cast<std::uint8_t>(random());
+    }
+    std::size_t size() const override { return 1000; }
+    Record read(std::size_t index, std::vector<std::uint8_t>&) const override {
+        if (index % 17 == 16) throw ImageError("it is the 17th");
+        return {pixels_.data(), pixels_.size(), true, 40, 40};
+    }
+    void prefetch(std::size_t) const override {}
+
+  private:
+    std::vector<std::uint8_t> pixels_;
+};
+
+}  // namespace
+
+int main() {
+    const auto records = std::make_shared<Noise>();
+    std::mt19937 random(2);
+    int num_batches = 0;
+    for (int round = 0; round < 60; ++round) {
+        std::vector<std::vector<std::uint8_t>> slots(4, std::vector<std::uint8_t>(64 * 3 * 24 * 24));
+        Engine engine(records, 1 + round % 5, false);
+        std::vector<std::shared_ptr<BatchJob>> jobs;
+        const CropRule rule{CropKind::random_resized, 24, 1, static_cast<std::uint32_t>(round), {0.08, 1, 0.75, 4.0 / 3}, 1};
+        for (auto& slot : slots) {
+            std::vector<std::int64_t> indices(64);
+            for (auto& index : indices) index = random() % 1000;
+            jobs.push_back(std::make_shared<BatchJob>(indices, rule, slot.data()));
+            engine.submit(jobs.back());
+        }
+        if (round % 3 == 0) engine.cancel();
+        if (round % 3 == 1) continue;  // the engine ends while it works
+        for (std::size_t number = 0; number < jobs.size(); ++number) {
+            while (!jobs[number]->wait_for(std::chrono::milliseconds(100))) continue;
+            for (const Failure& failure : jobs[number]->failures())
+                if (jobs[number]->indices()[static_cast<std::size_t>(failure.row)] % 17 != 16) return 1;
+            for (std::uint8_t& byte : slots[number]) byte ^= 1;  // what a consumer does with its batch
+            ++num_batches;
+        }
+    }
+    std::printf("%d batches awaited\n", num_batches);
+    return 0;
+}
