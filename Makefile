@@ -75,7 +75,7 @@ endef
 HAVE_COMPILER = command -v c++ && c++ -include cstdio -include jpeglib.h -E -x c++ /dev/null && $(PYTHON) -c 'import ensurepip, os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")'
 HAVE_FFCV_LIBRARIES = pkg-config --exists opencv4 libturbojpeg
 
-.venv/.core: pyproject.toml CMakeLists.txt $(wildcard loaders/native/*)
+.venv/.core: pyproject.toml CMakeLists.txt $(wildcard loaders/native/* benchmarks/native/*)
 	$(call packages,$(HAVE_COMPILER),python3 python3-venv python3-dev g++ libjpeg62-turbo-dev)
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "fastvit needs Python 3.11 or newer; set PYTHON=python3.x")'
 	$(PYTHON) -m venv .venv

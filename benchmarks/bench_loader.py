@@ -14,12 +14,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness import Contender, Round, Work
+from benchmarks.limit import region_decoding
 from fastvit_train.run_folder import provenance
 from loaders import BACKENDS, ImageLoader, LoaderConfig, build_loader
 from loaders.crop import Crop
 
 _TABLE_WIDTH = 120  # in a file or a pipe, where there is no terminal to fit
 
+CONTENDERS = {*BACKENDS, "limit"}
 CROPS: dict[str, Crop] = {"train": "random_resized", "val": "center", "whole": "whole"}
 
 
@@ -33,8 +35,8 @@ class BenchLoader:
     """Random resized crops in random order; center crops in file order; or whole images in random order."""
     resolution: int = 224
     """Side of the images that the loaders hand over, in pixels."""
-    loaders: tuple[str, ...] = ("ffcv", "torch")
-    """Which backends, separated by spaces or commas."""
+    loaders: tuple[str, ...] = ("native", "ffcv", "torch")
+    """Which backends, separated by spaces or commas; `limit` is region decoding with libjpeg-turbo and nothing else."""
     threads: int = 2
     """Threads or worker processes of each."""
     batch_size: int = 256
@@ -47,8 +49,8 @@ class BenchLoader:
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.threads < 1 or self.batch_size < 1:
             raise ValueError("rounds, threads and batch_size must be positive")
-        if unknown := set(self.names) - set(BACKENDS):
-            raise ValueError(f"unknown loader {sorted(unknown)[0]!r}; choose from: {', '.join(sorted(BACKENDS))}")
+        if unknown := set(self.names) - CONTENDERS:
+            raise ValueError(f"unknown loader {sorted(unknown)[0]!r}; choose from: {', '.join(sorted(CONTENDERS))}")
 
     @property
     def names(self) -> list[str]:
@@ -87,6 +89,8 @@ def _prepare(name: str, config: BenchLoader) -> Work:
         drop_last=False,
         num_workers=config.threads,
     )
+    if name == "limit":
+        return region_decoding(config.data, loader_config)
     loader: ImageLoader | None = None
 
     def work(number: int) -> int:
