@@ -29,8 +29,8 @@ class DataConfig:
     """Training images: a .beton file, or for some backends an ImageFolder."""
     val: Path = Path("data/imagenet_val.beton")
     """Validation images."""
-    backend: str = "torch"
-    """Loader: ffcv, resident (the decoded dataset lives on the device), synthetic (noise, for timing) or torch."""
+    backend: str = "native"
+    """Loader: native (our engine), ffcv, resident (the decoded dataset lives on the device), synthetic (noise, for timing) or torch."""
     resolution: int = 224
     """Side of the images that the model sees, in pixels."""
     crop: Crop = "random_resized"
