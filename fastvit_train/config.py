@@ -30,7 +30,8 @@ class DataConfig:
     val: Path = Path("data/imagenet_val.beton")
     """Validation images."""
     backend: str = "native"
-    """Loader: native (our engine), ffcv, resident (the decoded dataset lives on the device), synthetic (noise, for timing) or torch."""
+    """Loader: native (our engine), ffcv, resident (the decoded dataset lives on the device), synthetic (noise, for
+    timing) or torch."""
     resolution: int = 224
     """Side of the images that the model sees, in pixels."""
     crop: Crop = "random_resized"

@@ -6,17 +6,6 @@ namespace fastvit {
 
 namespace {
 
-// A progressive image needs all of its coefficients in memory: 3 GB for 20,000 x 20,000 pixels without subsampling.
-constexpr long kMaxMemory = 4L << 30;
-
-// No encoder makes more than a dozen; thousands of scans over a large image are an attack.
-constexpr int kMaxScans = 200;
-
-void check_scans(j_common_ptr common) {
-    const auto info = reinterpret_cast<j_decompress_ptr>(common);
-    if (info->input_scan_number > kMaxScans) ERREXIT(info, JERR_BAD_PROGRESSION);
-}
-
 // What torchvision and Pillow make of (inverted) CMYK: k * c / 255, rounded.
 std::uint8_t cmyk_channel(int ink, int key) {
     const int product = ink * key + 128;
@@ -29,15 +18,13 @@ JpegDecoder::JpegDecoder() {
     info_.err = errors_.get();
     const auto common = reinterpret_cast<j_common_ptr>(&info_);
     errors_.run(common, [&] { jpeg_create_decompress(&info_); });
-    info_.mem->max_memory_to_use = kMaxMemory;
-    progress_.progress_monitor = check_scans;
-    info_.progress = &progress_;
+    limit_resources(info_, progress_);
 }
 
 JpegDecoder::~JpegDecoder() { jpeg_destroy_decompress(&info_); }
 
 void JpegDecoder::open(std::span<const std::uint8_t> jpeg) {
-    if (jpeg.size() < 2 || jpeg[0] != 0xFF || jpeg[1] != 0xD8) throw ForeignImageError("it is no JPEG");
+    check_is_jpeg(jpeg);
     jpeg_abort_decompress(&info_);  // whatever the previous image left behind
     errors_.run(reinterpret_cast<j_common_ptr>(&info_), [&] {
         jpeg_mem_src(&info_, jpeg.data(), static_cast<unsigned long>(jpeg.size()));

@@ -1,14 +1,16 @@
-// Record sources for Python.
+// Record sources for Python, and what rewrites records.
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <memory>
+#include <stdexcept>
 #include <utility>
 #include <vector>
 
 #include "bindings.hpp"
 #include "mapped_records.hpp"
+#include "restart_transcoder.hpp"
 
 namespace fastvit {
 
@@ -36,6 +38,16 @@ std::shared_ptr<Records> file_records(std::vector<std::string> paths) {
     return std::make_shared<FileRecords>(std::move(paths));
 }
 
+nb::bytes rewrite_with_markers(const ByteVector& jpeg, int interval) {
+    if (interval < 1) throw std::invalid_argument("interval must be positive, got " + std::to_string(interval));
+    std::vector<std::uint8_t> rewritten;
+    {
+        const nb::gil_scoped_release unlocked;
+        rewritten = add_restart_markers(std::span(jpeg.data(), jpeg.shape(0)), interval);
+    }
+    return nb::bytes(rewritten.data(), rewritten.size());
+}
+
 }  // namespace
 
 void bind_records(nb::module_& module) {
@@ -43,6 +55,8 @@ void bind_records(nb::module_& module) {
     module.def("mapped_records", &mapped_records, nb::arg("file"), nb::kw_only(), nb::arg("offsets"), nb::arg("sizes"),
                nb::arg("raw"), nb::arg("heights"), nb::arg("widths"));
     module.def("file_records", &file_records, nb::arg("paths"));
+    module.def("add_restart_markers", &rewrite_with_markers, nb::arg("jpeg"),
+               nb::arg("interval") = 4);
 }
 
 }  // namespace fastvit

@@ -98,6 +98,41 @@ def test_regions_equal_the_full_decode(encoded, write_images, tmp_path):
     assert worst <= 1
 
 
+def as_array(data: bytes) -> NDArray[np.uint8]:
+    return np.frombuffer(data, np.uint8)
+
+
+def test_restart_markers_change_no_pixel(encoded):
+    rewritten = _native.add_restart_markers(as_array(encoded))
+    assert np.array_equal(decoded(rewritten), decoded(encoded))
+    num_markers = sum(rewritten.count(bytes([0xFF, 0xD0 + number])) for number in range(8))
+    # 307 pixels are 39 blocks of 8 (interval 3), 20 of 16 (4) or 10 of 32 (5); 229 are 29 rows of 8, 15 of 16.
+    assert num_markers + 1 in {29 * 13, 29 * 5, 29 * 2, 15 * 5, 15 * 13}
+    again = _native.add_restart_markers(as_array(rewritten), 1000)
+    assert np.array_equal(decoded(again), decoded(encoded))
+
+
+def test_crops_between_restart_markers_are_the_same(write_images, tmp_path):
+    plain = jpeg(photo(229, 307), subsampling=2)
+    rewritten = _native.add_restart_markers(as_array(plain))
+    batches = []
+    for name, data in {"plain": plain, "restart": rewritten}.items():
+        path = tmp_path / f"{name}.beton"
+        write_images(path, [EncodedImage(data, ImageMode.JPG, 229, 307)] * 300, np.zeros(300, np.int64))
+        (batch,) = epoch_of(open_loader(path, batch_size=300), 0)
+        batches.append(batch.images)
+    assert torch.equal(*batches)
+
+
+def test_what_cannot_be_rewritten_is_refused():
+    whole = jpeg(photo(60, 80))
+    for data in (b"", b"no JPEG", whole[:100], whole[: len(whole) // 2]):
+        with pytest.raises(RuntimeError):
+            _native.add_restart_markers(as_array(data))
+    with pytest.raises(ValueError, match="interval must be positive, got 0"):
+        _native.add_restart_markers(as_array(whole), 0)
+
+
 def float64_resize(pixels: NDArray[np.uint8], box: list[int], side: int) -> NDArray[np.float64]:
     """The box of an image through a triangle filter in float64, not rounded."""
     top, left, height, width = box

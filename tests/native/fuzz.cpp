@@ -1,4 +1,4 @@
-// Damaged JPEGs through the engine, built with sanitizers: each must decode or fail by name.
+// Damaged JPEGs through the engine and the transcoder, built with sanitizers: each must decode or fail by name.
 //   fuzz NUM_IMAGES    prints how many decoded and how many failed
 #include <algorithm>
 #include <cstdio>
@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine.hpp"
+#include "restart_transcoder.hpp"
 #include "sampler.hpp"
 
 using namespace fastvit;
@@ -115,6 +116,7 @@ int main(int argc, char** argv) {
         try {
             (number % 4 ? exact : scaled)
                 .load({tight.data(), tight.size(), false, 0, 0}, static_cast<std::size_t>(number), rule, out.data());
+            if (number % 8 == 0) add_restart_markers(tight, 1 + number % 5);
             ++decoded;
         } catch (const ImageError& error) {
             if (whole_file) {

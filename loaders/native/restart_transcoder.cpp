@@ -1,0 +1,77 @@
+#include "restart_transcoder.hpp"
+
+#include <cstdlib>
+
+#include "jpeg_error.hpp"
+
+namespace fastvit {
+
+namespace {
+
+int nearest_divisor(int number, int wanted) {
+    for (int distance = 0;; ++distance) {
+        if (wanted - distance >= 1 && number % (wanted - distance) == 0) return wanted - distance;
+        if (wanted + distance <= number && number % (wanted + distance) == 0) return wanted + distance;
+    }
+}
+
+int round_up_division(int number, int divisor) { return (number + divisor - 1) / divisor; }
+
+// Both of libjpeg's objects and the memory that it writes to.
+struct Transcoder {
+    Transcoder() {
+        source.err = target.err = errors.get();
+        errors.run(common(source), [&] { jpeg_create_decompress(&source); });
+        errors.run(common(target), [&] { jpeg_create_compress(&target); });
+        limit_resources(source, progress);
+    }
+    ~Transcoder() {
+        jpeg_destroy_compress(&target);
+        jpeg_destroy_decompress(&source);
+        std::free(data);
+    }
+    Transcoder(const Transcoder&) = delete;
+    Transcoder& operator=(const Transcoder&) = delete;
+
+    template <typename Info>
+    static j_common_ptr common(Info& info) {
+        return reinterpret_cast<j_common_ptr>(&info);
+    }
+
+    JpegErrorManager errors;
+    jpeg_progress_mgr progress{};
+    jpeg_decompress_struct source{};
+    jpeg_compress_struct target{};
+    unsigned char* data = nullptr;
+    unsigned long size = 0;
+};
+
+int mcus_per_row(const jpeg_decompress_struct& info) {
+    const int mcu_width = info.num_components == 1 ? DCTSIZE : DCTSIZE * info.max_h_samp_factor;
+    return round_up_division(static_cast<int>(info.image_width), mcu_width);
+}
+
+}  // namespace
+
+std::vector<std::uint8_t> add_restart_markers(std::span<const std::uint8_t> jpeg, int wanted_interval) {
+    check_is_jpeg(jpeg);
+    Transcoder transcoder;
+    jvirt_barray_ptr* coefficients = nullptr;
+    transcoder.errors.run(Transcoder::common(transcoder.source), [&transcoder, &coefficients, jpeg] {
+        jpeg_mem_src(&transcoder.source, jpeg.data(), static_cast<unsigned long>(jpeg.size()));
+        jpeg_read_header(&transcoder.source, TRUE);
+        coefficients = jpeg_read_coefficients(&transcoder.source);
+    });
+    const int interval = nearest_divisor(mcus_per_row(transcoder.source), wanted_interval);
+    transcoder.errors.run(Transcoder::common(transcoder.target), [&transcoder, coefficients, interval] {
+        jpeg_copy_critical_parameters(&transcoder.source, &transcoder.target);
+        transcoder.target.optimize_coding = TRUE;
+        transcoder.target.restart_interval = static_cast<unsigned>(interval);
+        jpeg_mem_dest(&transcoder.target, &transcoder.data, &transcoder.size);
+        jpeg_write_coefficients(&transcoder.target, coefficients);
+        jpeg_finish_compress(&transcoder.target);
+    });
+    return {transcoder.data, transcoder.data + transcoder.size};
+}
+
+}  // namespace fastvit
