@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from loaders import BadSample, BadSampleError, Batch, LoaderConfig, _native
+from loaders._epochs import PlannedEpochs
 from loaders.records import open_records
 
 
@@ -30,7 +31,7 @@ class _Pending(NamedTuple):
     rule: _native.CropRule
 
 
-class NativeLoader:
+class NativeLoader(PlannedEpochs):
     """An `ImageLoader` over a `.beton` file or an ImageFolder; `num_workers` are threads, 0 means one per core.
 
     EXIF orientation is ignored, as FFCV and torchvision do. What is no JPEG (the PNG files that some folders hold) is
@@ -41,11 +42,7 @@ class NativeLoader:
         self._records = open_records(path)
         self._labels = torch.from_numpy(self._records.labels)
         self._config = config
-        self._plan = config.plan(len(self._labels))
-        self._resolution = config.resolution
-        self._epoch = 0
-        self._skip_batches = 0
-        self.skipped: list[BadSample] = []
+        super().__init__(config, num_samples=len(self._labels))
         self._slots: list[Tensor] = []
         self._iteration = 0
         self._engine: _native.Engine | None = _native.Engine(
@@ -53,16 +50,6 @@ class NativeLoader:
             num_threads=config.num_workers or len(os.sched_getaffinity(0)),
             scaled_decode=config.scaled_decode,
         )
-
-    def set_epoch(self, epoch: int, *, resolution: int | None = None, skip_batches: int = 0) -> None:
-        """See `ImageLoader.set_epoch`."""
-        self._epoch = epoch
-        self._resolution = resolution or self._resolution
-        self._skip_batches = skip_batches
-        self.skipped = []
-
-    def __len__(self) -> int:
-        return self._plan.num_batches
 
     def __iter__(self) -> Iterator[Batch]:
         if self._engine is None:
@@ -75,7 +62,7 @@ class NativeLoader:
         rule = self._rule()
         free = deque(self._memory())
         pending: deque[_Pending] = deque()
-        requests = self._plan.batches(self._epoch, skip=self._skip_batches)
+        requests = self._planned()
         try:
             while True:
                 while free and (indices := next(requests, None)) is not None:

@@ -9,10 +9,11 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from loaders import BadSample, BadSampleError, Batch, LoaderConfig
+from loaders._epochs import PlannedEpochs
 from loaders.records import ImageRecords, open_records
 
 
-class ResidentLoader:
+class ResidentLoader(PlannedEpochs):
     """An `ImageLoader` over images of one size (such as CIFAR-10) that hands over whole images on `config.device`.
 
     Decoding happens once, at construction. Images are resized to the loader's resolution on the device.
@@ -22,32 +23,18 @@ class ResidentLoader:
         if config.crop != "whole":
             raise ValueError(f'the resident backend loads whole images: crop must be "whole", got "{config.crop}"')
         records = open_records(path)
-        self._plan = config.plan(len(records.labels))
-        self._resolution = config.resolution
-        self._epoch = 0
-        self._skip_batches = 0
+        super().__init__(config, num_samples=len(records.labels))
         images, self._bad = _decode_all(records, path, num_threads=config.num_workers or None)
         if self._bad and config.on_error == "raise":
             raise BadSampleError(next(iter(self._bad.values())))
-        self.skipped: list[BadSample] = []
         self._images: Tensor | None = images.to(config.device)
         self._labels = torch.from_numpy(records.labels).to(config.device)
         self._device = config.device
 
-    def set_epoch(self, epoch: int, *, resolution: int | None = None, skip_batches: int = 0) -> None:
-        """See `ImageLoader.set_epoch`."""
-        self._epoch = epoch
-        self._resolution = resolution or self._resolution
-        self._skip_batches = skip_batches
-        self.skipped = []
-
-    def __len__(self) -> int:
-        return self._plan.num_batches
-
     def __iter__(self) -> Iterator[Batch]:
         if self._images is None:
             raise ValueError("the loader is closed; build another one")
-        for indices in self._plan.batches(self._epoch, skip=self._skip_batches):
+        for indices in self._planned():
             if self._bad:
                 self.skipped.extend(self._bad[index] for index in indices.tolist() if index in self._bad)
                 indices = indices[[index not in self._bad for index in indices.tolist()]]

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as transforms
 
 from loaders import BadSample, BadSampleError, Batch, LoaderConfig
+from loaders._epochs import PlannedEpochs
 from loaders.records import ImageRecords, open_records
 
 
@@ -66,17 +67,13 @@ class _Batches(Dataset[tuple[Batch, list[BadSample]]]):
             yield resized.flip(-1) if flip else resized
 
 
-class TorchLoader:
+class TorchLoader(PlannedEpochs):
     """An `ImageLoader` over a `.beton` file or an ImageFolder; `num_workers` are processes, 0 loads in this one."""
 
     def __init__(self, path: Path, config: LoaderConfig) -> None:
         records = open_records(path)
-        self._plan = config.plan(len(records.labels))
+        super().__init__(config, num_samples=len(records.labels))
         self._raise = config.on_error == "raise"
-        self._resolution = config.resolution
-        self._epoch = 0
-        self._skip_batches = 0
-        self.skipped: list[BadSample] = []
         self._loader: DataLoader[tuple[Batch, list[BadSample]]] | None = DataLoader(
             _Batches(records, config),
             batch_size=None,
@@ -87,20 +84,10 @@ class TorchLoader:
             pin_memory=config.device.type == "cuda",
         )
 
-    def set_epoch(self, epoch: int, *, resolution: int | None = None, skip_batches: int = 0) -> None:
-        """See `ImageLoader.set_epoch`."""
-        self._epoch = epoch
-        self._resolution = resolution or self._resolution
-        self._skip_batches = skip_batches
-        self.skipped = []
-
     def requests(self) -> Iterator[_Request]:
         """What the workers are asked for in this epoch, batch by batch."""
-        for indices in self._plan.batches(self._epoch, skip=self._skip_batches):
+        for indices in self._planned():
             yield _Request(indices, self._epoch, self._resolution)
-
-    def __len__(self) -> int:
-        return self._plan.num_batches
 
     def __iter__(self) -> Iterator[Batch]:
         if self._loader is None:

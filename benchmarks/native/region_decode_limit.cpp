@@ -22,7 +22,6 @@ using Boxes = nb::ndarray<const std::int32_t, nb::shape<-1, 4>, nb::c_contig, nb
 struct Decoder {
     Decoder() {
         info.err = jpeg_std_error(&errors);
-        errors.output_message = [](j_common_ptr) {};
         jpeg_create_decompress(&info);
     }
     ~Decoder() { jpeg_destroy_decompress(&info); }
@@ -48,7 +47,8 @@ struct Decoder {
     std::vector<std::uint8_t> row;
 };
 
-// Decode boxes (top, left, height, width) of the JPEGs at offsets[i], sizes[i] of `file`, which must be whole.
+// Decode boxes (top, left, height, width) of the JPEGs at offsets[i], sizes[i] of `file`, which must be whole:
+// at a damaged one libjpeg says what is wrong and ends the process.
 void decode_regions(const Bytes& file, const Numbers& offsets, const Numbers& sizes, const Boxes& boxes,
                     int num_threads) {
     const nb::gil_scoped_release unlocked;

@@ -51,7 +51,7 @@ nb::bytes rewrite_with_markers(const ByteVector& jpeg, int interval) {
 }  // namespace
 
 void bind_records(nb::module_& module) {
-    nb::class_<Records>(module, "Records").def("__len__", &Records::size);
+    nb::class_<Records>(module, "Records");
     module.def("mapped_records", &mapped_records, nb::arg("file"), nb::kw_only(), nb::arg("offsets"), nb::arg("sizes"),
                nb::arg("raw"), nb::arg("heights"), nb::arg("widths"));
     module.def("file_records", &file_records, nb::arg("paths"));

@@ -26,7 +26,8 @@ int largest_shrink(const Placement& placement) {
     return shrink;
 }
 
-// Decoded rows straight into the resize.
+// Decoded rows straight into the resize, whose memory has the room that the decoder wants.
+static_assert(Resizer::kMargin >= RowSink::kMargin && Resizer::kRowsAhead >= JpegDecoder::kMaxRowsAtOnce);
 class ResizerSink final : public RowSink {
   public:
     explicit ResizerSink(Resizer& resizer) : resizer_(resizer) {}

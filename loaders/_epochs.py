@@ -1,0 +1,34 @@
+"""What every backend keeps in the same way: which epoch comes next, at which resolution and from which batch on."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders import BadSample, LoaderConfig
+from loaders.order import BatchPlan
+
+
+class PlannedEpochs:
+    """The part of an `ImageLoader` that does not depend on how samples are made."""
+
+    def __init__(self, config: LoaderConfig, *, num_samples: int) -> None:
+        self._plan: BatchPlan = config.plan(num_samples)
+        self._resolution = config.resolution
+        self._epoch = 0
+        self._skip_batches = 0
+        self.skipped: list[BadSample] = []
+
+    def set_epoch(self, epoch: int, *, resolution: int | None = None, skip_batches: int = 0) -> None:
+        """See `ImageLoader.set_epoch`."""
+        self._epoch = epoch
+        self._resolution = resolution or self._resolution
+        self._skip_batches = skip_batches
+        self.skipped = []
+
+    def __len__(self) -> int:
+        return self._plan.num_batches
+
+    def _planned(self) -> Iterator[NDArray[np.int64]]:
+        """The indices of each batch of the epoch that `set_epoch` chose."""
+        return self._plan.batches(self._epoch, skip=self._skip_batches)
