@@ -37,26 +37,6 @@ class SignalsBlocked {
     sigset_t previous_;
 };
 
-// What a thread keeps from sample to sample.
-struct ThreadState {
-    Sampler sampler;
-    std::vector<std::uint8_t> file;
-};
-
-void make_row(const Records& records, ThreadState& thread_state, BatchJob& job, std::size_t row) {
-    const auto index = static_cast<std::size_t>(job.indices()[row]);
-    const auto fail = [&](bool foreign, const char* reason) {
-        job.fail({static_cast<std::int64_t>(row), foreign, reason});
-    };
-    try {
-        thread_state.sampler.load(records.read(index, thread_state.file), index, job.rule(), job.row(row));
-    } catch (const ForeignImageError& error) {
-        fail(true, error.what());
-    } catch (const std::exception& error) {
-        fail(false, error.what());
-    }
-}
-
 }  // namespace
 
 BatchJob::BatchJob(std::vector<std::int64_t> indices, const CropRule& rule, std::uint8_t* images)
@@ -153,20 +133,76 @@ void Engine::cancel() {
 
 bool Engine::is_ours() const { return getpid() == owner_; }
 
+// A sample in the making, of rows that were claimed.
+class Engine::Slot {
+  public:
+    explicit Slot(const Shared& shared) : records_(*shared.records), sampler_(shared.scaled_decode) {}
+
+    void pair_with(Slot& other) { sampler_.pair_with(other.sampler_); }
+    bool is_idle() const { return !job_; }
+
+    // Take rows of the job; false when none are left.
+    bool claim(const std::shared_ptr<BatchJob>& job) {
+        if (!job->claim(begin_, end_)) return false;
+        job_ = job;
+        row_ = begin_;
+        is_begun_ = false;
+        return true;
+    }
+
+    // Make some more of a sample.
+    void advance() {
+        const auto fail = [&](bool foreign, const char* reason) {
+            job_->fail({static_cast<std::int64_t>(row_), foreign, reason});
+            is_begun_ = false;
+        };
+        try {
+            is_begun_ = is_begun_ ? sampler_.advance() : begin();
+        } catch (const ForeignImageError& error) {
+            fail(true, error.what());
+        } catch (const std::exception& error) {
+            fail(false, error.what());
+        }
+        if (is_begun_ || ++row_ < end_) return;
+        job_->finish(end_ - begin_);
+        job_ = nullptr;
+    }
+
+  private:
+    bool begin() {
+        const auto index = static_cast<std::size_t>(job_->indices()[row_]);
+        return sampler_.begin(records_.read(index, file_), index, job_->rule(), job_->row(row_));
+    }
+
+    const Records& records_;
+    Sampler sampler_;
+    std::vector<std::uint8_t> file_;
+    std::shared_ptr<BatchJob> job_;
+    std::size_t begin_, end_, row_;
+    bool is_begun_;
+};
+
 void Engine::run_thread(Shared& shared) {
-    ThreadState thread_state{Sampler(shared.scaled_decode), {}};
-    while (const auto job = next_job(shared)) {
-        for (std::size_t begin, end; job->claim(begin, end); job->finish(end - begin))
-            for (std::size_t row = begin; row < end; ++row) make_row(*shared.records, thread_state, *job, row);
-        const std::lock_guard lock(shared.mutex);
-        if (!shared.queue.empty() && shared.queue.front() == job) shared.queue.pop_front();
+    Slot one(shared), other(shared);
+    one.pair_with(other);
+    while (true) {
+        if (one.is_idle() && other.is_idle() && !wait_for_work(shared)) return;
+        for (Slot* slot : {&one, &other}) {
+            if (slot->is_idle()) claim_rows(shared, *slot);
+            if (!slot->is_idle()) slot->advance();
+        }
     }
 }
 
-std::shared_ptr<BatchJob> Engine::next_job(Shared& shared) {
+bool Engine::wait_for_work(Shared& shared) {
     std::unique_lock lock(shared.mutex);
     shared.work.wait(lock, [&] { return shared.stopping || !shared.queue.empty(); });
-    return shared.stopping ? nullptr : shared.queue.front();
+    return !shared.stopping;
+}
+
+void Engine::claim_rows(Shared& shared, Slot& slot) {
+    const std::lock_guard lock(shared.mutex);
+    while (!shared.queue.empty() && !slot.claim(shared.queue.front())) shared.queue.pop_front();
 }
 
 }  // namespace fastvit

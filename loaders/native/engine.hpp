@@ -96,10 +96,13 @@ class Engine {
         std::vector<std::thread> threads;
     };
 
+    class Slot;
+
     bool is_ours() const;
     void stop();
     static void run_thread(Shared& shared);
-    static std::shared_ptr<BatchJob> next_job(Shared& shared);
+    static bool wait_for_work(Shared& shared);  // false when the threads are to end
+    static void claim_rows(Shared& shared, Slot& slot);
 
     Shared* const shared_;
     std::vector<std::shared_ptr<BatchJob>> submitted_;  // all that may not be done

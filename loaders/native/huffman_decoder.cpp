@@ -13,11 +13,10 @@ struct EntropyDecoder {
     boolean (*decode_mcu)(j_decompress_ptr info, JBLOCKROW* blocks);
 };
 
-// From zigzag to natural order; damaged data may run 15 coefficients beyond the last one.
-constexpr std::uint8_t kNaturalOrder[64 + 16] = {
-    0,  1,  8,  16, 9,  2,  3,  10, 17, 24, 32, 25, 18, 11, 4,  5,  12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13,
-    6,  7,  14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31,
-    39, 46, 53, 60, 61, 54, 47, 55, 62, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63};
+constexpr std::uint8_t kNaturalOrder[DCTSIZE2] = {
+    0,  1,  8,  16, 9,  2,  3,  10, 17, 24, 32, 25, 18, 11, 4,  5,  12, 19, 26, 33, 40, 48,
+    41, 34, 27, 20, 13, 6,  7,  14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23,
+    30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63};
 
 std::uint64_t load_big_endian(const std::uint8_t* bytes) {
     std::uint64_t word;
@@ -27,35 +26,75 @@ std::uint64_t load_big_endian(const std::uint8_t* bytes) {
 
 }  // namespace
 
-// The next code; one with num_bits 0 when there is none. Needs 16 bits.
-[[gnu::always_inline]] inline HuffmanDecoder::Entry HuffmanDecoder::Bits::look_up(const Table& table) const {
-    const Entry entry = table.entries[window >> (64 - kLookupBits)];
-    return __builtin_expect(entry.num_bits != 0, 1) ? entry : look_up_long(table, window >> 48);
-}
-
-[[gnu::noinline]] HuffmanDecoder::Entry HuffmanDecoder::Bits::look_up_long(const Table& table,
-                                                                           std::uint64_t next_16_bits) {
-    const auto top = static_cast<std::uint32_t>(next_16_bits);
-    for (int length = kLookupBits + 1; length <= 16; ++length)
-        if (top < table.code_end[length]) {
-            const int number = table.symbol_offset[length] + static_cast<int>(top >> (16 - length));
-            return entry_of(table.source.huffval[number & 255], length);
+void HuffmanTable::make(const JHUFF_TBL& source, bool is_dc) {
+    if (made_ && std::memcmp(source_.bits, source.bits, sizeof source.bits) == 0 &&
+        std::memcmp(source_.huffval, source.huffval, sizeof source.huffval) == 0)
+        return;
+    std::memcpy(&source_, &source, sizeof source);
+    made_ = true;
+    natural_order.fill(DCTSIZE2 - 1);
+    std::copy(std::begin(kNaturalOrder), std::end(kNaturalOrder), natural_order.begin());
+    for (int size = 0; size < kMaxSize; ++size) {  // values that begin with 0 are negative (ITU-T T.81, F.2.2.1)
+        value_masks_[size] = value_masks_[kMaxSize + size] = (1u << size) - 1;
+        value_offsets_[size] = 0;
+        value_offsets_[kMaxSize + size] = 1 - (1 << size);
+    }
+    const std::uint8_t* symbol = source.huffval;
+    std::uint32_t begin = 0;  // of the codes that come next, in 16 bits
+    const auto add = [&](int length, Entry* entries, int bits) {
+        for (int number = 0; number < source.bits[length]; ++number, ++symbol) {
+            const std::uint32_t end = begin + (1u << (16 - length));
+            const int size = *symbol & 15, zeros = *symbol >> 4, num_bits = length + size;
+            const bool is_end = size == 0 && zeros != 15;
+            Entry entry{static_cast<std::uint8_t>(num_bits), static_cast<std::uint8_t>(64 - num_bits),
+                        static_cast<std::uint8_t>(size),
+                        static_cast<std::uint8_t>(1 + (is_dc ? 0 : is_end ? kEndOfBlock : zeros))};
+            Entry *const from = entries + (begin >> (16 - bits)), *const to = entries + (end >> (16 - bits));
+            if (bits < 16 && size > 0) {
+                if (length == bits) {
+                    *from = {};
+                } else {
+                    std::fill(from + (to - from) / 2, to, entry);
+                    entry.value = static_cast<std::uint8_t>(entry.value + kMaxSize);
+                    std::fill(from, from + (to - from) / 2, entry);
+                }
+            } else {
+                std::fill(from, to, entry);
+            }
+            begin = end;
         }
-    return {};
+    };
+    entries_.fill({});
+    for (int length = 1; length <= kLookupBits; ++length) {
+        if (length == kLookupBits) {
+            long_begin_ = begin;
+            long_entries_.assign((1 << 16) - begin, {0, 63, 0, 1 + kEndOfBlock});
+            const auto s=symbol; const auto b=begin;
+            add(length, long_entries_.data() - long_begin_, 16);
+            symbol=s; begin=b;
+        }
+        add(length, entries_.data(), kLookupBits);
+    }
+    for (int length = kLookupBits + 1; length <= 16; ++length) add(length, long_entries_.data() - long_begin_, 16);
 }
 
-// Drop a code and the bits of its value, and return the value: those that begin with 0 are negative (ITU-T T.81, F.2.2.1).
-[[gnu::always_inline]] inline int HuffmanDecoder::Bits::take_value(Entry entry) {
-    const std::uint64_t value_first = window << entry.code_bits;
-    const auto magnitude = static_cast<int>(value_first >> 1 >> (63 - entry.size));
-    const int negative = ~static_cast<int>(static_cast<std::int64_t>(value_first) >> 63);
-    drop(entry.num_bits);
-    return magnitude + (negative & (static_cast<int>(~0u << entry.size) + 1));
+HuffmanTable::Entry HuffmanTable::find_long(std::uint64_t window) const {
+    Entry entry = long_entries_[(window >> 48) - long_begin_];
+    const bool is_negative = entry.value > 0 && !(window >> entry.right_shift >> (entry.value - 1) & 1);
+    entry.value = static_cast<std::uint8_t>(entry.value + (is_negative ? kMaxSize : 0));
+    return entry;
 }
 
-[[gnu::always_inline]] inline void HuffmanDecoder::Bits::drop(int count) {
-    window <<= count;
-    num_bits -= count;
+// At least 56 bits.
+[[gnu::always_inline]] inline void HuffmanDecoder::Cursor::refill() {
+    window |= load_big_endian(next) >> num_bits;
+    next += (63 - num_bits) >> 3;
+    num_bits |= 56;
+}
+
+[[gnu::always_inline]] inline void HuffmanDecoder::Cursor::drop(HuffmanTable::Entry entry) {
+    window <<= entry.num_bits;
+    num_bits -= entry.num_bits;
 }
 
 bool HuffmanDecoder::can_decode(jpeg_decompress_struct& info) {
@@ -64,132 +103,218 @@ bool HuffmanDecoder::can_decode(jpeg_decompress_struct& info) {
 }
 
 void HuffmanDecoder::take_over(jpeg_decompress_struct& info, const McuRange& needed) {
-    for (int number = 0; number < info.comps_in_scan; ++number) {
-        const jpeg_component_info& component = *info.cur_comp_info[number];
-        make_table(dc_tables_[component.dc_tbl_no], *info.dc_huff_tbl_ptrs[component.dc_tbl_no]);
-        make_table(ac_tables_[component.ac_tbl_no], *info.ac_huff_tbl_ptrs[component.ac_tbl_no]);
+    blocks_per_mcu_ = static_cast<std::uint32_t>(info.blocks_in_MCU);
+    for (std::uint32_t number = 0; number < blocks_per_mcu_; ++number) {
+        const int which = info.MCU_membership[number];
+        const jpeg_component_info& component = *info.cur_comp_info[which];
+        HuffmanTable &dc = dc_tables_[component.dc_tbl_no], &ac = ac_tables_[component.ac_tbl_no];
+        dc.make(*info.dc_huff_tbl_ptrs[component.dc_tbl_no], true);
+        ac.make(*info.ac_huff_tbl_ptrs[component.ac_tbl_no], false);
+        kinds_[number] = {&dc, &ac, &last_dc_[which], &kinds_[(number + 1) % blocks_per_mcu_]};
     }
     needed_ = needed;
-    column_ = row_ = 0;
     num_columns_ = info.MCUs_per_row;
-    restart_interval_ = mcus_to_restart_ = info.restart_interval;
-    next_restart_ = 0;
-    last_dc_ = {};
-    bits_ = {};
+    row_.resize(std::size_t{needed.last_column - needed.first_column + 1} * blocks_per_mcu_ * DCTSIZE2);
+    mcu_ = taken_ = 0;
+    limit_ = (needed.first_row + 1) * num_columns_ + needed.first_column;
+    end_ = needed.last_row * num_columns_ + needed.last_column + 1;
+    restart_interval_ = info.restart_interval ? info.restart_interval : num_columns_ * info.MCU_rows_in_scan;
+    next_interval_ = next_restart_ = 0;
+    error_code_ = 0;
+    blocks_left_ = 0;
     data_ = info.src->next_input_byte;
     data_end_ = data_ + info.src->bytes_in_buffer;
-    num_made_up_ = 0;
-    skipping_ = restart_interval_ && !interval_is_needed();
     info.client_data = this;
     reinterpret_cast<EntropyDecoder*>(info.entropy)->decode_mcu = decode_mcu;
 }
 
-// libjpeg has checked that the codes make sense when it started the scan.
-void HuffmanDecoder::make_table(Table& table, const JHUFF_TBL& source) {
-    if (table.made && std::memcmp(table.source.bits, source.bits, sizeof source.bits) == 0 &&
-        std::memcmp(table.source.huffval, source.huffval, sizeof source.huffval) == 0)
-        return;
-    std::memcpy(&table.source, &source, sizeof source);
-    table.made = true;
-    table.entries.fill({});
-    std::uint32_t code = 0;
-    int symbols = 0;
-    for (int length = 1; length <= 16; ++length, code <<= 1) {
-        table.symbol_offset[length] = symbols - static_cast<std::int32_t>(code);
-        for (int number = 0; number < source.bits[length]; ++number, ++code, ++symbols) {
-            if (length > kLookupBits) continue;
-            const int rest = kLookupBits - length;
-            const Entry entry = entry_of(source.huffval[symbols & 255], length);
-            for (std::uint32_t tail = 0; tail < (1u << rest); ++tail)
-                table.entries[((code << rest) + tail) & ((1u << kLookupBits) - 1)] = entry;
-        }
-        table.code_end[length] = code << (16 - length);
-    }
-}
-
-HuffmanDecoder::Entry HuffmanDecoder::entry_of(int symbol, int code_bits) {
-    const int size = symbol & 15;
-    return {static_cast<std::uint8_t>(code_bits + size), static_cast<std::uint8_t>(code_bits),
-            static_cast<std::uint8_t>(size), static_cast<std::uint8_t>(symbol >> 4)};
-}
-
 boolean HuffmanDecoder::decode_mcu(j_decompress_ptr info, JBLOCKROW* blocks) {
     auto& self = *static_cast<HuffmanDecoder*>(info->client_data);
-    if (self.restart_interval_ && self.mcus_to_restart_-- == 0) self.restart(info);
-    if (!self.skipping_) {
-        const bool keep = blocks && self.column_ >= self.needed_.first_column &&
-                          self.column_ <= self.needed_.last_column && self.row_ >= self.needed_.first_row;
-        if (!(keep ? self.decode_blocks<true>(info, blocks) : self.decode_blocks<false>(info, blocks)))
-            ERREXIT(info, JWRN_HUFF_BAD_CODE);
-        if (self.ran_out()) ERREXIT(info, JWRN_HIT_MARKER);
-    }
-    if (++self.column_ == self.num_columns_) {
-        self.column_ = 0;
-        ++self.row_;
-    }
+    const McuRange& needed = self.needed_;
+    const std::uint32_t row = self.taken_ / self.num_columns_, column = self.taken_ % self.num_columns_;
+    ++self.taken_;
+    if (!blocks || row < needed.first_row || row > needed.last_row || column < needed.first_column ||
+        column > needed.last_column)
+        return TRUE;
+    if (column == needed.first_column)
+        self.decode_until(*info, self.taken_ + needed.last_column - needed.first_column);
+    const JCOEF* from = self.row_.data() + std::size_t{column - needed.first_column} * self.blocks_per_mcu_ * DCTSIZE2;
+    for (std::uint32_t number = 0; number < self.blocks_per_mcu_; ++number)
+        std::memcpy(blocks[number][0], from + DCTSIZE2 * number, sizeof(JBLOCK));
+    if (column == needed.last_column) self.limit_ += self.num_columns_;
     return TRUE;
 }
 
-template <bool kKeep>
-bool HuffmanDecoder::decode_blocks(j_decompress_ptr info, JBLOCKROW* blocks) {
-    Bits bits = bits_;
-    for (int number = 0; number < info->blocks_in_MCU; ++number) {
-        const int which = info->MCU_membership[number];
-        const jpeg_component_info& component = *info->cur_comp_info[which];
-        if (!decode_block<kKeep>(bits, dc_tables_[component.dc_tbl_no], ac_tables_[component.ac_tbl_no], last_dc_[which],
-                                 kKeep ? blocks[number][0] : nullptr))
-            return false;
-    }
-    bits_ = bits;
+bool HuffmanDecoder::approach(jpeg_decompress_struct& info) {
+    const std::uint32_t first = needed_.first_row * num_columns_;
+    if (mcu_ >= first) return false;
+    decode_until(info, std::min(first, (mcu_ / num_columns_ + 1) * num_columns_));
     return true;
 }
 
-template <bool kKeep>
-[[gnu::always_inline]] inline bool HuffmanDecoder::decode_block(Bits& bits, const Table& dc, const Table& ac,
-                                                                int& last_dc, JCOEF* block) {
-    refill(bits);
-    const Entry first = bits.look_up(dc);
-    if (__builtin_expect(first.num_bits == 0, 0)) return false;
-    last_dc += bits.take_value(first);
-    if constexpr (kKeep) block[0] = static_cast<JCOEF>(last_dc);
-    for (int k = 0;;) {
-        refill(bits);
-        for (int turn = 0; turn < 2; ++turn) {  // a short code with its value has at most 25 bits, a long one 31
-            const Entry entry = bits.look_up(ac);
-            if (__builtin_expect(entry.size == 0, 0)) {
-                if (entry.num_bits == 0) return false;
-                bits.drop(entry.num_bits);
-                if (entry.zeros != 15) return true;
-                if ((k += 16) >= 63) return true;
-                break;
-            }
-            const int value = bits.take_value(entry);
-            k += entry.zeros + 1;
-            if constexpr (kKeep) block[kNaturalOrder[k]] = static_cast<JCOEF>(value);
-            if (k >= 63) return true;
-            if (entry.num_bits > 25) break;
+// Decode what comes before position `mcu`, and as much of the partner's image as its limits allow meanwhile.
+void HuffmanDecoder::decode_until(jpeg_decompress_struct& info, std::uint32_t mcu) {
+    while (prepare(mcu)) {
+        const bool both = partner_ && partner_->prepare(std::min(partner_->limit_, partner_->end_));
+        decode_segments(*this, both ? partner_ : nullptr);
+    }
+    if (mcu_ >= mcu) return;
+    info.err->msg_code = error_code_;
+    std::copy_n(error_parameters_, 2, info.err->msg_parm.i);
+    (*info.err->error_exit)(reinterpret_cast<j_common_ptr>(&info));
+}
+
+// Have a segment to decode; false when there is none before position `mcu`, or the image is damaged.
+bool HuffmanDecoder::prepare(std::uint32_t mcu) {
+    while (blocks_left_ == 0 && mcu_ < mcu)
+        if (error_code_ || !begin_segment()) return false;
+    return blocks_left_ > 0;
+}
+
+// Go on at `mcu_`: with a segment, or behind a restart interval that is not needed.
+bool HuffmanDecoder::begin_segment() {
+    if (mcu_ == next_interval_) {
+        if (mcu_ > 0 && !find_restart()) return false;
+        next_interval_ += restart_interval_;
+        if (!interval_is_needed()) {
+            mcu_ = next_interval_;
+            return true;
         }
+        begin_interval();
     }
+    const std::uint32_t row = mcu_ / num_columns_, column = mcu_ % num_columns_;
+    const bool needed = row >= needed_.first_row && column >= needed_.first_column && column <= needed_.last_column;
+    std::uint32_t segment_end = num_columns_;
+    if (needed)
+        segment_end = needed_.last_column + 1;
+    else if (row >= needed_.first_row && column < needed_.first_column)
+        segment_end = needed_.first_column;
+    segment_mcus_ = std::min(segment_end - column, next_interval_ - mcu_);
+    blocks_left_ = segment_mcus_ * blocks_per_mcu_;
+    if (needed) {
+        cursor_.block = row_.data() + std::size_t{column - needed_.first_column} * blocks_per_mcu_ * DCTSIZE2;
+        std::memset(cursor_.block, 0, blocks_left_ * sizeof(JBLOCK));
+    } else {
+        cursor_.block = unneeded_.data();
+    }
+    block_stride_ = needed ? DCTSIZE2 : 0;
+    kind_ = kinds_.data();
+    bad_code_ = false;
+    begin_block(cursor_);
+    return true;
 }
 
-// At least 56 bits.
-[[gnu::always_inline]] inline void HuffmanDecoder::refill(Bits& bits) {
-    if (__builtin_expect(bits.end - bits.next < 8, 0)) {
-        bits.end = read_chunk(bits.next, bits.end);
-        bits.next = chunk_.data();
-    }
-    bits.window |= load_big_endian(bits.next) >> bits.num_bits;
-    const int num_bytes = (63 - bits.num_bits) >> 3;
-    bits.next += num_bytes;
-    bits.num_bits += 8 * num_bytes;
+// Shifting by a variable number takes one instruction instead of three where there is BMI2.
+void HuffmanDecoder::decode_segments(HuffmanDecoder& one, HuffmanDecoder* other) {
+#if defined(__x86_64__)
+    static const bool has_bmi2 = __builtin_cpu_supports("bmi2");
+    if (has_bmi2) return decode_segments_bmi2(one, other);
+#endif
+    decode_segments_inline(one, other);
 }
 
-// Move the bytes that are left, fewer than 8, to the front of the chunk, fill it up from the data, and return its end.
-// Behind the data, which end at a marker, come made-up zeros.
-[[gnu::noinline]] const std::uint8_t* HuffmanDecoder::read_chunk(const std::uint8_t* next, const std::uint8_t* end) {
-    std::uint8_t* to = std::copy(next, end, chunk_.data());
+#if defined(__x86_64__)
+[[gnu::target("bmi2")]] void HuffmanDecoder::decode_segments_bmi2(HuffmanDecoder& one, HuffmanDecoder* other) {
+    decode_segments_inline(one, other);
+}
+#endif
+
+[[gnu::always_inline]] inline void HuffmanDecoder::decode_segments_inline(HuffmanDecoder& one, HuffmanDecoder* other) {
+    if (other)
+        decode_until_finished<true>(one, *other);
+    else
+        decode_until_finished<false>(one, one);
+}
+
+// Decode until the segment of one or, with `kBoth`, either of them is finished.
+template <bool kBoth>
+[[gnu::always_inline]] inline void HuffmanDecoder::decode_until_finished(HuffmanDecoder& one, HuffmanDecoder& other) {
+    Cursor a = one.cursor_, b = other.cursor_;
+    while (true) {
+        if (one.decode_two(a) && !one.next_block(a)) break;
+        if constexpr (kBoth)
+            if (other.decode_two(b) && !other.next_block(b)) break;
+    }
+    one.cursor_ = a;
+    if constexpr (kBoth) other.cursor_ = b;
+    one.finish_segment();
+    if constexpr (kBoth) other.finish_segment();
+}
+
+void HuffmanDecoder::finish_segment() {
+    if (blocks_left_ > 0) return;
+    if (bad_code_)
+        fail(JWRN_HUFF_BAD_CODE);
+    else if (ran_out())
+        fail(JWRN_HIT_MARKER);
+    else
+        mcu_ += segment_mcus_;
+}
+
+// Two coefficients, or the only one that is left of the block; tells whether that is finished.
+[[gnu::always_inline]] inline bool HuffmanDecoder::decode_two(Cursor& cursor) {
+    cursor.refill();
+    for (int turn = 0; turn < 2; ++turn) {  // a short code with its value has at most 25 bits, a long one 31
+        HuffmanTable::Entry entry = cursor.ac->find(cursor.window);
+        if (__builtin_expect(entry.num_bits == 0, 0)) {
+            cursor.refill();
+            entry = find_long(*cursor.ac, cursor.window);
+        }
+        cursor.k += entry.step;
+        cursor.block[cursor.ac->natural_order[static_cast<std::size_t>(cursor.k)]] =
+            static_cast<JCOEF>(cursor.ac->value(entry, cursor.window));
+        cursor.drop(entry);
+        if (cursor.k >= DCTSIZE2 - 1) return true;
+    }
+    return false;
+}
+
+// Go on to the segment's next block; false when there is none.
+[[gnu::always_inline]] inline bool HuffmanDecoder::next_block(Cursor& cursor) {
+    if (--blocks_left_ == 0) return false;
+    cursor.block += block_stride_;
+    kind_ = kind_->next;
+    begin_block(cursor);
+    return true;
+}
+
+[[gnu::always_inline]] inline void HuffmanDecoder::begin_block(Cursor& cursor) {
+    if (__builtin_expect(cursor.next > chunk_limit_, 0)) cursor.next = read_chunk(cursor.next);
+    cursor.refill();
+    HuffmanTable::Entry entry = kind_->dc->find(cursor.window);
+    if (__builtin_expect(entry.num_bits == 0, 0)) entry = find_long(*kind_->dc, cursor.window);
+    *kind_->last_dc += kind_->dc->value(entry, cursor.window);
+    cursor.drop(entry);
+    cursor.block[0] = static_cast<JCOEF>(*kind_->last_dc);
+    cursor.ac = kind_->ac;
+    cursor.k = 0;
+}
+
+[[gnu::noinline]] HuffmanTable::Entry HuffmanDecoder::find_long(const HuffmanTable& table, std::uint64_t window) {
+    const HuffmanTable::Entry entry = table.find_long(window);
+    bad_code_ |= entry.num_bits == 0;
+    return entry;
+}
+
+// Begin at a marker, or at the image's beginning.
+void HuffmanDecoder::begin_interval() {
+    cursor_ = {};
+    last_dc_ = {};
+    is_last_chunk_ = ran_out_ = false;
+    chunk_end_ = chunk_.data();
+    cursor_.next = read_chunk(chunk_end_);
+}
+
+// Move the bytes from `next` on to the front of the chunk, fill it up from the data, and return where to go on. Behind the
+// data, which end at a marker, there are made-up zeros, as many as anyone wants.
+[[gnu::noinline]] const std::uint8_t* HuffmanDecoder::read_chunk(const std::uint8_t* next) {
+    if (is_last_chunk_) {
+        ran_out_ = true;
+        return chunk_end_;
+    }
+    std::uint8_t* to = std::copy(next, chunk_end_, chunk_.data());
     std::uint8_t* const full = chunk_.data() + kChunkBytes;
-    while (to < full) {
+    while (to < full && !is_last_chunk_) {
         const auto space = static_cast<std::size_t>(std::min<std::ptrdiff_t>(full - to, data_end_ - data_));
         const void* found = space ? std::memchr(data_, 0xFF, space) : nullptr;
         const auto length = found ? static_cast<std::size_t>(static_cast<const std::uint8_t*>(found) - data_) : space;
@@ -200,43 +325,49 @@ template <bool kKeep>
         if (stuffed) {
             *to++ = 0xFF;
             data_ += 2;
-        } else if (found || data_ == data_end_) {
-            std::memset(to, 0, 8);  // within the padding
-            num_made_up_ += 8;
-            return to + 8;
+        } else {
+            is_last_chunk_ = found || data_ == data_end_;
         }
     }
-    return to;
+    if (is_last_chunk_) std::memset(to, 0, 2 * kMaxBlockBytes);
+    chunk_end_ = to;
+    chunk_limit_ = is_last_chunk_ ? to + kReadAhead : to - kMaxBlockBytes;
+    return chunk_.data();
 }
 
 // Whether bits were taken that are not in the data.
-bool HuffmanDecoder::ran_out() const { return bits_.num_bits + 8 * (bits_.end - bits_.next) < 8 * num_made_up_; }
+bool HuffmanDecoder::ran_out() const {
+    return ran_out_ || (is_last_chunk_ && 8 * (cursor_.next - chunk_end_) > cursor_.num_bits);
+}
 
-void HuffmanDecoder::restart(j_decompress_ptr info) {
-    // What is left of the interval: nothing, or padding, or all of it when it is skipped.
+// Go to the next restart marker; what is left of the interval is nothing, or padding, or all of it where it was skipped.
+bool HuffmanDecoder::find_restart() {
     while (true) {
         const void* found = std::memchr(data_, 0xFF, static_cast<std::size_t>(data_end_ - data_));
         data_ = found ? static_cast<const std::uint8_t*>(found) : data_end_;
-        if (data_end_ - data_ < 2) ERREXIT(info, JWRN_JPEG_EOF);
+        if (data_end_ - data_ < 2) return fail(JWRN_JPEG_EOF);
         if (data_[1] != 0 && data_[1] != 0xFF) break;
         data_ += data_[1] == 0 ? 2 : 1;
     }
-    if (data_[1] != JPEG_RST0 + next_restart_) ERREXIT2(info, JWRN_MUST_RESYNC, data_[1], next_restart_);
+    if (data_[1] != JPEG_RST0 + next_restart_) return fail(JWRN_MUST_RESYNC, data_[1], next_restart_);
     data_ += 2;
-    bits_ = {};
-    num_made_up_ = 0;
-    last_dc_ = {};
     next_restart_ = (next_restart_ + 1) & 7;
-    mcus_to_restart_ = restart_interval_ - 1;
-    skipping_ = !interval_is_needed();
+    return true;
 }
 
-// Whether the crop touches the restart interval that begins here.
+// Whether the crop touches the restart interval that begins at `mcu_`.
 bool HuffmanDecoder::interval_is_needed() const {
-    const std::uint32_t last = column_ + restart_interval_ - 1;
-    if (last >= num_columns_) return row_ + last / num_columns_ >= needed_.first_row && row_ <= needed_.last_row;
-    return row_ >= needed_.first_row && row_ <= needed_.last_row && column_ <= needed_.last_column &&
+    const std::uint32_t row = mcu_ / num_columns_, column = mcu_ % num_columns_;
+    const std::uint32_t last = column + restart_interval_ - 1;
+    if (last >= num_columns_) return row + last / num_columns_ >= needed_.first_row && row <= needed_.last_row;
+    return row >= needed_.first_row && row <= needed_.last_row && column <= needed_.last_column &&
            last >= needed_.first_column;
+}
+
+bool HuffmanDecoder::fail(int code, int parameter1, int parameter2) {
+    error_code_ = code;
+    error_parameters_[0] = parameter1, error_parameters_[1] = parameter2;
+    return false;
 }
 
 }  // namespace fastvit

@@ -23,17 +23,28 @@ JpegDecoder::JpegDecoder() {
 
 JpegDecoder::~JpegDecoder() { jpeg_destroy_decompress(&info_); }
 
+// An error ends the image.
+template <typename Work>
+void JpegDecoder::run(const Work& work) {
+    try {
+        errors_.run(reinterpret_cast<j_common_ptr>(&info_), work);
+    } catch (...) {
+        huffman_.stop();
+        throw;
+    }
+}
+
 void JpegDecoder::open(std::span<const std::uint8_t> jpeg) {
     check_is_jpeg(jpeg);
     jpeg_abort_decompress(&info_);  // whatever the previous image left behind
-    errors_.run(reinterpret_cast<j_common_ptr>(&info_), [&] {
+    run([&] {
         jpeg_mem_src(&info_, jpeg.data(), static_cast<unsigned long>(jpeg.size()));
         jpeg_read_header(&info_, TRUE);
     });
 }
 
 void JpegDecoder::start(int shrink) {
-    errors_.run(reinterpret_cast<j_common_ptr>(&info_), [&] {
+    run([&] {
         info_.out_color_space = info_.num_components == 4 ? JCS_CMYK : JCS_RGB;
         info_.scale_num = 1;
         info_.scale_denom = static_cast<unsigned>(shrink);
@@ -41,20 +52,37 @@ void JpegDecoder::start(int shrink) {
     });
 }
 
-void JpegDecoder::decode(const Region& region, RowSink& sink) {
+void JpegDecoder::begin(const Region& region) {
     const std::int32_t left = std::max(0, region.left - kContext);
     const std::int32_t right = std::min(output_width(), region.left + region.width + kContext);
     JDIMENSION offset = static_cast<JDIMENSION>(left), width = static_cast<JDIMENSION>(right - left);
-    errors_.run(reinterpret_cast<j_common_ptr>(&info_), [&] {
+    run([&] {
         if (left > 0 || right < output_width()) jpeg_crop_scanline(&info_, &offset, &width);
-        if (HuffmanDecoder::can_decode(info_)) huffman_.take_over(info_, mcus_of(offset, width, region));
-        if (region.top > 0) jpeg_skip_scanlines(&info_, static_cast<JDIMENSION>(region.top));
     });
-    const int before = region.left - static_cast<int>(offset);
-    if (info_.out_color_space == JCS_CMYK)
-        read_cmyk_rows(before, region.height, sink);
-    else
-        read_rows(before, region.height, sink);
+    columns_before_ = region.left - static_cast<int>(offset);
+    rows_above_ = region.top;
+    rows_left_ = region.height;
+    is_ours_ = HuffmanDecoder::can_decode(info_);
+    if (is_ours_) huffman_.take_over(info_, mcus_of(offset, width, region));
+}
+
+bool JpegDecoder::advance(RowSink& sink) {
+    if (rows_above_ > 0) {
+        run([&] {
+            if (is_ours_ && huffman_.approach(info_)) return;
+            jpeg_skip_scanlines(&info_, static_cast<JDIMENSION>(rows_above_));
+            rows_above_ = 0;
+        });
+        return true;
+    }
+    // As many as a row of MCUs makes.
+    for (int left = info_.max_v_samp_factor * info_.min_DCT_scaled_size; left > 0 && rows_left_ > 0;) {
+        const int got = info_.out_color_space == JCS_CMYK ? read_cmyk_row(sink) : read_rows(std::min(left, rows_left_), sink);
+        left -= got;
+        rows_left_ -= got;
+    }
+    if (rows_left_ == 0) huffman_.stop();
+    return rows_left_ > 0;
 }
 
 // The MCUs of output columns [left, left + width) and of the region's rows with their context.
@@ -68,35 +96,29 @@ McuRange JpegDecoder::mcus_of(JDIMENSION left, JDIMENSION width, const Region& r
     return {left / mcu_width, (left + width - 1) / mcu_width, top / mcu_height, bottom / mcu_height};
 }
 
-void JpegDecoder::read_rows(int before, int num_rows, RowSink& sink) {
-    const int at_once = std::min<int>(kMaxRowsAtOnce, info_.rec_outbuf_height);
+int JpegDecoder::read_rows(int num_rows, RowSink& sink) {
+    const int wanted = std::min({num_rows, kMaxRowsAtOnce, info_.rec_outbuf_height});
     JSAMPROW rows[kMaxRowsAtOnce];
-    for (int done = 0; done < num_rows;) {
-        const int wanted = std::min(at_once, num_rows - done);
-        for (int ahead = 0; ahead < wanted; ++ahead) rows[ahead] = sink.row_memory(ahead) - 3 * before;
-        int got = 0;
-        errors_.run(reinterpret_cast<j_common_ptr>(&info_), [&] {
-            got = static_cast<int>(jpeg_read_scanlines(&info_, rows, static_cast<JDIMENSION>(wanted)));
-        });
-        if (got == 0) throw ImageError("it has fewer rows than its header says");
-        for (int row = 0; row < got; ++row) sink.push();
-        done += got;
-    }
+    for (int ahead = 0; ahead < wanted; ++ahead) rows[ahead] = sink.row_memory(ahead) - 3 * columns_before_;
+    int got = 0;
+    run([&] { got = static_cast<int>(jpeg_read_scanlines(&info_, rows, static_cast<JDIMENSION>(wanted))); });
+    if (got == 0) throw ImageError("it has fewer rows than its header says");
+    for (int row = 0; row < got; ++row) sink.push();
+    return got;
 }
 
-void JpegDecoder::read_cmyk_rows(int before, int num_rows, RowSink& sink) {
+int JpegDecoder::read_cmyk_row(RowSink& sink) {
     cmyk_.resize(4 * static_cast<std::size_t>(info_.output_width));
     JSAMPROW row = cmyk_.data();
-    for (int done = 0; done < num_rows; ++done) {
-        errors_.run(reinterpret_cast<j_common_ptr>(&info_), [&] { jpeg_read_scanlines(&info_, &row, 1); });
-        const std::uint8_t* cmyk = cmyk_.data() + 4 * before;
-        std::uint8_t* rgb = sink.row_memory(0);
-        const int width = static_cast<int>(info_.output_width) - before;
-        for (int x = 0; x < width; ++x)
-            for (int channel = 0; channel < 3; ++channel)
-                rgb[3 * x + channel] = cmyk_channel(cmyk[4 * x + channel], cmyk[4 * x + 3]);
-        sink.push();
-    }
+    run([&] { jpeg_read_scanlines(&info_, &row, 1); });
+    const std::uint8_t* cmyk = cmyk_.data() + 4 * columns_before_;
+    std::uint8_t* rgb = sink.row_memory(0);
+    const int width = static_cast<int>(info_.output_width) - columns_before_;
+    for (int x = 0; x < width; ++x)
+        for (int channel = 0; channel < 3; ++channel)
+            rgb[3 * x + channel] = cmyk_channel(cmyk[4 * x + channel], cmyk[4 * x + 3]);
+    sink.push();
+    return 1;
 }
 
 }  // namespace fastvit

@@ -30,7 +30,8 @@ class RowSink {
     virtual void push() = 0;
 };
 
-// A libjpeg-turbo decoder that serves image after image; one for each thread.
+// A libjpeg-turbo decoder that serves image after image, each in steps of a few rows. Two of them are faster in turn than
+// one after the other: see HuffmanDecoder.
 class JpegDecoder {
   public:
     static constexpr int kMaxRowsAtOnce = 4;  // libjpeg's MAX_SAMP_FACTOR
@@ -39,6 +40,9 @@ class JpegDecoder {
     ~JpegDecoder();
     JpegDecoder(const JpegDecoder&) = delete;
     JpegDecoder& operator=(const JpegDecoder&) = delete;
+
+    // Both must be used by one thread.
+    void pair_with(JpegDecoder& other) { huffman_.pair_with(other.huffman_); }
 
     // Read an image's header. Throws ImageError, or ForeignImageError for what is no JPEG. `jpeg` must stay as it is until
     // the image is decoded.
@@ -54,22 +58,30 @@ class JpegDecoder {
     std::int32_t output_height() const { return static_cast<std::int32_t>(info_.output_height); }
     std::int32_t output_width() const { return static_cast<std::int32_t>(info_.output_width); }
 
-    // Decode the rows and columns of `region`, which lies in the output, into `sink`: the very pixels that decoding the
+    // Get ready to decode the rows and columns of `region`, which lies in the output: the very pixels that decoding the
     // whole image would give. Damage outside what is needed goes unseen. Throws ImageError.
-    void decode(const Region& region, RowSink& sink);
+    void begin(const Region& region);
+
+    // Decode the next rows, a few or none, into `sink`; false when there are no more. Throws ImageError.
+    bool advance(RowSink& sink);
 
     // How far fancy upsampling looks beyond a pixel, in output pixels.
     static constexpr int kContext = 2;
 
   private:
+    template <typename Work>
+    void run(const Work& work);
     McuRange mcus_of(JDIMENSION left, JDIMENSION width, const Region& region) const;
-    void read_rows(int before, int num_rows, RowSink& sink);
-    void read_cmyk_rows(int before, int num_rows, RowSink& sink);
+    int read_rows(int num_rows, RowSink& sink);
+    int read_cmyk_row(RowSink& sink);
 
     jpeg_decompress_struct info_{};
     JpegErrorManager errors_;
     jpeg_progress_mgr progress_{};
     HuffmanDecoder huffman_;
+    bool is_ours_;               // the entropy decoding
+    int rows_above_, rows_left_;  // of the region
+    int columns_before_;          // that come out in front of the region's
     std::vector<std::uint8_t> cmyk_;
 };
 

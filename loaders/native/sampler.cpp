@@ -26,18 +26,6 @@ int largest_shrink(const Placement& placement) {
     return shrink;
 }
 
-// Decoded rows straight into the resize, whose memory has the room that the decoder wants.
-static_assert(Resizer::kMargin >= RowSink::kMargin && Resizer::kRowsAhead >= JpegDecoder::kMaxRowsAtOnce);
-class ResizerSink final : public RowSink {
-  public:
-    explicit ResizerSink(Resizer& resizer) : resizer_(resizer) {}
-    std::uint8_t* row_memory(int ahead) override { return resizer_.row_memory(ahead); }
-    void push() override { resizer_.push(); }
-
-  private:
-    Resizer& resizer_;
-};
-
 std::string size_text(std::int32_t height, std::int32_t width) {
     return std::to_string(height) + " x " + std::to_string(width) + " pixels";
 }
@@ -52,14 +40,15 @@ void mirror_row(const std::uint8_t* row, std::int32_t num_pixels, std::uint8_t* 
 
 }  // namespace
 
-void Sampler::load(const Record& record, std::size_t index, const CropRule& rule, std::uint8_t* out) {
-    if (!record.raw)
-        load_jpeg(record, index, rule, out);
-    else
+bool Sampler::begin(const Record& record, std::size_t index, const CropRule& rule, std::uint8_t* out) {
+    if (record.raw)
         resize_pixels(record.data, record.width, place(rule, index, record.height, record.width), out);
+    else
+        begin_jpeg(record, index, rule, out);
+    return !record.raw;
 }
 
-void Sampler::load_jpeg(const Record& record, std::size_t index, const CropRule& rule, std::uint8_t* out) {
+void Sampler::begin_jpeg(const Record& record, std::size_t index, const CropRule& rule, std::uint8_t* out) {
     decoder_.open({record.data, record.size});
     const std::int32_t height = decoder_.height(), width = decoder_.width();
     if (record.height && (record.height != height || record.width != width))
@@ -73,10 +62,8 @@ void Sampler::load_jpeg(const Record& record, std::size_t index, const CropRule&
         placement.columns = shrunk(placement.columns, shrink, decoder_.output_width());
     }
     resizer_.start(placement.rows, placement.columns, placement.flip, out);
-    ResizerSink sink(resizer_);
-    decoder_.decode({resizer_.first_column(), resizer_.first_row(), resizer_.end_column() - resizer_.first_column(),
-                     resizer_.end_row() - resizer_.first_row()},
-                    sink);
+    decoder_.begin({resizer_.first_column(), resizer_.first_row(), resizer_.end_column() - resizer_.first_column(),
+                    resizer_.end_row() - resizer_.first_row()});
 }
 
 void Sampler::resize_pixels(const std::uint8_t* pixels, std::int32_t width, const Placement& placement,
