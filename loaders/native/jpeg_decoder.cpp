@@ -14,14 +14,15 @@ std::uint8_t cmyk_channel(int ink, int key) {
 
 }  // namespace
 
-JpegDecoder::JpegDecoder() {
-    info_.err = errors_.get();
-    const auto common = reinterpret_cast<j_common_ptr>(&info_);
-    errors_.run(common, [&] { jpeg_create_decompress(&info_); });
-    limit_resources(info_, progress_);
-}
+JpegDecoder::JpegDecoder() { create(); }
 
 JpegDecoder::~JpegDecoder() { jpeg_destroy_decompress(&info_); }
+
+void JpegDecoder::create() {
+    info_.err = errors_.get();
+    run([&] { jpeg_create_decompress(&info_); });
+    limit_resources(info_, progress_);
+}
 
 // An error ends the image.
 template <typename Work>
@@ -36,7 +37,9 @@ void JpegDecoder::run(const Work& work) {
 
 void JpegDecoder::open(std::span<const std::uint8_t> jpeg) {
     check_is_jpeg(jpeg);
-    jpeg_abort_decompress(&info_);  // whatever the previous image left behind
+    // libjpeg keeps tables for images that have none, whose pixels would depend on the image that came before.
+    jpeg_destroy_decompress(&info_);
+    create();
     run([&] {
         jpeg_mem_src(&info_, jpeg.data(), static_cast<unsigned long>(jpeg.size()));
         jpeg_read_header(&info_, TRUE);

@@ -69,6 +69,7 @@ class JpegDecoder {
     static constexpr int kContext = 2;
 
   private:
+    void create();
     template <typename Work>
     void run(const Work& work);
     McuRange mcus_of(JDIMENSION left, JDIMENSION width, const Region& region) const;
