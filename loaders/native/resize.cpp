@@ -1,6 +1,7 @@
 #include "resize.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -16,28 +17,30 @@ std::int32_t round_up(std::int32_t number, std::int32_t multiple) {
 
 void AxisWeights::compute(const Axis& axis, std::int32_t taps_multiple) {
     const double support = std::max(axis.scale, 1.0), inverse = 1.0 / support;
-    const auto widest = 2 * static_cast<std::int32_t>(std::ceil(support)) + 1;
-    const std::int32_t max_count = std::min(axis.end - axis.begin, widest);
-    stride = round_up(max_count, taps_multiple);
     const auto size = static_cast<std::size_t>(axis.size);
     firsts.resize(size);
     counts.resize(size);
-    weights.assign(size * static_cast<std::size_t>(stride), 0);
-    exact_.resize(static_cast<std::size_t>(max_count));
+    centers_.resize(size);
     first_input = axis.end;
     end_input = axis.begin;
-    for (std::int32_t output = 0; output < axis.size; ++output) {
-        const double center = axis.start + (output + 0.5) * axis.scale;
+    std::int32_t max_count = 0;
+    for (std::size_t output = 0; output < size; ++output) {
+        const double center = axis.start + (static_cast<double>(output) + 0.5) * axis.scale;
         const auto first = std::clamp(static_cast<std::int32_t>(center - support + 0.5), axis.begin, axis.end - 1);
-        const auto end = std::clamp(static_cast<std::int32_t>(center + support + 0.5), first + 1,
-                                    std::min(axis.end, first + max_count));
-        firsts[static_cast<std::size_t>(output)] = first;
-        counts[static_cast<std::size_t>(output)] = end - first;
-        quantize(center - first - 0.5, inverse, end - first,
-                 weights.data() + static_cast<std::size_t>(output) * static_cast<std::size_t>(stride));
+        const auto end = std::clamp(static_cast<std::int32_t>(center + support + 0.5), first + 1, axis.end);
+        firsts[output] = first;
+        counts[output] = end - first;
+        centers_[output] = center - first - 0.5;
         first_input = std::min(first_input, first);
         end_input = std::max(end_input, end);
+        max_count = std::max(max_count, end - first);
     }
+    stride = round_up(max_count, taps_multiple);
+    weights.assign(size * static_cast<std::size_t>(stride), 0);
+    exact_.resize(static_cast<std::size_t>(max_count));
+    for (std::size_t output = 0; output < size; ++output)
+        quantize(centers_[output], inverse, counts[output],
+                 weights.data() + output * static_cast<std::size_t>(stride));
 }
 
 // The weights of `count` inputs around a centre that lies `center` inputs behind the first, as integers that add up to
@@ -61,7 +64,7 @@ void AxisWeights::quantize(double center, double inverse, std::int32_t count, st
 
 void Resizer::start(const Axis& rows, const Axis& columns, bool flip, std::uint8_t* out) {
     rows_.compute(rows, 2);
-    columns_.compute(columns, kTapsPerGroup);
+    columns_.compute(columns, 2);
     num_rows_ = rows.size;
     num_columns_ = columns.size;
     out_ = out;
@@ -69,28 +72,36 @@ void Resizer::start(const Axis& rows, const Axis& columns, bool flip, std::uint8
     next_output_ = 0;
     pair_columns(flip);
     const std::int32_t width = columns_.end_input - columns_.first_input;
-    ring_rows_ = rows_.stride + kRowsAhead;
+    ring_rows_ = static_cast<std::int32_t>(std::bit_ceil(static_cast<std::uint32_t>(rows_.stride + kRowsAhead)));
     slot_bytes_ = static_cast<std::size_t>(3 * (width + 2 * kMargin) + kRowPadding);
     if (ring_.size() < slot_bytes_ * static_cast<std::size_t>(ring_rows_))
         ring_.resize(slot_bytes_ * static_cast<std::size_t>(ring_rows_));
     taps_.resize(static_cast<std::size_t>(rows_.stride));
-    // The last pixel's last group of taps, whose weights are 0, may lie behind the row.
+    // The last pixel's last taps, whose weights are 0, may lie behind the row.
     mixed_row_.resize(static_cast<std::size_t>(3 * (width + columns_.stride) + kRowPadding));
-    line_.resize(static_cast<std::size_t>(3 * round_up(num_columns_, kPixelsPerGroup) + 16));
+    line_.resize(static_cast<std::size_t>(3 * round_up(num_columns_, kPixelsPerGroup) + kOutPadding));
 }
 
 // The columns' weights in the order in which `mix_columns` wants them, mirrored where the image is to be.
 void Resizer::pair_columns(bool flip) {
     const std::int32_t size = round_up(num_columns_, kPixelsPerGroup), num_pairs = columns_.stride / 2;
     column_offsets_.assign(static_cast<std::size_t>(size), 0);
-    column_pairs_.assign(static_cast<std::size_t>(size * num_pairs), 0);
+    column_pairs_.assign(static_cast<std::size_t>(size * num_pairs * kCopies), 0);
     for (std::int32_t output = 0; output < num_columns_; ++output) {
         const auto from = static_cast<std::size_t>(flip ? num_columns_ - 1 - output : output);
         column_offsets_[static_cast<std::size_t>(output)] = 3 * (columns_.firsts[from] - columns_.first_input);
         const std::int16_t* weights = columns_.weights.data() + from * static_cast<std::size_t>(columns_.stride);
-        std::int32_t* pairs = column_pairs_.data() + output / 4 * 4 * num_pairs + output % 4;
-        for (std::int32_t pair = 0; pair < num_pairs; ++pair) std::memcpy(pairs + 4 * pair, weights + 2 * pair, 4);
+        const std::int32_t group = output / kPixelsPerGroup, pixel = output % kPixelsPerGroup;
+        std::int32_t* pairs = column_pairs_.data() + (group * num_pairs * kPixelsPerGroup + pixel) * kCopies;
+        for (std::int32_t pair = 0; pair < num_pairs; ++pair, weights += 2, pairs += kPixelsPerGroup * kCopies) {
+            std::int32_t both;
+            std::memcpy(&both, weights, sizeof both);
+            std::fill_n(pairs, kCopies, both);
+        }
     }
+    // The pixels that fill the last group up see what the last one sees.
+    std::fill(column_offsets_.begin() + num_columns_, column_offsets_.end(),
+              column_offsets_[static_cast<std::size_t>(num_columns_ - 1)]);
 }
 
 void Resizer::push() {
@@ -110,10 +121,13 @@ void Resizer::emit(std::int32_t output) {
         taps_[static_cast<std::size_t>(tap)] = slot(first + std::min(tap, count - 1));
     kernels_.mix_rows(taps_.data(), rows_.weights.data() + number * static_cast<std::size_t>(rows_.stride), num_taps,
                       3 * (columns_.end_input - columns_.first_input), mixed_row_.data());
+    // Straight to the image, where what is written behind the row is overwritten by the rows to come.
+    const std::size_t row_bytes = 3 * static_cast<std::size_t>(num_columns_);
+    const bool fits = (static_cast<std::size_t>(num_rows_) - number) * row_bytes >= line_.size();
+    std::uint8_t* out = out_ + number * row_bytes;
     kernels_.mix_columns(mixed_row_.data(), column_offsets_.data(), column_pairs_.data(), columns_.stride / 2,
-                         round_up(num_columns_, kPixelsPerGroup), line_.data());
-    const auto row_bytes = 3 * static_cast<std::size_t>(num_columns_);
-    std::memcpy(out_ + number * row_bytes, line_.data(), row_bytes);
+                         round_up(num_columns_, kPixelsPerGroup), fits ? out : line_.data());
+    if (!fits) std::memcpy(out, line_.data(), row_bytes);
 }
 
 }  // namespace fastvit

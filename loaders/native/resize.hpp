@@ -33,7 +33,7 @@ class AxisWeights {
   private:
     void quantize(double center, double inverse, std::int32_t count, std::int16_t* out);
 
-    std::vector<double> exact_;
+    std::vector<double> centers_, exact_;
 };
 
 // One for each thread; its memory is kept from image to image.
@@ -62,7 +62,7 @@ class Resizer {
 
   private:
     std::uint8_t* slot(std::int32_t row) {
-        return ring_.data() + static_cast<std::size_t>(row % ring_rows_) * slot_bytes_ + 3 * kMargin;
+        return ring_.data() + static_cast<std::size_t>(row & (ring_rows_ - 1)) * slot_bytes_ + 3 * kMargin;
     }
     void emit(std::int32_t output);
     void pair_columns(bool flip);
@@ -72,13 +72,13 @@ class Resizer {
     std::int32_t num_rows_, num_columns_;  // of the output
     std::uint8_t* out_;
     std::int32_t next_row_, next_output_;
-    std::int32_t ring_rows_;
+    std::int32_t ring_rows_;  // a power of two
     std::size_t slot_bytes_;
     std::vector<std::uint8_t> ring_;  // the rows that the filter still needs
     std::vector<const std::uint8_t*> taps_;
     std::vector<std::int16_t> mixed_row_;
     std::vector<std::int32_t> column_offsets_, column_pairs_;
-    std::vector<std::uint8_t> line_;
+    std::vector<std::uint8_t> line_;  // as long as what `mix_columns` writes
 };
 
 }  // namespace fastvit

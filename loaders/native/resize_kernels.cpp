@@ -20,12 +20,13 @@ void mix_columns(const std::int16_t* row, const std::int32_t* offsets, const std
                  int num_pixels, std::uint8_t* out) {
     constexpr int kShift = kWeightBits + kMixedBits;
     for (int pixel = 0; pixel < num_pixels; ++pixel) {
-        const std::int32_t* pairs = weights + pixel / 4 * 4 * num_pairs + pixel % 4;
+        const std::int32_t* pairs = weights + (pixel / kPixelsPerGroup * kPixelsPerGroup * num_pairs +
+                                                       pixel % kPixelsPerGroup) * kCopies;
         for (int channel = 0; channel < 3; ++channel) {
             const std::int16_t* taps = row + offsets[pixel] + channel;
             std::int32_t sum = 1 << (kShift - 1);
             for (int pair = 0; pair < num_pairs; ++pair) {
-                const std::int32_t both = pairs[4 * pair];
+                const std::int32_t both = pairs[kPixelsPerGroup * kCopies * pair];
                 sum += taps[6 * pair] * static_cast<std::int16_t>(both) + taps[6 * pair + 3] * (both >> 16);
             }
             out[3 * pixel + channel] = static_cast<std::uint8_t>(sum >> kShift);

@@ -11,19 +11,21 @@ constexpr int kWeightOne = 1 << kWeightBits;
 constexpr int kMixedBits = 7;  // of fraction in a row between the two passes: 255 << 7 just fits into int16
 
 constexpr int kRowPadding = 64;     // bytes that `mix_rows` may read and int16 that it may write behind a row
-constexpr int kTapsPerGroup = 4;    // `mix_columns` takes its taps four at a time
-constexpr int kPixelsPerGroup = 4;  // and makes so many pixels at a time
+constexpr int kPixelsPerGroup = 4;  // `mix_columns` makes so many pixels at a time
+constexpr int kCopies = 4;          // of a pair of weights: one for each channel, one that fills up 16 bytes
+constexpr int kOutPadding = 4;      // bytes that `mix_columns` may write behind its pixels
 
 struct ResizeKernels {
     const char* name;
 
-    // out[x] = sum of rows[t][x] * weights[t], with kMixedBits of fraction, for x < num_bytes. `num_taps` is even.
+    // out[x] = sum of rows[t][x] * weights[t], with kMixedBits of fraction, for x < num_bytes. `num_taps` is even, and the
+    // weights, none of them negative, add up to kWeightOne.
     void (*mix_rows)(const std::uint8_t* const* rows, const std::int16_t* weights, int num_taps, int num_bytes,
                      std::int16_t* out);
 
-    // The row's pixels, RGB int16 as `mix_rows` makes them, to `num_pixels` (a multiple of kPixelsPerGroup) RGB bytes;
-    // may write 4 bytes behind them. Pixel i begins at row[offsets[i]]. Weights come as pairs, of taps 2p (low half) and
-    // 2p + 1: those of pixel i are weights[i / 4 * 4 * num_pairs + p * 4 + i % 4]; num_pairs is even.
+    // The row's pixels, RGB int16 as `mix_rows` makes them, to `num_pixels` (a multiple of kPixelsPerGroup) RGB bytes.
+    // Pixel i begins at row[offsets[i]]; the offsets rise or fall. Weights come as pairs, of taps 2p (low half) and
+    // 2p + 1: int32 [num_pixels / kPixelsPerGroup, num_pairs, kPixelsPerGroup, kCopies].
     void (*mix_columns)(const std::int16_t* row, const std::int32_t* offsets, const std::int32_t* weights, int num_pairs,
                         int num_pixels, std::uint8_t* out);
 };
