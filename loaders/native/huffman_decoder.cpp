@@ -39,50 +39,40 @@ void HuffmanTable::make(const JHUFF_TBL& source, bool is_dc) {
         value_offsets_[size] = 0;
         value_offsets_[kMaxSize + size] = 1 - (1 << size);
     }
+    entries_.fill({});
     const std::uint8_t* symbol = source.huffval;
-    std::uint32_t begin = 0;  // of the codes that come next, in 16 bits
-    const auto add = [&](int length, Entry* entries, int bits) {
+    std::uint32_t begin = 0;  // of the codes that come next
+    const auto add = [&](int length, Entry* entries, int index_bits) {
         for (int number = 0; number < source.bits[length]; ++number, ++symbol) {
-            const std::uint32_t end = begin + (1u << (16 - length));
+            const std::uint32_t middle = begin + (1u << (kLongBits - length - 1)), end = 2 * middle - begin;
             const int size = *symbol & 15, zeros = *symbol >> 4, num_bits = length + size;
             const bool is_end = size == 0 && zeros != 15;
             Entry entry{static_cast<std::uint8_t>(num_bits), static_cast<std::uint8_t>(64 - num_bits),
-                        static_cast<std::uint8_t>(size),
-                        static_cast<std::uint8_t>(1 + (is_dc ? 0 : is_end ? kEndOfBlock : zeros))};
-            Entry *const from = entries + (begin >> (16 - bits)), *const to = entries + (end >> (16 - bits));
-            if (bits < 16 && size > 0) {
-                if (length == bits) {
-                    *from = {};
-                } else {
-                    std::fill(from + (to - from) / 2, to, entry);
-                    entry.value = static_cast<std::uint8_t>(entry.value + kMaxSize);
-                    std::fill(from, from + (to - from) / 2, entry);
-                }
-            } else {
-                std::fill(from, to, entry);
-            }
+                        static_cast<std::uint8_t>(size > 0 ? kMaxSize + size : 0),
+                        static_cast<std::uint8_t>(is_dc ? 1 : is_end ? kEndOfBlock + 1 : zeros + 1)};
+            const int rest = kLongBits - index_bits;
+            std::fill(entries + (begin >> rest), entries + (middle >> rest), entry);
+            entry.value = static_cast<std::uint8_t>(size);
+            std::fill(entries + (middle >> rest), entries + (end >> rest), entry);
             begin = end;
         }
     };
-    entries_.fill({});
-    for (int length = 1; length <= kLookupBits; ++length) {
-        if (length == kLookupBits) {
-            long_begin_ = begin;
-            long_entries_.assign((1 << 16) - begin, {0, 63, 0, 1 + kEndOfBlock});
-            const auto s=symbol; const auto b=begin;
-            add(length, long_entries_.data() - long_begin_, 16);
-            symbol=s; begin=b;
+    for (int length = 1; length < kLookupBits; ++length) add(length, entries_.data(), kLookupBits);
+    long_begin_ = begin;
+    long_entries_.assign((1 << kLongBits) - begin, {0, 63, 0, kEndOfBlock + 1});
+    for (int length = kLookupBits; length <= 16; ++length) add(length, long_entries_.data() - long_begin_, kLongBits);
+    if (is_dc) return;
+    for (std::size_t bits = 0; bits < skims_.size(); ++bits) {
+        const std::uint64_t window = std::uint64_t{bits} << (64 - kSkimBits);
+        int num_bits = 0, step = 0;
+        while (step < DCTSIZE2) {
+            const Entry& entry = find(window << num_bits);
+            if (entry.num_bits == 0 || num_bits + entry.num_bits > kSkimBits) break;
+            num_bits += entry.num_bits;
+            step += entry.step > kEndOfBlock ? kSkimmedEnd : entry.step;
         }
-        add(length, entries_.data(), kLookupBits);
+        skims_[bits] = {static_cast<std::uint8_t>(num_bits), static_cast<std::uint8_t>(num_bits ? step : kNothingToSkim)};
     }
-    for (int length = kLookupBits + 1; length <= 16; ++length) add(length, long_entries_.data() - long_begin_, 16);
-}
-
-HuffmanTable::Entry HuffmanTable::find_long(std::uint64_t window) const {
-    Entry entry = long_entries_[(window >> 48) - long_begin_];
-    const bool is_negative = entry.value > 0 && !(window >> entry.right_shift >> (entry.value - 1) & 1);
-    entry.value = static_cast<std::uint8_t>(entry.value + (is_negative ? kMaxSize : 0));
-    return entry;
 }
 
 // At least 56 bits.
@@ -92,7 +82,7 @@ HuffmanTable::Entry HuffmanTable::find_long(std::uint64_t window) const {
     num_bits |= 56;
 }
 
-[[gnu::always_inline]] inline void HuffmanDecoder::Cursor::drop(HuffmanTable::Entry entry) {
+[[gnu::always_inline]] inline void HuffmanDecoder::Cursor::drop(const HuffmanTable::Entry& entry) {
     window <<= entry.num_bits;
     num_bits -= entry.num_bits;
 }
@@ -114,9 +104,10 @@ void HuffmanDecoder::take_over(jpeg_decompress_struct& info, const McuRange& nee
     }
     needed_ = needed;
     num_columns_ = info.MCUs_per_row;
-    row_.resize(std::size_t{needed.last_column - needed.first_column + 1} * blocks_per_mcu_ * DCTSIZE2);
+    num_needed_columns_ = needed.last_column - needed.first_column + 1;
+    rows_.resize(std::size_t{kRows} * num_needed_columns_ * blocks_per_mcu_ * DCTSIZE2);
     mcu_ = taken_ = 0;
-    limit_ = (needed.first_row + 1) * num_columns_ + needed.first_column;
+    limit_ = (needed.first_row + kRows) * num_columns_ + needed.first_column;
     end_ = needed.last_row * num_columns_ + needed.last_column + 1;
     restart_interval_ = info.restart_interval ? info.restart_interval : num_columns_ * info.MCU_rows_in_scan;
     next_interval_ = next_restart_ = 0;
@@ -138,12 +129,19 @@ boolean HuffmanDecoder::decode_mcu(j_decompress_ptr info, JBLOCKROW* blocks) {
         return TRUE;
     if (column == needed.first_column)
         self.decode_until(*info, self.taken_ + needed.last_column - needed.first_column);
-    const JCOEF* from = self.row_.data() + std::size_t{column - needed.first_column} * self.blocks_per_mcu_ * DCTSIZE2;
+    const JCOEF* from = self.coefficients(row, column);
     for (std::uint32_t number = 0; number < self.blocks_per_mcu_; ++number)
         std::memcpy(blocks[number][0], from + DCTSIZE2 * number, sizeof(JBLOCK));
     if (column == needed.last_column) self.limit_ += self.num_columns_;
     return TRUE;
 }
+
+JCOEF* HuffmanDecoder::coefficients(std::uint32_t row, std::uint32_t column) {
+    const std::size_t mcu = std::size_t{row % kRows} * num_needed_columns_ + column - needed_.first_column;
+    return rows_.data() + mcu * blocks_per_mcu_ * DCTSIZE2;
+}
+
+bool HuffmanDecoder::has_row() const { return mcu_ > taken_ + needed_.last_column; }
 
 bool HuffmanDecoder::approach(jpeg_decompress_struct& info) {
     const std::uint32_t first = needed_.first_row * num_columns_;
@@ -192,7 +190,7 @@ bool HuffmanDecoder::begin_segment() {
     segment_mcus_ = std::min(segment_end - column, next_interval_ - mcu_);
     blocks_left_ = segment_mcus_ * blocks_per_mcu_;
     if (needed) {
-        cursor_.block = row_.data() + std::size_t{column - needed_.first_column} * blocks_per_mcu_ * DCTSIZE2;
+        cursor_.block = coefficients(row, column);
         std::memset(cursor_.block, 0, blocks_left_ * sizeof(JBLOCK));
     } else {
         cursor_.block = unneeded_.data();
@@ -220,20 +218,29 @@ void HuffmanDecoder::decode_segments(HuffmanDecoder& one, HuffmanDecoder* other)
 #endif
 
 [[gnu::always_inline]] inline void HuffmanDecoder::decode_segments_inline(HuffmanDecoder& one, HuffmanDecoder* other) {
-    if (other)
-        decode_until_finished<true>(one, *other);
+    const bool keep_one = one.block_stride_ > 0, keep_other = other && other->block_stride_ > 0;
+    if (!other && keep_one)
+        decode_until_finished<true, false, false>(one, one);
+    else if (!other)
+        decode_until_finished<false, false, false>(one, one);
+    else if (keep_one && keep_other)
+        decode_until_finished<true, true, true>(one, *other);
+    else if (keep_one)
+        decode_until_finished<true, true, false>(one, *other);
+    else if (keep_other)
+        decode_until_finished<true, true, false>(*other, one);
     else
-        decode_until_finished<false>(one, one);
+        decode_until_finished<false, true, false>(one, *other);
 }
 
 // Decode until the segment of one or, with `kBoth`, either of them is finished.
-template <bool kBoth>
+template <bool kKeepOne, bool kBoth, bool kKeepOther>
 [[gnu::always_inline]] inline void HuffmanDecoder::decode_until_finished(HuffmanDecoder& one, HuffmanDecoder& other) {
     Cursor a = one.cursor_, b = other.cursor_;
     while (true) {
-        if (one.decode_two(a) && !one.next_block(a)) break;
+        if (one.decode_some<kKeepOne>(a) && !one.next_block(a)) break;
         if constexpr (kBoth)
-            if (other.decode_two(b) && !other.next_block(b)) break;
+            if (other.decode_some<kKeepOther>(b) && !other.next_block(b)) break;
     }
     one.cursor_ = a;
     if constexpr (kBoth) other.cursor_ = b;
@@ -251,20 +258,50 @@ void HuffmanDecoder::finish_segment() {
         mcu_ += segment_mcus_;
 }
 
-// Two coefficients, or the only one that is left of the block; tells whether that is finished.
-[[gnu::always_inline]] inline bool HuffmanDecoder::decode_two(Cursor& cursor) {
+// A few coefficients of a block; tells whether it is finished.
+template <bool kKeep>
+[[gnu::always_inline]] inline bool HuffmanDecoder::decode_some(Cursor& cursor) {
     cursor.refill();
+    return kKeep ? decode_two(cursor) : skim(cursor);
+}
+
+[[gnu::always_inline]] inline bool HuffmanDecoder::decode_two(Cursor& cursor) {
     for (int turn = 0; turn < 2; ++turn) {  // a short code with its value has at most 25 bits, a long one 31
-        HuffmanTable::Entry entry = cursor.ac->find(cursor.window);
-        if (__builtin_expect(entry.num_bits == 0, 0)) {
+        const HuffmanTable::Entry* entry = &cursor.ac->find(cursor.window);
+        if (__builtin_expect(entry->num_bits == 0, 0)) {
             cursor.refill();
-            entry = find_long(*cursor.ac, cursor.window);
+            entry = &find_long(*cursor.ac, cursor.window);
         }
-        cursor.k += entry.step;
+        cursor.k += entry->step;
         cursor.block[cursor.ac->natural_order[static_cast<std::size_t>(cursor.k)]] =
-            static_cast<JCOEF>(cursor.ac->value(entry, cursor.window));
-        cursor.drop(entry);
+            static_cast<JCOEF>(cursor.ac->value(*entry, cursor.window));
+        cursor.drop(*entry);
         if (cursor.k >= DCTSIZE2 - 1) return true;
+    }
+    return false;
+}
+
+[[gnu::always_inline]] inline bool HuffmanDecoder::skim(Cursor& cursor) {
+    for (int turn = 0; turn < 4; ++turn) {
+        const HuffmanTable::Skim skimmed = cursor.ac->skim(cursor.window);
+        const auto k = cursor.k + skimmed.step;
+        if (k < DCTSIZE2 - 1) {
+            cursor.k = k;
+            cursor.window <<= skimmed.num_bits;
+            cursor.num_bits -= skimmed.num_bits;
+        } else if (k == DCTSIZE2 - 1 || (k >= HuffmanTable::kSkimmedEnd && k < HuffmanTable::kSkimmedEnd + DCTSIZE2 - 1)) {
+            cursor.window <<= skimmed.num_bits;
+            cursor.num_bits -= skimmed.num_bits;
+            return true;
+        } else {  // a long code, or entries that go beyond the block's last coefficient
+            cursor.refill();
+            const HuffmanTable::Entry* entry = &cursor.ac->find(cursor.window);
+            if (entry->num_bits == 0) entry = &find_long(*cursor.ac, cursor.window);
+            cursor.k += entry->step;
+            cursor.drop(*entry);
+            if (cursor.k >= DCTSIZE2 - 1) return true;
+            cursor.refill();
+        }
     }
     return false;
 }
@@ -281,17 +318,18 @@ void HuffmanDecoder::finish_segment() {
 [[gnu::always_inline]] inline void HuffmanDecoder::begin_block(Cursor& cursor) {
     if (__builtin_expect(cursor.next > chunk_limit_, 0)) cursor.next = read_chunk(cursor.next);
     cursor.refill();
-    HuffmanTable::Entry entry = kind_->dc->find(cursor.window);
-    if (__builtin_expect(entry.num_bits == 0, 0)) entry = find_long(*kind_->dc, cursor.window);
-    *kind_->last_dc += kind_->dc->value(entry, cursor.window);
-    cursor.drop(entry);
+    const HuffmanTable::Entry* entry = &kind_->dc->find(cursor.window);
+    if (__builtin_expect(entry->num_bits == 0, 0)) entry = &find_long(*kind_->dc, cursor.window);
+    *kind_->last_dc += kind_->dc->value(*entry, cursor.window);
+    cursor.drop(*entry);
     cursor.block[0] = static_cast<JCOEF>(*kind_->last_dc);
     cursor.ac = kind_->ac;
     cursor.k = 0;
 }
 
-[[gnu::noinline]] HuffmanTable::Entry HuffmanDecoder::find_long(const HuffmanTable& table, std::uint64_t window) {
-    const HuffmanTable::Entry entry = table.find_long(window);
+[[gnu::noinline]] const HuffmanTable::Entry& HuffmanDecoder::find_long(const HuffmanTable& table,
+                                                                       std::uint64_t window) {
+    const HuffmanTable::Entry& entry = table.find_long(window);
     bad_code_ |= entry.num_bits == 0;
     return entry;
 }

@@ -22,7 +22,7 @@ struct McuRange {
 // The codes of DC differences or AC coefficients, for look-up by the bits that come next.
 class HuffmanTable {
   public:
-    // Codes up to this length are found in one look-up; longer ones are rare.
+    // Shorter codes are found in one look-up; others are rare.
     static constexpr int kLookupBits = 10;
 
     // What comes next: a code and the bits of its value. It stands for `step` coefficients, of which all but the last are 0.
@@ -36,13 +36,26 @@ class HuffmanTable {
     // libjpeg must have checked that the codes make sense, as it does when it starts a scan.
     void make(const JHUFF_TBL& source, bool is_dc);
 
-    Entry find(std::uint64_t window) const { return entries_[window >> (64 - kLookupBits)]; }
+    const Entry& find(std::uint64_t window) const { return entries_[window >> (64 - kLookupBits)]; }
 
     // Also finds codes that are too long for `find`. What is no code at all has num_bits 0 and ends the block.
-    Entry find_long(std::uint64_t window) const;
+    const Entry& find_long(std::uint64_t window) const {
+        return long_entries_[(window >> (64 - kLongBits)) - long_begin_];
+    }
+
+    // As many whole entries of AC coefficients as there are in the next kSkimBits bits, not beyond the end of the block.
+    struct Skim {
+        std::uint8_t num_bits;
+        std::uint8_t step;  // kSkimmedEnd more at the end of the block; kNothingToSkim where not even one entry fits
+    };
+    static constexpr int kSkimBits = 11;
+    static constexpr int kSkimmedEnd = 128;
+    static constexpr int kNothingToSkim = 255;
+
+    Skim skim(std::uint64_t window) const { return skims_[window >> (64 - kSkimBits)]; }
 
     // The value of an entry that was found for `window`.
-    int value(Entry entry, std::uint64_t window) const {
+    int value(const Entry& entry, std::uint64_t window) const {
         return static_cast<int>(static_cast<std::uint32_t>(window >> entry.right_shift) & value_masks_[entry.value]) +
                value_offsets_[entry.value];
     }
@@ -54,11 +67,13 @@ class HuffmanTable {
 
   private:
     static constexpr int kMaxSize = 16;
+    static constexpr int kLongBits = 17;
 
-    std::array<Entry, 1 << kLookupBits> entries_;  // by the next bits, of which the first behind the code is the sign
+    std::array<Entry, 1 << kLookupBits> entries_;  // by the next bits: a code, and the sign of its value
+    std::array<Skim, 1 << kSkimBits> skims_;
     std::array<std::uint32_t, 2 * kMaxSize> value_masks_;  // by size, plus kMaxSize where the value is negative
     std::array<std::int32_t, 2 * kMaxSize> value_offsets_;
-    std::vector<Entry> long_entries_;  // by the next 16 bits, from `long_begin_` on; the signs are missing
+    std::vector<Entry> long_entries_;              // by the next kLongBits bits, from `long_begin_` on
     std::uint32_t long_begin_;
     JHUFF_TBL source_;  // what it was made from: consecutive images often have the same tables
     bool made_ = false;
@@ -83,10 +98,14 @@ class HuffmanDecoder {
     // Decode one more row of those above the needed ones; false when there is none left.
     bool approach(jpeg_decompress_struct& info);
 
+    // Whether the row of MCUs that libjpeg will ask for next is decoded.
+    bool has_row() const;
+
     // Forget the image.
     void stop() { mcu_ = end_ = blocks_left_ = 0; }
 
   private:
+    static constexpr std::uint32_t kRows = 4;
     static constexpr int kChunkBytes = 4096;
     static constexpr int kReadAhead = 8;
     static constexpr int kMaxBlockBytes = 64 * 31 / 8 + 2 * kReadAhead;  // as many codes and values of up to 31 bits
@@ -102,7 +121,7 @@ class HuffmanDecoder {
     // the block.
     struct Cursor {
         void refill();
-        void drop(HuffmanTable::Entry entry);
+        void drop(const HuffmanTable::Entry& entry);
 
         std::uint64_t window = 0;
         std::int64_t num_bits = 0;
@@ -112,6 +131,7 @@ class HuffmanDecoder {
         std::int64_t k = 0;  // the last coefficient that was decoded, in zigzag order
     };
 
+    JCOEF* coefficients(std::uint32_t row, std::uint32_t column);
     static boolean decode_mcu(j_decompress_ptr info, JBLOCKROW* blocks);
     void decode_until(jpeg_decompress_struct& info, std::uint32_t mcu);
     bool prepare(std::uint32_t mcu);
@@ -124,13 +144,16 @@ class HuffmanDecoder {
 
     static void decode_segments(HuffmanDecoder& one, HuffmanDecoder* other);
     static void decode_segments_bmi2(HuffmanDecoder& one, HuffmanDecoder* other);
-    static void decode_segments_inline(HuffmanDecoder& one, HuffmanDecoder* other);
-    template <bool kBoth>
-    static void decode_until_finished(HuffmanDecoder& one, HuffmanDecoder& other);
+    [[gnu::always_inline]] static void decode_segments_inline(HuffmanDecoder& one, HuffmanDecoder* other);
+    template <bool kKeepOne, bool kBoth, bool kKeepOther>
+    [[gnu::always_inline]] static void decode_until_finished(HuffmanDecoder& one, HuffmanDecoder& other);
+    template <bool kKeep>
+    bool decode_some(Cursor& cursor);
     bool decode_two(Cursor& cursor);
+    bool skim(Cursor& cursor);
     bool next_block(Cursor& cursor);
     void begin_block(Cursor& cursor);
-    HuffmanTable::Entry find_long(const HuffmanTable& table, std::uint64_t window);
+    const HuffmanTable::Entry& find_long(const HuffmanTable& table, std::uint64_t window);
     const std::uint8_t* read_chunk(const std::uint8_t* next);
     bool ran_out() const;
 
@@ -141,14 +164,14 @@ class HuffmanDecoder {
 
     // Positions are numbers of MCUs from the image's beginning.
     McuRange needed_;
-    std::uint32_t num_columns_, blocks_per_mcu_;
+    std::uint32_t num_columns_, num_needed_columns_, blocks_per_mcu_;
     std::uint32_t mcu_ = 0;    // everything before is decoded, or skipped
     std::uint32_t limit_ = 0;  // how far decoding ahead may go before `row_` is used up
     std::uint32_t end_ = 0;    // of what is needed
     std::uint32_t taken_;      // handed over to libjpeg
     std::uint32_t restart_interval_, next_interval_;
     int next_restart_;  // number of the next restart marker, modulo 8
-    std::vector<JCOEF> row_;  // the needed MCUs of one row
+    std::vector<JCOEF> rows_;  // the needed MCUs of as many rows as are decoded ahead, by row modulo kRows
     std::array<JCOEF, DCTSIZE2> unneeded_;
     int error_code_, error_parameters_[2];
 

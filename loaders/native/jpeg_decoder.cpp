@@ -78,12 +78,15 @@ bool JpegDecoder::advance(RowSink& sink) {
         });
         return true;
     }
-    // As many as a row of MCUs makes.
-    for (int left = info_.max_v_samp_factor * info_.min_DCT_scaled_size; left > 0 && rows_left_ > 0;) {
-        const int got = info_.out_color_space == JCS_CMYK ? read_cmyk_row(sink) : read_rows(std::min(left, rows_left_), sink);
-        left -= got;
-        rows_left_ -= got;
-    }
+    // As many as a row of MCUs makes, and what has been decoded ahead.
+    do {
+        for (int left = info_.max_v_samp_factor * info_.min_DCT_scaled_size; left > 0 && rows_left_ > 0;) {
+            const int got =
+                info_.out_color_space == JCS_CMYK ? read_cmyk_row(sink) : read_rows(std::min(left, rows_left_), sink);
+            left -= got;
+            rows_left_ -= got;
+        }
+    } while (rows_left_ > 0 && is_ours_ && huffman_.has_row());
     if (rows_left_ == 0) huffman_.stop();
     return rows_left_ > 0;
 }
