@@ -205,18 +205,19 @@ class HeaderPages {
     HeaderPages(const HeaderPages&) = delete;
     HeaderPages& operator=(const HeaderPages&) = delete;
 
-    // Tell that the header at `position` comes next. Headers that lie close together are read ahead in one go.
+    // Tell that the header at `position` comes next. Where headers have been close together for a while, many are read
+    // in one go.
     void step_to(std::int64_t position) {
         const auto next = static_cast<std::size_t>(position);
-        if (next - position_ < kFarApart && next >= read_ahead_ && next < archive_.size()) {
-            read_ahead_ = std::min(next + kReadAhead, archive_.size());
-            advise(next, read_ahead_, MADV_WILLNEED);
-        }
+        if (next - position_ > kFarApart) run_ = next;
         position_ = next;
+        if (next - run_ < kFarApart || next < read_ahead_ || next >= archive_.size()) return;
+        read_ahead_ = std::min(next + kReadAhead, archive_.size());
+        advise(next, read_ahead_, MADV_WILLNEED);
     }
 
   private:
-    static constexpr std::size_t kFarApart = 1 << 15, kReadAhead = 1 << 20;
+    static constexpr std::size_t kFarApart = 1 << 16, kReadAhead = 1 << 20;
 
     void advise(std::size_t begin, std::size_t end, int advice) const {
         static const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
@@ -226,7 +227,9 @@ class HeaderPages {
     }
 
     const std::span<const std::uint8_t> archive_;
-    std::size_t position_ = 0, read_ahead_ = 0;
+    std::size_t position_ = 0;
+    std::size_t run_ = 0;  // where the last headers that lie close together begin
+    std::size_t read_ahead_ = 0;
 };
 
 struct Place {
