@@ -26,7 +26,8 @@ class DataConfig:
     """What is loaded and how."""
 
     train: Path = Path("data/imagenet_train.beton")
-    """Training images: a .beton file, or for some backends an ImageFolder."""
+    """Training images: a .beton file, or for all backends but ffcv an ImageFolder or tar shards (a folder, a .tar file
+    or a pattern)."""
     val: Path = Path("data/imagenet_val.beton")
     """Validation images."""
     backend: str = "native"

@@ -219,7 +219,7 @@ def build_loader(backend: str, path: Path, config: LoaderConfig) -> ImageLoader:
 
     Args:
         backend: Name of the backend.
-        path: A `.beton` file, or for all but `ffcv` also an ImageFolder.
+        path: A `.beton` file, or for all but `ffcv` also an ImageFolder or tar shards (`find_shards` in tar_shard.py).
         config: What to load and how.
 
     Raises:

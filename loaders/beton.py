@@ -4,7 +4,6 @@ What is written here opens in FFCV, and what FFCV writes opens here; `loaders._b
 Nothing read from a file is ever executed or unpickled, and every offset, size and count is checked when it is opened.
 """
 
-import mmap
 import os
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from loaders import _native
 from loaders._beton_format import (
     ALLOCATION_TYPE,
     DEFAULT_PAGE_SIZE,
@@ -183,12 +183,12 @@ def _map_file(path: Path) -> NDArray[np.uint8]:
     try:
         if not path.is_file():
             raise _fault(path, "a folder" if path.is_dir() else "no such file", "name a .beton file")
-        with path.open("rb") as file:
-            if file.seek(0, os.SEEK_END) == 0:
-                raise _fault(path, "an empty file", _DAMAGED)
-            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+        data = _native.map_file(os.fsencode(path))
     except OSError as error:
         raise _fault(path, error.strerror or str(error), "the file must be readable") from error
+    if not len(data):
+        raise _fault(path, "an empty file", _DAMAGED)
+    return data
 
 
 def _read_rows(

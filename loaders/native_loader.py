@@ -1,4 +1,4 @@
-"""The `native` backend: our C++ engine over a `.beton` file or an ImageFolder.
+"""The `native` backend: our C++ engine over a `.beton` file, an ImageFolder or tar shards.
 
 Threads that live as long as the loader decode just the part of each JPEG that its crop needs, resize it while its rows
 come out of the decoder, and write it into batches that are used again and again. Python only says which samples come
@@ -32,7 +32,9 @@ class _Pending(NamedTuple):
 
 
 class NativeLoader(PlannedEpochs):
-    """An `ImageLoader` over a `.beton` file or an ImageFolder; `num_workers` are threads, 0 means one per core.
+    """An `ImageLoader` over a `.beton` file, an ImageFolder or tar shards.
+
+    `num_workers` are threads, 0 means one per core.
 
     EXIF orientation is ignored, as FFCV and torchvision do. What is no JPEG (the PNG files that some folders hold) is
     decoded by torchvision in this thread, slowly. Damage outside the part of an image that a crop needs goes unseen.

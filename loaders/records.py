@@ -1,5 +1,7 @@
-"""Where images come from: a `.beton` file or an ImageFolder, as records that can be decoded one by one."""
+"""Where images come from: a `.beton` file, an ImageFolder or tar shards, as records that can be decoded one by one."""
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +14,10 @@ from torchvision.io import ImageReadMode, decode_image, read_file
 
 from loaders import _native
 from loaders.beton import Beton, ImageMode
+from loaders.tar_shard import TarShard, find_shards
+
+# Opening a shard mostly waits for the disk, so that cores don't matter.
+_NUM_OPENING_THREADS = 16
 
 
 class ImageRecords(Protocol):
@@ -90,13 +96,59 @@ class FolderRecords:
         return _native.file_records(self._files)
 
 
+class TarRecords:
+    """The samples of WebDataset's tar shards, shard by shard."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        with ThreadPoolExecutor(_NUM_OPENING_THREADS) as threads:
+            self._shards = list(threads.map(TarShard, paths))
+        self.labels = np.concatenate([shard.labels for shard in self._shards])
+        if not len(self.labels):
+            raise ValueError(f"{paths[0]}: no image with a label in it or in any other shard; name shards with samples")
+        self._ends = np.cumsum([len(shard.labels) for shard in self._shards])
+
+    def decode(self, index: int) -> Tensor:
+        """See `ImageRecords.decode`."""
+        shard, number = self._place(index)
+        return _decode_rgb(torch.from_numpy(shard.image_bytes(number).copy()))
+
+    def name(self, index: int) -> str:
+        """See `ImageRecords.name`."""
+        shard, number = self._place(index)
+        return f"{shard.path}: {shard.member_name(number)}"
+
+    def native(self) -> _native.Records:
+        """See `ImageRecords.native`."""
+        return _native.joined_records([_native_shard(shard) for shard in self._shards])
+
+    def _place(self, index: int) -> tuple[TarShard, int]:
+        """The shard that holds a record, and the record's number there."""
+        part = int(np.searchsorted(self._ends, index, side="right"))
+        shard = self._shards[part]
+        return shard, index - int(self._ends[part]) + len(shard.labels)
+
+
 def open_records(path: Path) -> ImageRecords:
-    """Open a `.beton` file or an ImageFolder.
+    """Open a `.beton` file, an ImageFolder or tar shards; `find_shards` says which paths name the last.
 
     Raises:
         ValueError: `path` is missing, damaged, or holds no images.
     """
+    if shards := find_shards(path):
+        return TarRecords(shards)
     return FolderRecords(path) if path.is_dir() else BetonRecords(path)
+
+
+def _native_shard(shard: TarShard) -> _native.Records:
+    unknown = np.zeros(len(shard.labels), np.int64)
+    return _native.mapped_records(
+        shard.data,
+        offsets=shard.offsets,
+        sizes=shard.sizes,
+        raw=np.zeros(len(shard.labels), np.uint8),
+        heights=unknown,
+        widths=unknown,
+    )
 
 
 def _decode_rgb(data: Tensor) -> Tensor:

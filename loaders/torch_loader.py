@@ -68,7 +68,10 @@ class _Batches(Dataset[tuple[Batch, list[BadSample]]]):
 
 
 class TorchLoader(PlannedEpochs):
-    """An `ImageLoader` over a `.beton` file or an ImageFolder; `num_workers` are processes, 0 loads in this one."""
+    """An `ImageLoader` over a `.beton` file, an ImageFolder or tar shards.
+
+    `num_workers` are processes, 0 loads in this one.
+    """
 
     def __init__(self, path: Path, config: LoaderConfig) -> None:
         records = open_records(path)

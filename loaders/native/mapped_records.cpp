@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <stdexcept>
@@ -83,6 +84,26 @@ void MappedRecords::prefetch(std::size_t index) const {
     const auto begin = reinterpret_cast<std::uintptr_t>(tables_.file.data() + tables_.offsets[index]);
     const std::uintptr_t first = begin / page * page;
     madvise(reinterpret_cast<void*>(first), begin + static_cast<std::size_t>(tables_.sizes[index]) - first, MADV_WILLNEED);
+}
+
+JoinedRecords::JoinedRecords(std::vector<std::shared_ptr<const Records>> parts) : parts_(std::move(parts)) {
+    for (const auto& part : parts_) ends_.push_back(size() + part->size());
+}
+
+std::pair<const Records&, std::size_t> JoinedRecords::place(std::size_t index) const {
+    const auto end = std::upper_bound(ends_.begin(), ends_.end(), index);
+    const Records& part = *parts_[static_cast<std::size_t>(end - ends_.begin())];
+    return {part, index - (*end - part.size())};
+}
+
+Record JoinedRecords::read(std::size_t index, std::vector<std::uint8_t>& scratch) const {
+    const auto [part, number] = place(index);
+    return part.read(number, scratch);
+}
+
+void JoinedRecords::prefetch(std::size_t index) const {
+    const auto [part, number] = place(index);
+    part.prefetch(number);
 }
 
 Record FileRecords::read(std::size_t index, std::vector<std::uint8_t>& scratch) const {

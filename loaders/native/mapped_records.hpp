@@ -1,9 +1,10 @@
-// Records that lie in a mapped file, and records that are files of their own.
+// Records that lie in mapped files, and records that are files of their own.
 #pragma once
 
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 
 #include "records.hpp"
 
@@ -29,6 +30,23 @@ class MappedRecords final : public Records {
   private:
     const Tables tables_;
     const std::shared_ptr<const void> keep_alive_;
+};
+
+// Data sets one behind the other, such as the shards of one.
+class JoinedRecords final : public Records {
+  public:
+    explicit JoinedRecords(std::vector<std::shared_ptr<const Records>> parts);
+
+    std::size_t size() const override { return ends_.empty() ? 0 : ends_.back(); }
+    Record read(std::size_t index, std::vector<std::uint8_t>& scratch) const override;
+    void prefetch(std::size_t index) const override;
+
+  private:
+    // The part that holds record `index`, and its number there.
+    std::pair<const Records&, std::size_t> place(std::size_t index) const;
+
+    const std::vector<std::shared_ptr<const Records>> parts_;
+    std::vector<std::size_t> ends_;  // one past each part's last record
 };
 
 // Image files, read by whichever thread needs them.

@@ -214,6 +214,27 @@ def test_threads_ranks_and_resuming_change_no_bit(photo_set):
         assert torch.equal(torch.cat([batches[number].images for batches in ranks]), batch.images)
 
 
+def resident_bytes() -> int:
+    """This process's own memory, without pages of mapped files."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) * 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_memory_does_not_grow_over_fifty_epochs(write_images, tmp_path):
+    encoded = [jpeg(photo(60 + size, 80), subsampling=size % 3) for size in range(20)]
+    records = [EncodedImage(encoded[number % 20], ImageMode.JPG, 60 + number % 20, 80) for number in range(500)]
+    write_images(tmp_path / "small.beton", records, np.zeros(500, np.int64))
+    loader = open_loader(tmp_path / "small.beton", order="random", batch_size=50)
+    sizes = []
+    for epoch in range(60):
+        loader.set_epoch(epoch)
+        assert sum(len(batch.index) for batch in loader) == 500
+        sizes.append(resident_bytes())
+    grown = sizes[-1] - sizes[9]
+    assert grown < 1 << 20, f"{grown} bytes more after 25,000 samples"
+
+
 def test_damage_is_named_and_never_shows_the_previous_image(write_images, tmp_path):
     good = jpeg(photo(120, 160))
     cut, garbled = good[: len(good) // 2], bytearray(good)

@@ -1,0 +1,132 @@
+"""WebDataset's tar shards, read at random without unpacking them.
+
+A sample is an image (`.jpg`, `.png`, …) and its label, neighbours in the archive whose paths are the same up to the
+first dot of the base name: `.cls` holds an integer in ASCII, or `.json` an object with an integer `label`. Opening a
+shard reads headers and labels; nothing is unpacked, executed or unpickled. `loaders/native/tar_index` finds samples.
+
+Source: https://github.com/webdataset/webdataset
+"""
+
+import glob
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from loaders import _native
+
+_INTEGER = re.compile(rb"\s*(-?[0-9]{1,18})\s*")
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+class TarShard:
+    """An open shard, mapped read-only. It may be pickled, as worker processes need: they open `path` anew.
+
+    Attributes:
+        path: The file.
+        data: The whole mapped file, uint8 [file size], read-only.
+        offsets: Where in the file each sample's image begins, int64 [num_samples].
+        sizes: How many bytes each image has, int64 [num_samples].
+        labels: int64 [num_samples].
+
+    Raises:
+        ValueError: The file is missing, is no tar archive, is cut short or damaged, or a sample is not complete.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.data = _native.map_file(os.fsencode(path))
+            self._headers, self.offsets, self.sizes, is_json, label_text, label_ends = _native.tar_samples(
+                self.data, image_extensions=[extension.removeprefix(".") for extension in IMG_EXTENSIONS]
+            )
+        except OSError as error:
+            raise ValueError(f"{path}: {error.strerror}; name tar shards that can be read") from error
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        self.labels = self._read_labels(is_json, label_text, label_ends)
+
+    def image_bytes(self, index: int) -> NDArray[np.uint8]:
+        """One image's bytes, uint8 [size]: a read-only view into the mapped file, not a copy."""
+        offset = self.offsets[index]
+        return self.data[offset : offset + self.sizes[index]]
+
+    def member_name(self, index: int) -> str:
+        """The path of a sample's image in the archive."""
+        name = _native.tar_member_name(self.data, int(self._headers[index]))
+        return name.decode(errors="backslashreplace")
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Path]]:
+        return type(self), (self.path,)
+
+    def _read_labels(self, is_json: NDArray[np.uint8], text: bytes, ends: NDArray[np.int64]) -> NDArray[np.int64]:
+        labels = np.empty(len(ends), np.int64)
+        begin = 0
+        for index, (end, json_label) in enumerate(zip(ends.tolist(), is_json.tolist(), strict=True)):
+            label = _json_label(text[begin:end]) if json_label else _cls_label(text[begin:end])
+            if label is None:
+                what = '.json without an integer "label"' if json_label else ".cls that is no integer in ASCII"
+                raise ValueError(f"{self.path}: {self.member_name(index)} has a {what}; write the shard anew")
+            labels[index] = label
+            begin = end
+        return labels
+
+
+def find_shards(path: Path) -> list[Path]:
+    """The shards that `path` names, in sorted order; none where it names something else.
+
+    Args:
+        path: A folder of `.tar` files without sub-folders (hidden entries don't count); a `.tar` file; or a pattern
+            of such files, with `*`, `?`, `[...]` or WebDataset's `{0000..0146}`.
+
+    Raises:
+        ValueError: No shard fits the pattern, or one of a range is missing.
+    """
+    if path.is_dir():
+        entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
+        if any(entry.is_dir() for entry in entries):
+            return []
+        return sorted(entry for entry in entries if entry.suffix == ".tar")
+    if path.suffix != ".tar":
+        return []
+    if path.exists():
+        return [path]
+    return sorted({shard for pattern in _ranges(str(path)) for shard in _matches(pattern)})
+
+
+def _ranges(pattern: str) -> Iterator[str]:
+    """The pattern with each number of each `{first..last}` in its place, as wide as `first` is written."""
+    found = _RANGE.search(pattern)
+    if not found or int(found[1]) > int(found[2]):
+        yield pattern
+        return
+    first, last = found.groups()
+    for number in range(int(first), int(last) + 1):
+        yield from _ranges(f"{pattern[: found.start()]}{number:0{len(first)}}{pattern[found.end() :]}")
+
+
+def _matches(pattern: str) -> list[Path]:
+    matches = glob.glob(pattern)
+    if not matches:
+        raise ValueError(f"{pattern}: no such file; name tar shards that there are")
+    return [Path(match) for match in matches]
+
+
+def _cls_label(data: bytes) -> int | None:
+    found = _INTEGER.fullmatch(data)
+    return int(found[1]) if found else None
+
+
+def _json_label(data: bytes) -> int | None:
+    try:
+        label = json.loads(data)["label"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    is_label = type(label) is int and -(2**63) <= label < 2**63
+    return label if is_label else None
