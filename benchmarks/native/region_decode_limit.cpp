@@ -1,5 +1,5 @@
-// The ceiling of a loader that leaves decoding to libjpeg-turbo: threads that only decode each crop's rows and columns and
-// throw the pixels away. With the engine it shares how libjpeg's errors are reported, and nothing else.
+// The ceiling of a loader that leaves decoding to libjpeg-turbo: threads that only decode each crop's rows and columns
+// and throw the pixels away. With the engine it shares how libjpeg's errors are reported, and nothing else.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
@@ -75,8 +75,8 @@ class Decoder {
     std::vector<std::uint8_t> pixels_;
 };
 
-// Decode boxes (top, left, height, width) of the JPEGs at offsets[i], sizes[i] of `file`. Throws ValueError at the first
-// one that cannot be decoded.
+// Decode boxes (top, left, height, width) of the JPEGs at offsets[i], sizes[i] of `file`. Throws ValueError where one
+// cannot be decoded.
 void decode_regions(const Bytes& file, const Numbers& offsets, const Numbers& sizes, const Boxes& boxes,
                     int num_threads) {
     const nb::gil_scoped_release unlocked;
