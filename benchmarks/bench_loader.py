@@ -178,10 +178,14 @@ def _measure(contenders: dict[str, Contender[Loading]], config: BenchLoader) -> 
 
 
 def _epochs_per_round(contender: Contender[Loading], round_seconds: float) -> int:
-    """How many epochs last long enough, by the second one: the first warms up."""
+    """How many epochs last long enough, found by trying, which warms up as well."""
     contender.run(Loading.rest_of_epoch)
-    epoch = contender.run(partial(Loading.whole_epochs, numbers=range(1, 2)))
-    return max(1, min(math.ceil(round_seconds / epoch.seconds), _MOST_EPOCHS))
+    num_epochs = 1
+    while True:
+        seconds = contender.run(partial(Loading.whole_epochs, numbers=range(1, 1 + num_epochs))).seconds
+        if seconds >= round_seconds or num_epochs == _MOST_EPOCHS:
+            return num_epochs
+        num_epochs = min(math.ceil(1.1 * num_epochs * round_seconds / seconds), _MOST_EPOCHS)
 
 
 def _row(name: str, config: BenchLoader, measurements: dict[str, Measurement]) -> dict[str, Any]:
