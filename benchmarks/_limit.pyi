@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+libjpeg_turbo_version: str
+
 def decode_regions(
     file: NDArray[np.uint8],
     *,

@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 import tyro
 
-from benchmarks.bench_loader import BenchLoader, bench_loader
-
 
 def main() -> int:
     """Run the benchmark that the command line names; 0 when done, 1 after an error."""
     try:
+        from benchmarks.bench_loader import BenchLoader, bench_loader  # here, as a library may be missing
+
         commands: dict[str, Callable[..., BenchLoader]] = {"loader": BenchLoader}
         bench_loader(tyro.extras.subcommand_cli_from_dict(commands, prog="fastvit-bench", description=__doc__))
     except (ValueError, RuntimeError, ImportError, OSError) as error:

@@ -4,20 +4,23 @@ import multiprocessing
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Self
+from typing import Generic, Self, TypeVar
 
-import psutil
+try:
+    import psutil
+except ImportError as error:
+    raise ImportError(f"benchmarks need psutil ({error}); install it with: pip install 'fastvit[bench]'") from error
 
-Work = Callable[[int], int]
-"""Does round number k and returns how many images it handled."""
+Subject = TypeVar("Subject")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Round:
-    """One contender's turn."""
+class Turn:
+    """What a contender did in one turn, and what it cost."""
 
     num_images: int
     seconds: float
@@ -27,15 +30,15 @@ class Round:
     """Largest resident memory so far, summed over the process and its living children."""
 
 
-class Contender:
-    """A piece of work in a process of its own, so that memory and threads are its own; a context manager.
+class Contender(Generic[Subject]):
+    """What is measured, in a process of its own, so that memory and threads are its own; a context manager.
 
     Args:
         name: For messages.
-        prepare: Makes the work; a picklable function without arguments, run in the process.
+        prepare: Makes the subject; a picklable function without arguments, run in the process before its first turn.
     """
 
-    def __init__(self, name: str, prepare: Callable[[], Work]) -> None:
+    def __init__(self, name: str, prepare: Callable[[], Subject]) -> None:
         self._name = name
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
@@ -44,21 +47,35 @@ class Contender:
         self._process.start()
         theirs.close()
 
-    def run(self, number: int) -> Round:
-        """Do round `number` and wait for it.
+    def wait_until_ready(self) -> None:
+        """Wait until the subject is there, so that making it does not disturb the turns of others.
 
         Raises:
-            RuntimeError: The work failed; the message has its traceback.
+            RuntimeError: It could not be made.
         """
+        self._answer()
+
+    def run(self, work: Callable[[Subject], int]) -> Turn:
+        """Have `work`, which must be picklable, done to the subject and wait for it; it returns a number of images.
+
+        Raises:
+            RuntimeError: The work failed; the message says why.
+        """
+        with suppress(BrokenPipeError):  # `_answer` tells of a process that has died
+            self._connection.send(work)
+        turn = self._answer()
+        assert turn is not None
+        return turn
+
+    def _answer(self) -> Turn | None:
         try:
-            self._connection.send(number)
-            answer = self._connection.recv()
+            answer: Turn | str | None = self._connection.recv()
         except (EOFError, OSError) as error:
+            self._process.join(timeout=10)
             raise RuntimeError(f"the process of {self._name} died (exit code {self._process.exitcode})") from error
         if isinstance(answer, str):
             raise RuntimeError(f"{self._name} failed: {answer}")
-        result: Round = answer
-        return result
+        return answer
 
     def __enter__(self) -> Self:
         return self
@@ -72,26 +89,33 @@ class Contender:
             self._process.kill()
 
 
-def _serve(prepare: Callable[[], Work], connection: Connection) -> None:
+def _serve(prepare: Callable[[], Subject], connection: Connection) -> None:
+    # What is spawned spawns by default; a DataLoader is to start its workers as it does anywhere else.
+    multiprocessing.set_start_method(None, force=True)
     try:
-        work = prepare()
+        subject = prepare()
+        connection.send(None)
         while True:
-            number = connection.recv()
-            cpu_before, start = _cpu_seconds(), time.perf_counter()
-            num_images = work(number)
-            seconds = time.perf_counter() - start
-            connection.send(
-                Round(
-                    num_images=num_images,
-                    seconds=seconds,
-                    cpu_seconds=_cpu_seconds() - cpu_before,
-                    peak_rss_bytes=_peak_rss_bytes(),
-                )
-            )
-    except (EOFError, KeyboardInterrupt):
+            work: Callable[[Subject], int] = connection.recv()
+            connection.send(_measure(work, subject))
+    except (EOFError, BrokenPipeError, KeyboardInterrupt):
         return
+    except (ValueError, ImportError, OSError) as error:  # these say by themselves what is wrong
+        connection.send(str(error))
     except Exception:
         connection.send(traceback.format_exc())
+
+
+def _measure(work: Callable[[Subject], int], subject: Subject) -> Turn:
+    cpu_before, start = _cpu_seconds(), time.perf_counter()
+    num_images = work(subject)
+    seconds = time.perf_counter() - start
+    return Turn(
+        num_images=num_images,
+        seconds=seconds,
+        cpu_seconds=_cpu_seconds() - cpu_before,
+        peak_rss_bytes=_peak_rss_bytes(),
+    )
 
 
 def _family() -> list[psutil.Process]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms.v2 import functional as transforms
 
 from loaders import BadSample, BadSampleError, Batch, LoaderConfig
@@ -32,39 +32,42 @@ class _Batches(Dataset[tuple[Batch, list[BadSample]]]):
         self._config = config
 
     def __getitem__(self, request: _Request) -> tuple[Batch, list[BadSample]]:
-        decoded: dict[int, Tensor] = {}
+        images: list[Tensor] = []
+        good: list[int] = []
         bad: list[BadSample] = []
         for index in request.indices.tolist():
             try:
-                decoded[index] = self._records.decode(index)
+                images.append(self._sample(index, request))
+                good.append(index)
             except (OSError, RuntimeError) as error:
                 bad.append(BadSample(index, self._records.name(index), str(error).splitlines()[0]))
-        indices = np.array(list(decoded), dtype=np.int64)
-        images = torch.empty(
-            (len(decoded), 3, request.resolution, request.resolution),
-            dtype=torch.uint8,
-            memory_format=torch.channels_last,
-        )
-        for row, image in enumerate(self._cropped(list(decoded.values()), indices, request)):
-            images[row] = image
-        return Batch(images, torch.from_numpy(self._records.labels[indices]), torch.from_numpy(indices)), bad
+        # In a worker, collating writes into memory that it shares with the main process: nothing is copied again.
+        side = request.resolution
+        pixels = default_collate(images) if images else torch.empty((0, side, side, 3), dtype=torch.uint8)
+        indices = np.array(good, dtype=np.int64)
+        labels = torch.from_numpy(self._records.labels[indices])
+        return Batch(pixels.permute(0, 3, 1, 2), labels, torch.from_numpy(indices)), bad
 
-    def _cropped(self, images: list[Tensor], indices: NDArray[np.int64], request: _Request) -> Iterator[Tensor]:
+    def _sample(self, index: int, request: _Request) -> Tensor:
+        """One image of the batch, uint8 [resolution, resolution, 3]; raises as `ImageRecords.decode` does."""
         config, side = self._config, request.resolution
+        image = self._records.decode(index)
         if config.crop == "center":
-            for image in images:
-                resized = transforms.resize(image, [round(side / config.center_fraction)], antialias=True)
-                yield transforms.center_crop(resized, [side, side])
-            return
+            resized = transforms.resize(image, [round(side / config.center_fraction)], antialias=True)
+            return _channels_last(transforms.center_crop(resized, [side, side]))
+        _, height, width = image.shape
         boxes, flips = config.crops(
-            indices,
-            heights=np.array([image.shape[1] for image in images], dtype=np.int64),
-            widths=np.array([image.shape[2] for image in images], dtype=np.int64),
-            epoch=request.epoch,
+            np.array([index]), heights=np.array([height]), widths=np.array([width]), epoch=request.epoch
         )
-        for image, (top, left, height, width), flip in zip(images, boxes.tolist(), flips, strict=True):
-            resized = transforms.resized_crop(image, top, left, height, width, [side, side], antialias=True)
-            yield resized.flip(-1) if flip else resized
+        # Of a crop that is contiguous in channels_last, torch makes the same pixels in half the time.
+        crop = _channels_last(transforms.crop(image, *boxes[0].tolist())).permute(2, 0, 1)
+        resized = _channels_last(transforms.resize(crop, [side, side], antialias=True))
+        return resized.flip(1) if flips[0] else resized
+
+
+def _channels_last(image: Tensor) -> Tensor:
+    """A [3, h, w] image as contiguous [h, w, 3]."""
+    return image.permute(1, 2, 0).contiguous()
 
 
 class TorchLoader(PlannedEpochs):

@@ -1,26 +1,23 @@
 """The contender `limit`: libjpeg-turbo decodes every crop's rows and columns and throws them away."""
 
+from collections.abc import Iterator, Sized
 from pathlib import Path
 
 from benchmarks import _limit
-from benchmarks.harness import Work
+from benchmarks.peers import Epochs, open_jpegs
 from loaders import LoaderConfig
-from loaders.beton import Beton, ImageMode
 
 
-def region_decoding(path: Path, config: LoaderConfig) -> Work:
-    """Whole epochs of region decoding over a `.beton` file of JPEGs; the crops are those of the loaders.
+def open_epochs(path: Path, config: LoaderConfig) -> Epochs:
+    """Region decoding of a `.beton` file of JPEGs with the loaders' order and crops.
 
     Raises:
-        ValueError: The file holds raw images.
+        ValueError: The file is damaged or holds raw images; while it runs, an image cannot be decoded.
     """
-    beton = Beton(path)
-    if (beton.modes == ImageMode.RAW).any():
-        raise ValueError(f"limit decodes JPEGs, but {path} holds raw images: leave it out of --loaders")
+    beton = open_jpegs(path, "limit")
     plan = config.plan(beton.num_samples)
 
-    def work(number: int) -> int:
-        num_images = 0
+    def epochs(number: int) -> Iterator[Sized]:
         for indices in plan.batches(number):
             crops = config.crops(indices, heights=beton.heights[indices], widths=beton.widths[indices], epoch=number)
             _limit.decode_regions(
@@ -30,7 +27,6 @@ def region_decoding(path: Path, config: LoaderConfig) -> Work:
                 boxes=crops.boxes,
                 num_threads=config.num_workers,
             )
-            num_images += len(indices)
-        return num_images
+            yield indices
 
-    return work
+    return epochs
