@@ -61,7 +61,12 @@ void HuffmanTable::make(const JHUFF_TBL& source, bool is_dc) {
     long_begin_ = begin;
     long_entries_.assign((1 << kLongBits) - begin, {0, 63, 0, kEndOfBlock + 1});
     for (int length = kLookupBits; length <= 16; ++length) add(length, long_entries_.data() - long_begin_, kLongBits);
-    if (is_dc) return;
+    has_skims_ = false;
+}
+
+void HuffmanTable::make_skims() {
+    if (has_skims_) return;
+    has_skims_ = true;
     for (std::size_t bits = 0; bits < skims_.size(); ++bits) {
         const std::uint64_t window = std::uint64_t{bits} << (64 - kSkimBits);
         int num_bits = 0, step = 0;
@@ -93,6 +98,8 @@ bool HuffmanDecoder::can_decode(jpeg_decompress_struct& info) {
 }
 
 void HuffmanDecoder::take_over(jpeg_decompress_struct& info, const McuRange& needed) {
+    // With restart markers, too little is left to skim to make a table for it.
+    can_skim_ = info.restart_interval == 0;
     blocks_per_mcu_ = static_cast<std::uint32_t>(info.blocks_in_MCU);
     for (std::uint32_t number = 0; number < blocks_per_mcu_; ++number) {
         const int which = info.MCU_membership[number];
@@ -100,6 +107,7 @@ void HuffmanDecoder::take_over(jpeg_decompress_struct& info, const McuRange& nee
         HuffmanTable &dc = dc_tables_[component.dc_tbl_no], &ac = ac_tables_[component.ac_tbl_no];
         dc.make(*info.dc_huff_tbl_ptrs[component.dc_tbl_no], true);
         ac.make(*info.ac_huff_tbl_ptrs[component.ac_tbl_no], false);
+        if (can_skim_) ac.make_skims();
         kinds_[number] = {&dc, &ac, &last_dc_[which], &kinds_[(number + 1) % blocks_per_mcu_]};
     }
     needed_ = needed;
@@ -169,17 +177,18 @@ bool HuffmanDecoder::prepare(std::uint32_t mcu) {
     return blocks_left_ > 0;
 }
 
-// Go on at `mcu_`: with a segment, or behind a restart interval that is not needed.
+// Go on at `mcu_`: with a segment, or behind what is not needed of a restart interval.
 bool HuffmanDecoder::begin_segment() {
-    if (mcu_ == next_interval_) {
+    const bool begins_interval = mcu_ == next_interval_;
+    if (begins_interval) {
         if (mcu_ > 0 && !find_restart()) return false;
         next_interval_ += restart_interval_;
-        if (!interval_is_needed()) {
-            mcu_ = next_interval_;
-            return true;
-        }
-        begin_interval();
     }
+    if (!rest_of_interval_is_needed()) {
+        mcu_ = next_interval_;
+        return true;
+    }
+    if (begins_interval) begin_interval();
     const std::uint32_t row = mcu_ / num_columns_, column = mcu_ % num_columns_;
     const bool needed = row >= needed_.first_row && column >= needed_.first_column && column <= needed_.last_column;
     std::uint32_t segment_end = num_columns_;
@@ -196,6 +205,7 @@ bool HuffmanDecoder::begin_segment() {
         cursor_.block = unneeded_.data();
     }
     block_stride_ = needed ? DCTSIZE2 : 0;
+    is_skimming_ = !needed && can_skim_;
     kind_ = kinds_.data();
     bad_code_ = false;
     begin_block(cursor_);
@@ -218,7 +228,7 @@ void HuffmanDecoder::decode_segments(HuffmanDecoder& one, HuffmanDecoder* other)
 #endif
 
 [[gnu::always_inline]] inline void HuffmanDecoder::decode_segments_inline(HuffmanDecoder& one, HuffmanDecoder* other) {
-    const bool keep_one = one.block_stride_ > 0, keep_other = other && other->block_stride_ > 0;
+    const bool keep_one = !one.is_skimming_, keep_other = other && !other->is_skimming_;
     if (!other && keep_one)
         decode_until_finished<true, false, false>(one, one);
     else if (!other)
@@ -393,10 +403,10 @@ bool HuffmanDecoder::find_restart() {
     return true;
 }
 
-// Whether the crop touches the restart interval that begins at `mcu_`.
-bool HuffmanDecoder::interval_is_needed() const {
+// Whether the crop touches what the restart interval has from `mcu_` on.
+bool HuffmanDecoder::rest_of_interval_is_needed() const {
     const std::uint32_t row = mcu_ / num_columns_, column = mcu_ % num_columns_;
-    const std::uint32_t last = column + restart_interval_ - 1;
+    const std::uint32_t last = column + next_interval_ - mcu_ - 1;
     if (last >= num_columns_) return row + last / num_columns_ >= needed_.first_row && row <= needed_.last_row;
     return row >= needed_.first_row && row <= needed_.last_row && column <= needed_.last_column &&
            last >= needed_.first_column;

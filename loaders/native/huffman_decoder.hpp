@@ -36,6 +36,9 @@ class HuffmanTable {
     // libjpeg must have checked that the codes make sense, as it does when it starts a scan.
     void make(const JHUFF_TBL& source, bool is_dc);
 
+    // For AC coefficients, and before `skim`.
+    void make_skims();
+
     const Entry& find(std::uint64_t window) const { return entries_[window >> (64 - kLookupBits)]; }
 
     // Also finds codes that are too long for `find`. What is no code at all has num_bits 0 and ends the block.
@@ -76,7 +79,7 @@ class HuffmanTable {
     std::vector<Entry> long_entries_;              // by the next kLongBits bits, from `long_begin_` on
     std::uint32_t long_begin_;
     JHUFF_TBL source_;  // what it was made from: consecutive images often have the same tables
-    bool made_ = false;
+    bool made_ = false, has_skims_ = false;
 };
 
 class HuffmanDecoder {
@@ -139,7 +142,7 @@ class HuffmanDecoder {
     void finish_segment();
     void begin_interval();
     bool find_restart();
-    bool interval_is_needed() const;
+    bool rest_of_interval_is_needed() const;
     bool fail(int code, int parameter1 = 0, int parameter2 = 0);
 
     static void decode_segments(HuffmanDecoder& one, HuffmanDecoder* other);
@@ -164,6 +167,7 @@ class HuffmanDecoder {
 
     // Positions are numbers of MCUs from the image's beginning.
     McuRange needed_;
+    bool can_skim_;
     std::uint32_t num_columns_, num_needed_columns_, blocks_per_mcu_;
     std::uint32_t mcu_ = 0;    // everything before is decoded, or skipped
     std::uint32_t limit_ = 0;  // how far decoding ahead may go before `row_` is used up
@@ -179,7 +183,7 @@ class HuffmanDecoder {
     std::uint32_t segment_mcus_, blocks_left_ = 0;
     std::ptrdiff_t block_stride_;
     const BlockKind* kind_;
-    bool bad_code_;
+    bool is_skimming_, bad_code_;
     Cursor cursor_;
 
     const std::uint8_t* data_;  // of the file, behind what is in the chunk
