@@ -28,7 +28,7 @@ _TABLE_WIDTH = 120  # in a file or a pipe, where there is no terminal to fit
 PEERS = ("dali", "limit")
 MODULES = {name: f"loaders.{name}_loader" for name in BACKENDS} | {name: f"benchmarks.peers.{name}" for name in PEERS}
 """What each contender imports before its clock starts."""
-CROPS: dict[str, Crop] = {"train": "random_resized", "val": "center", "whole": "whole"}
+CROPS: dict[str, Crop] = {"train": "random_resized", "val": "center", "whole": "whole", "shift": "shift"}
 
 # Round k makes epochs k * _MOST_EPOCHS and following: all loaders see the same crops, however many epochs they make.
 _MOST_EPOCHS = 1000
@@ -40,8 +40,9 @@ class BenchLoader:
 
     data: Path
     """The file."""
-    case: Literal["train", "val", "whole"] = "train"
-    """Random resized crops in random order; center crops in file order; or whole images in random order."""
+    case: Literal["train", "val", "whole", "shift"] = "train"
+    """Random resized crops in random order; center crops in file order; whole images in random order; or these flipped
+    and shifted at random."""
     resolution: int = 224
     """Side of the images that the loaders hand over, in pixels."""
     loaders: tuple[str, ...] = ("native", "ffcv", "torch")

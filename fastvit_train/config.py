@@ -36,9 +36,12 @@ class DataConfig:
     resolution: int = 224
     """Side of the images that the model sees, in pixels."""
     crop: Crop = "random_resized"
-    """Training crop; validation crops the center, or takes the whole image where training does."""
+    """Training crop; validation crops the center, or takes the whole image where training does. random_resized and
+    shift mirror at random."""
     area: tuple[float, float] = (0.08, 1.0)
     """Smallest and largest share of the image's area that a random resized crop takes."""
+    max_shift: int = 4
+    """How far the crop shift moves the whole image at most, in pixels."""
     order: Order = "random"
     """Training order; quasi_random reads runs of neighbouring records, for data larger than memory."""
     num_workers: int = 2
@@ -57,7 +60,7 @@ class AugmentConfig:
     """What happens to a batch on the device."""
 
     flip: Literal["none", "random", "alternating"] = "none"
-    """Mirror left to right (a random resized crop has its own flip): at random, or every other epoch."""
+    """Mirror left to right (the crops random_resized and shift have a flip of their own): at random, or every other epoch."""
     shift: int = 0
     """Shift by up to this many pixels in both directions, the border reflected."""
     mean: tuple[float, float, float] = IMAGENET_MEAN

@@ -26,6 +26,7 @@ def build_loaders(config: Config, world: World) -> tuple[ImageLoader, ImageLoade
         resolution=data.resolution,
         crop=data.crop,
         area=data.area,
+        max_shift=data.max_shift,
         order=data.order,
         drop_last=True,
         seed=config.seed,
@@ -36,7 +37,10 @@ def build_loaders(config: Config, world: World) -> tuple[ImageLoader, ImageLoade
         on_error=data.on_error,
     )
     validation = replace(
-        training, crop="whole" if data.crop == "whole" else "center", order="sequential", drop_last=False
+        training,
+        crop="whole" if data.crop in ("whole", "shift") else "center",
+        order="sequential",
+        drop_last=False,
     )
     train_loader = build_loader(data.backend, data.train, training)
     return train_loader, build_loader(data.backend, data.val, validation), num_classes

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from loaders.crop import Crop, Crops, crop_boxes, random_flips
+from loaders.crop import Crop, Crops, crop_boxes, random_flips, random_shifts
 from loaders.order import BatchPlan, Order
 
 __all__ = [
@@ -96,7 +96,8 @@ class LoaderConfig:
     resolution: int
     """Side of the images handed over, in pixels."""
     crop: Crop
-    """`random_resized` (with random flips), `center`, or `whole`: resize without keeping the aspect ratio."""
+    """`random_resized` (with random flips), `center`, `whole`: resize without keeping the aspect ratio, or `shift`: as
+    `whole`, then a random flip and a random shift."""
     order: Order
     """`random`, `quasi_random` (for data larger than memory) or `sequential`."""
     drop_last: bool
@@ -119,6 +120,8 @@ class LoaderConfig:
     """Range of the crop's width / height, for `random_resized`."""
     center_fraction: float = 224 / 256
     """Share of the short side that `center` keeps."""
+    max_shift: int = 4
+    """How far `shift` moves the image at most, in pixels of the image handed over; the border is reflected."""
     prefetch_batches: int = 2
     """Batches that `native` makes ahead of the one that it handed over."""
     scaled_decode: bool = False
@@ -141,11 +144,15 @@ class LoaderConfig:
                 raise ValueError(f"{name} must be a range of positive numbers, got ({low}, {high})")
         if self.area[1] > 1:
             raise ValueError(f"area must end at 1 or below, got {self.area}")
+        if self.max_shift < 0 or (self.crop == "shift" and 2 * self.max_shift >= self.resolution):
+            raise ValueError(
+                f"max_shift must lie in [0, {self.resolution / 2:g}), below half the resolution, got {self.max_shift}"
+            )
 
     def crops(
         self, indices: NDArray[np.int64], *, heights: NDArray[np.int64], widths: NDArray[np.int64], epoch: int
     ) -> Crops:
-        """What to cut out of the images `indices` of these sizes, each int64 [b]; only random crops are mirrored."""
+        """What to cut out of the images `indices` of these sizes, each int64 [b], and what to do with it."""
         boxes = crop_boxes(
             self.crop,
             indices=indices,
@@ -157,9 +164,12 @@ class LoaderConfig:
             ratio=self.ratio,
             center_fraction=self.center_fraction,
         )
-        if self.crop == "random_resized":
-            return Crops(boxes, random_flips(indices=indices, seed=self.seed, epoch=epoch))
-        return Crops(boxes, np.zeros(len(indices), np.bool_))
+        flips, shifts = np.zeros(len(indices), np.bool_), np.zeros((len(indices), 2), np.int32)
+        if self.crop in ("random_resized", "shift"):
+            flips = random_flips(indices=indices, seed=self.seed, epoch=epoch)
+        if self.crop == "shift":
+            shifts = random_shifts(indices=indices, seed=self.seed, epoch=epoch, max_shift=self.max_shift)
+        return Crops(boxes, flips, shifts)
 
     def plan(self, size: int) -> BatchPlan:
         """The batches of this rank over a dataset of `size` samples."""

@@ -1,6 +1,7 @@
 """What every backend keeps in the same way: which epoch comes next, at which resolution and from which batch on."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,11 +11,14 @@ from loaders.order import BatchPlan
 
 
 class PlannedEpochs:
-    """The part of an `ImageLoader` that does not depend on how samples are made."""
+    """The part of an `ImageLoader` that does not depend on how samples are made.
+
+    `_config` is what it was built with, at the resolution of the epoch that `set_epoch` chose.
+    """
 
     def __init__(self, config: LoaderConfig, *, num_samples: int) -> None:
         self._plan: BatchPlan = config.plan(num_samples)
-        self._resolution = config.resolution
+        self._config = config
         self._epoch = 0
         self._skip_batches = 0
         self.skipped: list[BadSample] = []
@@ -22,7 +26,8 @@ class PlannedEpochs:
     def set_epoch(self, epoch: int, *, resolution: int | None = None, skip_batches: int = 0) -> None:
         """See `ImageLoader.set_epoch`."""
         self._epoch = epoch
-        self._resolution = resolution or self._resolution
+        if resolution is not None:
+            self._config = replace(self._config, resolution=resolution)
         self._skip_batches = skip_batches
         self.skipped = []
 

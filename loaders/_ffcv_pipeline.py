@@ -171,12 +171,15 @@ class Epoch(EpochIterator):  # type: ignore[misc]
         atexit.unregister(self.close)
 
 
-def crop_and_resize(image: NDArray[np.uint8], box: NDArray[np.int32], *, flip: bool, out: NDArray[np.uint8]) -> None:
+def crop_and_resize(
+    image: NDArray[np.uint8], box: NDArray[np.int32], *, flip: bool, shift: NDArray[np.int32], out: NDArray[np.uint8]
+) -> None:
     """FFCV's area filter, outside compiled code: uint8 [h, w, 3] into uint8 [resolution, resolution, 3]."""
     top, left, height, width = box.tolist()
     resize_crop(image, top, top + height, left, left + width, out)
     if flip:
-        out[:] = out[:, ::-1].copy()
+        _mirror(out)
+    _move(out, shift)
 
 
 @cache
@@ -187,10 +190,12 @@ def _compiled_batch(*, parallel: bool) -> Callable[..., Any]:
 
     def decode_batch(indices, slot, metadata, state):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
         images, good = slot
-        boxes, flips, scratch = state[3:]
+        boxes, flips, shifts, scratch = state[3:]
         for row in batch_range(len(indices)):
             own_scratch = scratch[numba.get_thread_id()]
-            good[row] = load(metadata[indices[row]], boxes[row], flips[row], state[:3], own_scratch, images[row])
+            good[row] = load(
+                metadata[indices[row]], boxes[row], flips[row], shifts[row], state[:3], own_scratch, images[row]
+            )
         return images, good
 
     decode_batch.is_parallel = parallel  # type: ignore[attr-defined]
@@ -200,11 +205,12 @@ def _compiled_batch(*, parallel: bool) -> Callable[..., Any]:
 
 def _one_image() -> Callable[..., bool]:
     """The function that decodes and crops one image into `out` and tells whether it could; Numba compiles it."""
-    read, jpeg_size, mirror = Compiler.compile(_read), Compiler.compile(_jpeg_size), Compiler.compile(_mirror)
+    read, jpeg_size = Compiler.compile(_read), Compiler.compile(_jpeg_size)
+    mirror, move = Compiler.compile(_mirror), Compiler.compile(_move)
     decode_jpeg, resize = Compiler.compile(imdecode), Compiler.compile(resize_crop)
     jpg = int(ImageMode.JPG)
 
-    def load(field, box, flip, storage, scratch, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    def load(field, box, flip, shift, storage, scratch, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
         data = read(field["data_ptr"], storage)
         height, width = np.int64(field["height"]), np.int64(field["width"])
         if field["mode"] == jpg:
@@ -221,6 +227,8 @@ def _one_image() -> Callable[..., bool]:
         resize(pixels, top, top + box[2], left, left + box[3], out)
         if flip:
             mirror(out)
+        if shift.any():
+            move(out, shift)
         return True
 
     return load
@@ -253,3 +261,15 @@ def _mirror(image: NDArray[np.uint8]) -> None:
                 swapped = image[row, left, channel]
                 image[row, left, channel] = image[row, width - 1 - left, channel]
                 image[row, width - 1 - left, channel] = swapped
+
+
+def _move(image: NDArray[np.uint8], shift: NDArray[np.int32]) -> None:
+    """Move an image down and to the right, the border reflected; Numba compiles it."""
+    height, width, num_channels = image.shape
+    whole = image.copy()
+    for row in range(height):
+        from_row = height - 1 - abs(height - 1 - abs(row - shift[0]))
+        for column in range(width):
+            from_column = width - 1 - abs(width - 1 - abs(column - shift[1]))
+            for channel in range(num_channels):
+                image[row, column, channel] = whole[from_row, from_column, channel]

@@ -1,4 +1,4 @@
-"""Crop boxes and flips as pure functions of (seed, epoch, index), the same for every backend."""
+"""Crop boxes, flips and shifts as pure functions of (seed, epoch, index), the same for every backend."""
 
 from typing import Literal, NamedTuple
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from loaders import _native
 
-Crop = Literal["random_resized", "center", "whole"]
+Crop = Literal["random_resized", "center", "whole", "shift"]
 
 
 class Crops(NamedTuple):
@@ -17,6 +17,8 @@ class Crops(NamedTuple):
     """int32 [b, 4]: top, left, height, width."""
     flips: NDArray[np.bool_]
     """bool [b]: whether to mirror what the box holds left to right."""
+    shifts: NDArray[np.int32]
+    """int32 [b, 2]: by how many pixels to move the finished image down and to the right; the border is reflected."""
 
 
 def crop_boxes(
@@ -37,7 +39,7 @@ def crop_boxes(
         crop: `random_resized` draws boxes as torchvision's RandomResizedCrop does, from Philox 4x32-10 (the boxes are
             the same on every machine up to the last bit of its `exp`); `center` is the centred square of
             `center_fraction` of the short side, which is what resizing the short side and then cropping the centre
-            keeps, to the nearest pixel; `whole` is the whole image.
+            keeps, to the nearest pixel; `whole` and `shift` take the whole image.
         indices: int64 [n], positions in the dataset.
         heights: int64 [n], in pixels.
         widths: int64 [n], in pixels.
@@ -62,5 +64,14 @@ def crop_boxes(
 
 
 def random_flips(*, indices: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.bool_]:
-    """Whether each sample of a `random_resized` epoch is mirrored left to right: bool [n], half of them true."""
+    """Whether each sample of a `random_resized` or `shift` epoch is mirrored left to right: bool [n], half of them."""
     return _native.random_flips(indices, seed, epoch)
+
+
+def random_shifts(*, indices: NDArray[np.int64], seed: int, epoch: int, max_shift: int) -> NDArray[np.int32]:
+    """By how many pixels each sample of a `shift` epoch moves down and to the right.
+
+    Returns:
+        int32 [n, 2], each uniform in [-max_shift, max_shift].
+    """
+    return _native.random_shifts(indices, seed, epoch, max_shift)

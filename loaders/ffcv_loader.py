@@ -137,8 +137,8 @@ class FFCVLoader:
             RuntimeError: That one cannot decode the image either.
         """
         image = self._records.decode(int(decoded.indices[row])).permute(1, 2, 0).contiguous().numpy()
-        boxes, flips = decoded.crops
-        crop_and_resize(image, boxes[row], flip=bool(flips[row]), out=decoded.images[row])
+        boxes, flips, shifts = decoded.crops
+        crop_and_resize(image, boxes[row], flip=bool(flips[row]), shift=shifts[row], out=decoded.images[row])
 
     @cached_property
     def _records(self) -> BetonRecords:

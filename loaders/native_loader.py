@@ -43,7 +43,6 @@ class NativeLoader(PlannedEpochs):
     def __init__(self, path: Path, config: LoaderConfig) -> None:
         self._records = open_records(path)
         self._labels = torch.from_numpy(self._records.labels)
-        self._config = config
         super().__init__(config, num_samples=len(self._labels))
         self._slots: list[Tensor] = []
         self._iteration = 0
@@ -89,22 +88,23 @@ class NativeLoader(PlannedEpochs):
         config = self._config
         return _native.CropRule(
             config.crop,
-            resolution=self._resolution,
+            resolution=config.resolution,
             seed=config.seed,
             epoch=self._epoch,
             area=config.area,
             ratio=config.ratio,
             center_fraction=config.center_fraction,
+            max_shift=config.max_shift,
         )
 
     def _memory(self) -> list[Tensor]:
         """The slots: one that the consumer holds and those that are made ahead of it."""
-        shape = (self._config.batch_size, self._resolution, self._resolution, 3)
+        config = self._config
+        shape = (config.batch_size, config.resolution, config.resolution, 3)
         if not self._slots or self._slots[0].shape != shape:
-            pinned = self._config.device.type == "cuda"
+            pinned = config.device.type == "cuda"
             self._slots = [
-                torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
-                for _ in range(1 + self._config.prefetch_batches)
+                torch.empty(shape, dtype=torch.uint8, pin_memory=pinned) for _ in range(1 + config.prefetch_batches)
             ]
         return self._slots
 

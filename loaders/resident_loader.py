@@ -42,8 +42,8 @@ class ResidentLoader(PlannedEpochs):
                     continue
             index = torch.from_numpy(indices).to(self._device)
             images = self._images.index_select(0, index).permute(0, 3, 1, 2)
-            if images.shape[2:] != (self._resolution, self._resolution):
-                images = transforms.resize(images, [self._resolution, self._resolution], antialias=True)
+            if images.shape[2:] != (self._config.resolution, self._config.resolution):
+                images = transforms.resize(images, [self._config.resolution, self._config.resolution], antialias=True)
                 images = images.contiguous(memory_format=torch.channels_last)
             yield Batch(images, self._labels[index], index)
 

@@ -18,11 +18,10 @@ class SyntheticLoader(PlannedEpochs):
         labels = open_records(path).labels
         super().__init__(config, num_samples=len(labels))
         self._labels = torch.from_numpy(labels).to(config.device)
-        self._config = config
         self._images = torch.empty(0)
 
     def __iter__(self) -> Iterator[Batch]:
-        if self._images.shape[2:] != (self._resolution, self._resolution):
+        if self._images.shape[2:] != (self._config.resolution, self._config.resolution):
             self._images = self._noise()
         for indices in self._planned():
             index = torch.from_numpy(indices).to(self._config.device)
@@ -36,7 +35,7 @@ class SyntheticLoader(PlannedEpochs):
         generator = torch.Generator(self._config.device).manual_seed(self._config.seed)
         images = torch.randint(
             256,
-            (self._config.batch_size, self._resolution, self._resolution, 3),
+            (self._config.batch_size, self._config.resolution, self._config.resolution, 3),
             dtype=torch.uint8,
             generator=generator,
             device=self._config.device,

@@ -56,13 +56,23 @@ class _Batches(Dataset[tuple[Batch, list[BadSample]]]):
             resized = transforms.resize(image, [round(side / config.center_fraction)], antialias=True)
             return _channels_last(transforms.center_crop(resized, [side, side]))
         _, height, width = image.shape
-        boxes, flips = config.crops(
+        boxes, flips, shifts = config.crops(
             np.array([index]), heights=np.array([height]), widths=np.array([width]), epoch=request.epoch
         )
         # Of a crop that is contiguous in channels_last, torch makes the same pixels in half the time.
         crop = _channels_last(transforms.crop(image, *boxes[0].tolist())).permute(2, 0, 1)
         resized = _channels_last(transforms.resize(crop, [side, side], antialias=True))
-        return resized.flip(1) if flips[0] else resized
+        if flips[0]:
+            resized = resized.flip(1)
+        return _shift(resized, *shifts[0].tolist()) if shifts.any() else resized
+
+
+def _shift(image: Tensor, down: int, right: int) -> Tensor:
+    """A [h, w, 3] image moved by so many pixels, the border reflected."""
+    height, width, _ = image.shape
+    margin = max(abs(down), abs(right))
+    padded = transforms.pad(image.permute(2, 0, 1), [margin], padding_mode="reflect")
+    return _channels_last(transforms.crop(padded, margin - down, margin - right, height, width))
 
 
 def _channels_last(image: Tensor) -> Tensor:
@@ -93,7 +103,7 @@ class TorchLoader(PlannedEpochs):
     def requests(self) -> Iterator[_Request]:
         """What the workers are asked for in this epoch, batch by batch."""
         for indices in self._planned():
-            yield _Request(indices, self._epoch, self._resolution)
+            yield _Request(indices, self._epoch, self._config.resolution)
 
     def __iter__(self) -> Iterator[Batch]:
         if self._loader is None:

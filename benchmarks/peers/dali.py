@@ -26,8 +26,11 @@ def open_epochs(path: Path, config: LoaderConfig) -> Epochs:
     """DALI over a `.beton` file of JPEGs; its batches are uint8 [b, 3, h, w], channels_last.
 
     Raises:
-        ValueError: The file is damaged or holds raw images; while it runs, an image cannot be decoded.
+        ValueError: The file is damaged or holds raw images, or the crop is `shift`; while it runs, an image cannot be
+            decoded.
     """
+    if config.crop == "shift":
+        raise ValueError("dali has no shift that reflects the border: leave it out of --loaders")
     feed = _Feed(path, config)
     pipeline = _build_pipeline(feed, config)
 
@@ -65,7 +68,7 @@ class _Feed:
         """Top and left, height and width, each int32 [b, 2], and whether to mirror: int32 [b]."""
         heights, widths = self._beton.heights, self._beton.widths
         for indices in self._plan.batches(self.epoch):
-            boxes, flips = self._config.crops(
+            boxes, flips, _ = self._config.crops(
                 indices, heights=heights[indices], widths=widths[indices], epoch=self.epoch
             )
             start, shape = np.ascontiguousarray(boxes[:, :2]), np.ascontiguousarray(boxes[:, 2:])

@@ -1,4 +1,5 @@
-// Random resized crops as torchvision draws them (RandomResizedCrop.get_params), from a counter instead of a state.
+// Random resized crops as torchvision draws them (RandomResizedCrop.get_params), flips and shifts, all from a counter
+// instead of a state.
 #pragma once
 
 #include <algorithm>
@@ -56,6 +57,16 @@ inline CropBox random_resized_crop(std::uint64_t seed, std::uint32_t epoch, std:
 
 inline bool random_flip(std::uint64_t seed, std::uint32_t epoch, std::uint64_t index) {
     return (draw(Purpose::flip, 0, seed, epoch, index)[0] & 1u) != 0;
+}
+
+// In pixels.
+struct Shift {
+    std::int32_t down, right;
+};
+
+inline Shift random_shift(std::uint64_t seed, std::uint32_t epoch, std::uint64_t index, std::int32_t max_shift) {
+    const Philox4 words = draw(Purpose::shift, 0, seed, epoch, index);
+    return {below(words[0], 2 * max_shift + 1) - max_shift, below(words[1], 2 * max_shift + 1) - max_shift};
 }
 
 }  // namespace fastvit

@@ -66,6 +66,16 @@ nb::ndarray<nb::numpy, bool> random_flips(const Int64Vector& indices, std::uint6
     return flips;
 }
 
+nb::ndarray<nb::numpy, std::int32_t> random_shifts(const Int64Vector& indices, std::uint64_t seed, std::uint32_t epoch,
+                                                   std::int32_t max_shift) {
+    auto shifts = new_array<std::int32_t>(indices.shape(0), 2);
+    for (std::size_t i = 0; i < indices.shape(0); ++i) {
+        const Shift shift = random_shift(seed, epoch, static_cast<std::uint64_t>(indices.data()[i]), max_shift);
+        shifts.data()[2 * i] = shift.down, shifts.data()[2 * i + 1] = shift.right;
+    }
+    return shifts;
+}
+
 }  // namespace
 
 void bind_order(nb::module_& module) {
@@ -75,6 +85,7 @@ void bind_order(nb::module_& module) {
     module.def("random_resized_crops", &random_resized_crops, nb::arg("indices"), nb::arg("heights"), nb::arg("widths"),
                nb::arg("seed"), nb::arg("epoch"), nb::arg("area"), nb::arg("ratio"));
     module.def("random_flips", &random_flips, nb::arg("indices"), nb::arg("seed"), nb::arg("epoch"));
+    module.def("random_shifts", &random_shifts, nb::arg("indices"), nb::arg("seed"), nb::arg("epoch"), nb::arg("max_shift"));
 }
 
 }  // namespace fastvit

@@ -24,7 +24,7 @@ inline Philox4 philox4x32(Philox4 counter, std::uint64_t seed) {
 }
 
 // What a draw is for: the last counter word, so that no two uses ever share a counter.
-enum class Purpose : std::uint32_t { permutation = 1u << 16, crop = 2u << 16, flip = 3u << 16 };
+enum class Purpose : std::uint32_t { permutation = 1u << 16, crop = 2u << 16, flip = 3u << 16, shift = 4u << 16 };
 
 inline Philox4 draw(Purpose purpose, std::uint32_t attempt, std::uint64_t seed, std::uint32_t epoch, std::uint64_t item) {
     return philox4x32({static_cast<std::uint32_t>(item), static_cast<std::uint32_t>(item >> 32), epoch,

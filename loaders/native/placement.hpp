@@ -10,7 +10,7 @@
 
 namespace fastvit {
 
-enum class CropKind { random_resized, center, whole };
+enum class CropKind { random_resized, center, whole, shift };
 
 // What is to be cut out of every image of a batch.
 struct CropRule {
@@ -20,6 +20,7 @@ struct CropRule {
     std::uint32_t epoch;
     CropRange range;         // for random_resized
     double center_fraction;  // for center: share of the short side
+    std::int32_t max_shift;  // for shift, in pixels: less than half of the resolution
 };
 
 struct Placement {

@@ -1,5 +1,7 @@
 #include "sampler.hpp"
 
+#include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <string>
 
@@ -30,22 +32,68 @@ std::string size_text(std::int32_t height, std::int32_t width) {
     return std::to_string(height) + " x " + std::to_string(width) + " pixels";
 }
 
+void copy_pixel(const std::uint8_t* from, std::uint8_t* to) { to[0] = from[0], to[1] = from[1], to[2] = from[2]; }
+
 void mirror_row(const std::uint8_t* row, std::int32_t num_pixels, std::uint8_t* out) {
-    out += 3 * num_pixels;
-    for (std::int32_t x = 0; x < num_pixels; ++x, row += 3) {
-        out -= 3;
-        out[0] = row[0], out[1] = row[1], out[2] = row[2];
+    // Four bytes at a time, of which the first is overwritten by the pixel that comes next.
+    out += 3 * (num_pixels - 1);
+    for (std::int32_t x = 0; x < num_pixels - 1; ++x, row += 3, out -= 3) {
+        std::uint32_t pixel;
+        std::memcpy(&pixel, row, 4);
+        pixel <<= 8;
+        std::memcpy(out - 1, &pixel, 4);
+    }
+    copy_pixel(row, out);
+}
+
+// `position` in [-side + 1, 2 * side - 2], folded back without repeating the border.
+std::int32_t reflect(std::int32_t position, std::int32_t side) {
+    return side - 1 - std::abs(side - 1 - std::abs(position));
+}
+
+// Mirror the image, RGB [side, side, 3], if so wanted, then shift it by less than half of `side`; what comes in from
+// outside is reflected.
+void flip_and_shift(const std::uint8_t* pixels, std::int32_t side, bool flip, const Shift& shift, std::uint8_t* out) {
+    const std::int32_t kept = side - std::abs(shift.right), before = std::max(0, shift.right);
+    const std::int32_t first = std::max(0, flip ? shift.right : -shift.right);  // that is kept, in the source's direction
+    for (std::int32_t y = 0; y < side; ++y, out += 3 * side) {
+        const std::uint8_t* row = pixels + 3 * side * reflect(y - shift.down, side) + 3 * first;
+        if (flip)
+            mirror_row(row, kept, out + 3 * before);
+        else
+            std::memcpy(out + 3 * before, row, 3 * static_cast<std::size_t>(kept));
+        for (std::int32_t x = 0; x < before; ++x) copy_pixel(out + 3 * (2 * before - x), out + 3 * x);
+        for (std::int32_t x = before + kept; x < side; ++x) copy_pixel(out + 3 * (2 * kept - 2 - x), out + 3 * x);
     }
 }
 
 }  // namespace
 
 bool Sampler::begin(const Record& record, std::size_t index, const CropRule& rule, std::uint8_t* out) {
-    if (record.raw)
-        resize_pixels(record.data, record.width, place(rule, index, record.height, record.width), out);
-    else
+    shifted_.reset();
+    if (rule.kind == CropKind::shift) {
+        shifted_ = {out, rule.resolution, random_shift(rule.seed, rule.epoch, index, rule.max_shift),
+                    random_flip(rule.seed, rule.epoch, index)};
+        whole_.resize(3 * static_cast<std::size_t>(rule.resolution) * static_cast<std::size_t>(rule.resolution));
+        out = whole_.data();
+    }
+    if (!record.raw) {
         begin_jpeg(record, index, rule, out);
-    return !record.raw;
+        return true;
+    }
+    resize_pixels(record.data, record.width, place(rule, index, record.height, record.width), out);
+    finish();
+    return false;
+}
+
+bool Sampler::advance() {
+    const bool unfinished = decoder_.advance(sink_);
+    if (!unfinished) finish();
+    return unfinished;
+}
+
+void Sampler::finish() {
+    if (shifted_) flip_and_shift(whole_.data(), shifted_->side, shifted_->flip, shifted_->shift, shifted_->pixels);
 }
 
 void Sampler::begin_jpeg(const Record& record, std::size_t index, const CropRule& rule, std::uint8_t* out) {

@@ -3,6 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
+#include <vector>
 
 #include "jpeg_decoder.hpp"
 #include "placement.hpp"
@@ -28,7 +30,7 @@ class Sampler {
     bool begin(const Record& record, std::size_t index, const CropRule& rule, std::uint8_t* out);
 
     // Make some more rows of it; false when it is finished. Throws ImageError.
-    bool advance() { return decoder_.advance(sink_); }
+    bool advance();
 
     void load(const Record& record, std::size_t index, const CropRule& rule, std::uint8_t* out) {
         for (bool unfinished = begin(record, index, rule, out); unfinished;) unfinished = advance();
@@ -47,6 +49,15 @@ class Sampler {
         Resizer& resizer_;
     };
 
+    // A crop of the kind `shift` is made in two steps: the whole image, then the shifted one.
+    struct ShiftedOut {
+        std::uint8_t* pixels;
+        std::int32_t side;
+        Shift shift;
+        bool flip;
+    };
+
+    void finish();
     void begin_jpeg(const Record& record, std::size_t index, const CropRule& rule, std::uint8_t* out);
     void resize_pixels(const std::uint8_t* pixels, std::int32_t width, const Placement& placement, std::uint8_t* out);
 
@@ -54,6 +65,8 @@ class Sampler {
     JpegDecoder decoder_;
     Resizer resizer_;
     ResizerSink sink_;
+    std::optional<ShiftedOut> shifted_;
+    std::vector<std::uint8_t> whole_;  // RGB [resolution, resolution, 3], where it becomes a shifted one
 };
 
 }  // namespace fastvit

@@ -8,7 +8,7 @@ import torch
 from torchvision.transforms import v2
 
 from loaders import _native
-from loaders.crop import crop_boxes, random_flips
+from loaders.crop import crop_boxes, random_flips, random_shifts
 
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 
@@ -54,7 +54,7 @@ def test_random_resized_equals_its_python_twin():
     assert drawn.tolist() == [list(box) for box in expected]
 
 
-@pytest.mark.parametrize("crop", ["random_resized", "center", "whole"])
+@pytest.mark.parametrize("crop", ["random_resized", "center", "whole", "shift"])
 def test_boxes_lie_inside(crop):
     rng = np.random.default_rng(0)
     heights = np.concatenate([rng.integers(1, 700, size=3000), [1, 1, 65535, 1, 20000]])
@@ -109,6 +109,18 @@ def test_flips_are_fair_and_change_with_the_epoch():
     assert abs(flips.mean() - 0.5) < 0.02
     assert abs((flips == random_flips(indices=indices, seed=0, epoch=1)).mean() - 0.5) < 0.02
     assert np.array_equal(flips[100:200], random_flips(indices=indices[100:200], seed=0, epoch=0))
+
+
+def test_shifts_are_uniform_and_change_with_the_epoch():
+    indices = np.arange(20000)
+    shifts = random_shifts(indices=indices, seed=0, epoch=0, max_shift=2)
+    counts = np.zeros((5, 5), np.int64)
+    np.add.at(counts, tuple((shifts + 2).T), 1)
+    assert abs(counts - 800).max() < 150  # five standard deviations
+    other = random_shifts(indices=indices, seed=0, epoch=1, max_shift=2)
+    assert abs((shifts == other).mean() - 0.2) < 0.02
+    assert np.array_equal(shifts[100:200], random_shifts(indices=indices[100:200], seed=0, epoch=0, max_shift=2))
+    assert not random_shifts(indices=indices, seed=0, epoch=0, max_shift=0).any()
 
 
 def test_images_without_size_are_refused():

@@ -21,7 +21,7 @@ from loaders.native_loader import NativeLoader
 pytestmark = pytest.mark.timeout(60)
 
 Write = Callable[..., None]
-CROP = {"area": (0.08, 1.0), "ratio": (3 / 4, 4 / 3), "center_fraction": 0.875}
+CROP = {"area": (0.08, 1.0), "ratio": (3 / 4, 4 / 3), "center_fraction": 0.875, "max_shift": 4}
 
 
 @cache

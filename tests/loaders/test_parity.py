@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from loaders import BACKENDS, BadSampleError, Batch, ImageLoader, LoaderConfig, build_loader
-from loaders.crop import crop_boxes, random_flips
+from loaders.crop import crop_boxes, random_flips, random_shifts
 from loaders.order import epoch_order
 
 Build = Callable[..., ImageLoader]
@@ -217,6 +217,37 @@ def test_random_crops_are_the_same_everywhere(backend, build, photo_set):
     assert difference(epoch=3) > 10, "the images are too much alike for this test to mean anything"
 
 
+def flipped_and_shifted(image: NDArray[np.uint8], flip: bool, shift: NDArray[np.int32]) -> NDArray[np.uint8]:
+    height, width, _ = image.shape
+    top, left = 15 - shift
+    padded = np.pad(image[:, ::-1] if flip else image, ((15, 15), (15, 15), (0, 0)), mode="reflect")
+    return padded[top : top + height, left : left + width]
+
+
+@pytest.mark.parametrize("max_shift", [0, 3, 15])
+@pytest.mark.parametrize("backend", CROPPING)
+def test_shifts_and_flips_reflect_the_border(backend, build, raw_set, max_shift):
+    flips = random_flips(indices=np.arange(53), seed=5, epoch=2)
+    shifts = random_shifts(indices=np.arange(53), seed=5, epoch=2, max_shift=max_shift)
+    for batch in epoch_of(build(backend, raw_set.path, crop="shift", max_shift=max_shift), 2):
+        for image, index in zip(batch.images, batch.index.tolist(), strict=True):
+            expected = flipped_and_shifted(raw_set.images[index], flips[index], shifts[index])
+            assert np.array_equal(image.permute(1, 2, 0).numpy(), expected), f"sample {index}"
+
+
+@pytest.mark.parametrize("backend", CROPPING)
+def test_shifts_are_of_the_resized_image(backend, build, photo_set):
+    options = {"resolution": 40, "order": "sequential", "batch_size": 12}
+    (whole,) = epoch_of(build(backend, photo_set.path, **options), 2)
+    (shifted,) = epoch_of(build(backend, photo_set.path, crop="shift", **options), 2)
+    flips = random_flips(indices=np.arange(12), seed=5, epoch=2)
+    shifts = random_shifts(indices=np.arange(12), seed=5, epoch=2, max_shift=4)
+    for index in range(12):
+        image = whole.images[index].permute(1, 2, 0).numpy()
+        expected = flipped_and_shifted(image, flips[index], shifts[index])
+        assert np.array_equal(shifted.images[index].permute(1, 2, 0).numpy(), expected), f"sample {index}"
+
+
 @pytest.mark.parametrize("backend", CROPPING)
 def test_validation_crops_the_center(backend, build, photo_set):
     loader = build(backend, photo_set.path, batch_size=5, crop="center", resolution=56, order="sequential")
@@ -286,6 +317,7 @@ def test_resident_refuses_what_it_cannot_hold(build, photo_set):
         ({"seed": -1}, r"seed must lie in \[0, 2\^64\), got -1"),
         ({"num_workers": -1}, "num_workers must not be negative, got -1"),
         ({"area": (0.5, 0.1)}, r"area must be a range of positive numbers, got \(0.5, 0.1\)"),
+        ({"crop": "shift", "max_shift": 16}, r"max_shift must lie in \[0, 16\), below half the resolution, got 16"),
         ({"center_fraction": 0}, r"center_fraction must lie in \(0, 1\], got 0"),
     ],
 )
