@@ -4,7 +4,7 @@
 #   make lint       ruff and mypy
 #   make bench      loader benchmark on CIFAR-10
 #   make gpu-check  the tests that need a CUDA device
-#   make sanitize   the C++ engine under sanitizers: 20,000 damaged JPEGs, and threads that come and go
+#   make sanitize   the C++ engine under sanitizers: 20,000 damaged JPEGs, 5,000 damaged .beton files, threads that come and go
 #   make clean      remove what was built and installed, but not data/ and runs/
 
 PYTHON ?= python3
@@ -43,19 +43,26 @@ ENGINE := $(filter-out %/module.cpp %_bindings.cpp %_avx2.cpp %_avx512.cpp,$(wil
 ifneq ($(filter x86_64 amd64,$(shell uname -m)),)
 SIMD := avx2 avx512
 endif
-build/address build/thread: FLAGS = -std=c++20 -O1 -g -fsanitize=$(SANITIZERS) -fno-sanitize-recover=all -Iloaders/native
-build/address: SANITIZERS = address,undefined
-build/thread: SANITIZERS = thread
-build/address: tests/native/fuzz.cpp
-build/thread: tests/native/stress.cpp
-build/address build/thread: $(wildcard loaders/native/*) | .venv/.core
+ADDRESS := -fsanitize=address,undefined -fno-sanitize-recover=all
+build/fuzz: FLAGS = -std=c++20 -O1 -g $(ADDRESS) -Iloaders/native
+build/stress: FLAGS = -std=c++20 -O1 -g -fsanitize=thread -Iloaders/native
+build/fuzz build/stress: build/%: tests/native/%.cpp $(wildcard loaders/native/* tests/native/*.hpp) | .venv/.core
 	mkdir -p build
 	$(foreach set,$(SIMD),c++ $(FLAGS) $(if $(filter avx512,$(set)),-mavx512bw -mavx512vl,-mavx2) -c loaders/native/resize_kernels_$(set).cpp -o $@_$(set).o &&) true
-	c++ $(FLAGS) $(filter tests/%,$^) $(ENGINE) $(SIMD:%=$@_%.o) -ljpeg -lpthread -o $@
+	c++ $(FLAGS) $< $(ENGINE) $(SIMD:%=$@_%.o) -ljpeg -lpthread -o $@
 
-sanitize: build/address build/thread
-	build/address 20000
-	build/thread
+# The package with a sanitized engine, beside the one in .venv.
+build/sanitized: $(wildcard loaders/*.py loaders/native/*) | .venv/.core
+	rm -rf $@
+	$(PIP) --no-deps --target $@ --config-settings=build-dir=$@_build --config-settings=cmake.define.CMAKE_CXX_FLAGS='$(ADDRESS)' .
+	touch $@
+
+# Without -S, Python would find the package in .venv first.
+sanitize: build/fuzz build/stress build/sanitized
+	build/fuzz 20000
+	build/stress
+	PYTHONPATH=build/sanitized:$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') ASAN_OPTIONS=detect_leaks=0 \
+	  LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" $(BIN)/python -S tests/native/fuzz_beton.py 5000
 
 clean:
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache

@@ -1,12 +1,16 @@
-// Damaged JPEGs through the engine and the transcoder, built with sanitizers: each must decode or fail by name.
+// Damaged JPEGs through the engine and the transcoder, built with sanitizers. Each is decoded twice, as one of two that
+// take turns, which is how the loading threads do it, and alone: both must give the same pixels or fail for the same reason.
 //   fuzz NUM_IMAGES    prints how many decoded and how many failed
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
+#include <optional>
 #include <random>
+#include <string>
 #include <vector>
 
-#include "engine.hpp"
+#include "jpeg_files.hpp"
 #include "restart_transcoder.hpp"
 #include "sampler.hpp"
 
@@ -14,60 +18,31 @@ using namespace fastvit;
 
 namespace {
 
-using Bytes = std::vector<std::uint8_t>;
-
-struct Kind {
-    int horizontal, vertical, quality, restart_interval;
-    bool progressive, arithmetic, grey, optimized;
+constexpr JpegKind kKinds[] = {
+    {3, 1, 1, 90, 0, false, false, false}, {3, 2, 1, 90, 0, false, false, true},   {3, 1, 2, 80, 0, false, false, false},
+    {3, 2, 2, 90, 0, false, false, false}, {3, 2, 2, 90, 2, false, false, true},   {3, 2, 2, 90, 24, false, false, false},
+    {3, 4, 1, 50, 3, false, false, false}, {3, 2, 2, 100, 0, false, false, false}, {3, 2, 2, 99, 7, false, false, true},
+    {3, 2, 2, 75, 0, true, false, false},  {3, 2, 1, 75, 0, false, true, false},   {1, 1, 1, 90, 5, false, false, false},
+    {1, 2, 2, 90, 0, false, false, true},  {4, 1, 1, 85, 0, false, false, false},  {4, 2, 2, 85, 4, false, false, false},
 };
 
-constexpr Kind kKinds[] = {
-    {1, 1, 90, 0, false, false, false, false}, {2, 1, 90, 0, false, false, false, true},
-    {1, 2, 80, 0, false, false, false, false}, {2, 2, 90, 0, false, false, false, false},
-    {2, 2, 90, 2, false, false, false, true},  {2, 2, 90, 24, false, false, false, false},
-    {4, 1, 50, 3, false, false, false, false}, {2, 2, 100, 0, false, false, false, false},
-    {2, 2, 75, 0, true, false, false, false},  {2, 1, 75, 0, false, true, false, false},
-    {1, 1, 90, 5, false, false, true, false},
-};
-
-Bytes encode(const Kind& kind, int height, int width, std::mt19937& random) {
-    jpeg_compress_struct info{};
-    jpeg_error_mgr errors;
-    info.err = jpeg_std_error(&errors);
-    jpeg_create_compress(&info);
-    unsigned char* data = nullptr;
-    unsigned long size = 0;
-    jpeg_mem_dest(&info, &data, &size);
-    info.image_height = static_cast<JDIMENSION>(height);
-    info.image_width = static_cast<JDIMENSION>(width);
-    info.input_components = kind.grey ? 1 : 3;
-    info.in_color_space = kind.grey ? JCS_GRAYSCALE : JCS_RGB;
-    jpeg_set_defaults(&info);
-    jpeg_set_quality(&info, kind.quality, TRUE);
-    info.comp_info[0].h_samp_factor = kind.grey ? 1 : kind.horizontal;
-    info.comp_info[0].v_samp_factor = kind.grey ? 1 : kind.vertical;
-    info.restart_interval = static_cast<unsigned>(kind.restart_interval);
-    info.optimize_coding = kind.optimized;
-    info.arith_code = kind.arithmetic;
-    if (kind.progressive) jpeg_simple_progression(&info);
-    jpeg_start_compress(&info, TRUE);
-    Bytes row(3 * static_cast<std::size_t>(width));
-    for (int y = 0; y < height; ++y) {
-        for (std::size_t x = 0; x < row.size(); ++x)
-            row[x] = static_cast<std::uint8_t>(128 + 90 * ((x / 40 + static_cast<std::size_t>(y) / 16) % 2) + random() % 30);
-        JSAMPROW pointer = row.data();
-        jpeg_write_scanlines(&info, &pointer, 1);
+// Cut out the segments with the marker FF `code`, such as all tables of one sort.
+void cut_segments(Bytes& bytes, std::uint8_t code) {
+    for (std::size_t at = 2; at + 4 <= bytes.size() && bytes[at] == 0xFF && bytes[at + 1] != 0xDA;) {
+        const std::size_t length = 2 + 256u * bytes[at + 2] + bytes[at + 3];
+        if (at + length > bytes.size()) return;
+        if (bytes[at + 1] == code) {
+            const auto begin = bytes.begin() + static_cast<std::ptrdiff_t>(at);
+            bytes.erase(begin, begin + static_cast<std::ptrdiff_t>(length));
+        } else {
+            at += length;
+        }
     }
-    jpeg_finish_compress(&info);
-    jpeg_destroy_compress(&info);
-    Bytes bytes(data, data + size);
-    std::free(data);
-    return bytes;
 }
 
 void mutate(Bytes& bytes, std::mt19937& random) {
     const auto anywhere = [&] { return random() % bytes.size(); };
-    switch (random() % 5) {
+    switch (random() % 6) {
         case 0:
             bytes.resize(anywhere() + 1);
             break;
@@ -84,6 +59,9 @@ void mutate(Bytes& bytes, std::mt19937& random) {
             if (at + 1 < bytes.size()) bytes[at + 1] = static_cast<std::uint8_t>(0xC0 + random() % 0x40);
             break;
         }
+        case 4:  // the quantisation or the Huffman tables
+            cut_segments(bytes, random() % 2 ? 0xDB : 0xC4);
+            break;
         default: {
             const std::size_t from = anywhere(), count = std::min<std::size_t>(bytes.size() - from, 1 + random() % 64);
             bytes.erase(bytes.begin() + static_cast<std::ptrdiff_t>(from),
@@ -93,39 +71,148 @@ void mutate(Bytes& bytes, std::mt19937& random) {
     }
 }
 
+struct Outcome {
+    Bytes pixels;
+    std::string failure;  // empty where the image was decoded
+
+    bool operator==(const Outcome&) const = default;
+};
+
+struct Image {
+    // Of exactly the needed size, so that a byte read or written beyond it is found.
+    Image(const Bytes& mutated, std::size_t index, const CropRule& rule)
+        : bytes(mutated.begin(), mutated.end()), index(index), rule(rule), pixels(num_pixel_bytes()) {}
+
+    std::size_t num_pixel_bytes() const {
+        return 3 * static_cast<std::size_t>(rule.resolution) * static_cast<std::size_t>(rule.resolution);
+    }
+    Record record() const { return {bytes.data(), bytes.size(), false, 0, 0}; }
+
+    Bytes bytes;
+    std::size_t index;
+    CropRule rule;
+    Bytes pixels;
+};
+
+Outcome decode_alone(const Image& image, Sampler& sampler) {
+    Outcome outcome{Bytes(image.num_pixel_bytes()), ""};
+    try {
+        sampler.load(image.record(), image.index, image.rule, outcome.pixels.data());
+    } catch (const ImageError& error) {
+        outcome = {{}, error.what()};
+    }
+    return outcome;
+}
+
+// One of the two samplers of a thread, and its image.
+class Slot {
+  public:
+    explicit Slot(bool scaled_decode) : sampler_(scaled_decode) {}
+
+    void pair_with(Slot& other) { sampler_.pair_with(other.sampler_); }
+    bool is_idle() const { return !image_; }
+
+    void take(Image image) {
+        image_ = std::move(image);
+        is_begun_ = false;
+    }
+
+    // Some more rows; the outcome where these were the last ones.
+    std::optional<Outcome> advance() {
+        Outcome outcome;
+        try {
+            is_begun_ = is_begun_ ? sampler_.advance()
+                                  : sampler_.begin(image_->record(), image_->index, image_->rule, image_->pixels.data());
+            if (is_begun_) return std::nullopt;
+            outcome.pixels = image_->pixels;
+        } catch (const ImageError& error) {
+            outcome.failure = error.what();
+        }
+        finished_ = std::move(image_);
+        image_.reset();
+        return outcome;
+    }
+
+    const Image& finished() const { return *finished_; }
+
+  private:
+    Sampler sampler_;
+    std::optional<Image> image_, finished_;
+    bool is_begun_ = false;
+};
+
+class Fuzzer {
+  public:
+    explicit Fuzzer(bool scaled_decode) : one_(scaled_decode), other_(scaled_decode), alone_(scaled_decode) {
+        one_.pair_with(other_);
+    }
+
+    // Decode it in one of the two slots, as soon as it is free.
+    void take(const Image& image) {
+        while (!one_.is_idle() && !other_.is_idle()) advance();
+        (one_.is_idle() ? one_ : other_).take(image);
+    }
+
+    void finish() {
+        while (!one_.is_idle() || !other_.is_idle()) advance();
+    }
+
+    int num_decoded = 0, num_failed = 0, num_different = 0;
+
+  private:
+    void advance() {
+        for (Slot* slot : {&one_, &other_}) {
+            if (slot->is_idle()) continue;
+            const std::optional<Outcome> outcome = slot->advance();
+            if (!outcome) continue;
+            const Outcome expected = decode_alone(slot->finished(), alone_);
+            if (*outcome != expected) {
+                std::printf("image %zu: \"%s\" in turn, \"%s\" alone\n", slot->finished().index,
+                            outcome->failure.c_str(), expected.failure.c_str());
+                ++num_different;
+            }
+            ++(outcome->failure.empty() ? num_decoded : num_failed);
+        }
+    }
+
+    Slot one_, other_;
+    Sampler alone_;
+};
+
 }  // namespace
 
 int main(int argc, char** argv) {
     const int num_images = argc > 1 ? std::atoi(argv[1]) : 20000;
     std::mt19937 random(1);
     std::vector<Bytes> originals;
-    for (const Kind& kind : kKinds)
-        for (const auto& [height, width] : {std::pair{97, 131}, {16, 16}, {1, 1}, {40, 7}})
+    for (const JpegKind& kind : kKinds)
+        for (const auto& [height, width] : {std::pair{97, 131}, {16, 16}, {1, 1}, {40, 7}, {150, 230}})
             originals.push_back(encode(kind, height, width, random));
-    Sampler exact(false), scaled(true);
-    int decoded = 0, failed = 0;
+    Fuzzer exact(false), scaled(true);
     for (int number = 0; number < num_images; ++number) {
-        Bytes bytes = originals[static_cast<std::size_t>(number) % originals.size()];
-        const bool whole_file = number < static_cast<int>(originals.size());
-        if (!whole_file) mutate(bytes, random);
-        const CropRule rule{static_cast<CropKind>(random() % 3), 1 + static_cast<int>(random() % 60), 1, 0,
-                            {0.08, 1, 0.75, 4.0 / 3}, 0.875};
-        // Of exactly the needed size, so that a byte read or written beyond it is found.
-        Bytes out(3 * static_cast<std::size_t>(rule.resolution) * static_cast<std::size_t>(rule.resolution));
-        const Bytes tight(bytes.begin(), bytes.end());
-        try {
-            (number % 4 ? exact : scaled)
-                .load({tight.data(), tight.size(), false, 0, 0}, static_cast<std::size_t>(number), rule, out.data());
-            if (number % 8 == 0) add_restart_markers(tight, 1 + number % 5);
-            ++decoded;
-        } catch (const ImageError& error) {
-            if (whole_file) {
-                std::printf("a whole image failed: %s\n", error.what());
-                return 1;
+        const auto index = static_cast<std::size_t>(number);
+        Bytes bytes = originals[index % originals.size()];
+        if (index >= originals.size()) mutate(bytes, random);
+        const int resolution = 1 + static_cast<int>(random() % 60);
+        const CropRule rule{static_cast<CropKind>(random() % 4), resolution, 1, 0, {0.08, 1, 0.75, 4.0 / 3}, 0.875,
+                            (resolution - 1) / 2};
+        const Image image(bytes, index, rule);
+        (number % 4 ? exact : scaled).take(image);
+        if (index + 1 == originals.size()) {
+            exact.finish();
+            scaled.finish();
+            if (exact.num_failed + scaled.num_failed > 0) return std::puts("a whole image failed"), 1;
+        }
+        if (number % 8 == 0) {
+            try {
+                add_restart_markers(image.bytes, 1 + number % 5);
+            } catch (const ImageError&) {
             }
-            ++failed;
         }
     }
-    std::printf("%d mutated JPEGs: %d decoded, %d failed by name\n", num_images, decoded, failed);
-    return 0;
+    exact.finish();
+    scaled.finish();
+    std::printf("%d mutated JPEGs: %d decoded, %d failed by name\n", num_images, exact.num_decoded + scaled.num_decoded,
+                exact.num_failed + scaled.num_failed);
+    return exact.num_different + scaled.num_different > 0;
 }

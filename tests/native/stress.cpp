@@ -5,28 +5,41 @@
 
 #include "engine.hpp"
 #include "jpeg_error.hpp"
+#include "jpeg_files.hpp"
 
 using namespace fastvit;
 
 namespace {
 
-// Raw images of 40 x 40 pixels, of which every 17th cannot be read.
+// Raw images of 40 x 40 pixels and JPEGs of many sizes and kinds, of which some are damaged and some cannot be read.
 class Noise final : public Records {
   public:
     Noise() : pixels_(3 * 40 * 40) {
         std::mt19937 random(1);
         for (std::uint8_t& byte : pixels_) byte = static_cast<std::uint8_t>(random());
+        for (int number = 0; number < 20; ++number) {
+            const JpegKind kind{number % 7 ? 3 : 1, 1 + number % 2, 1 + number % 2, 85, number % 3 ? 0 : 2, number % 5 == 4,
+                                false, number % 4 == 1};
+            jpegs_.push_back(encode(kind, 20 + 9 * number, 150 - 6 * number, random));
+        }
     }
     std::size_t size() const override { return 1000; }
     Record read(std::size_t index, std::vector<std::uint8_t>&) const override {
         if (index % 17 == 16) throw ImageError("it is the 17th");
-        return {pixels_.data(), pixels_.size(), true, 40, 40};
+        if (index % 4 == 0) return {pixels_.data(), pixels_.size(), true, 40, 40};
+        const Bytes& jpeg = jpegs_[index % jpegs_.size()];
+        return {jpeg.data(), is_damaged(index) ? jpeg.size() / 2 : jpeg.size(), false, 0, 0};
     }
     void prefetch(std::size_t) const override {}
 
+    static bool is_damaged(std::size_t index) { return index % 13 == 12; }
+
   private:
-    std::vector<std::uint8_t> pixels_;
+    Bytes pixels_;
+    std::vector<Bytes> jpegs_;
 };
+
+bool may_fail(std::int64_t index) { return index % 17 == 16 || Noise::is_damaged(static_cast<std::size_t>(index)); }
 
 }  // namespace
 
@@ -38,7 +51,7 @@ int main() {
         std::vector<std::vector<std::uint8_t>> slots(4, std::vector<std::uint8_t>(64 * 3 * 24 * 24));
         Engine engine(records, 1 + round % 5, false);
         std::vector<std::shared_ptr<BatchJob>> jobs;
-        const CropRule rule{CropKind::random_resized, 24, 1, static_cast<std::uint32_t>(round), {0.08, 1, 0.75, 4.0 / 3}, 1};
+        const CropRule rule{CropKind::random_resized, 24, 1, static_cast<std::uint32_t>(round), {0.08, 1, 0.75, 4.0 / 3}, 1, 0};
         for (auto& slot : slots) {
             std::vector<std::int64_t> indices(64);
             for (auto& index : indices) index = random() % 1000;
@@ -50,7 +63,7 @@ int main() {
         for (std::size_t number = 0; number < jobs.size(); ++number) {
             while (!jobs[number]->wait_for(std::chrono::milliseconds(100))) continue;
             for (const Failure& failure : jobs[number]->failures())
-                if (jobs[number]->indices()[static_cast<std::size_t>(failure.row)] % 17 != 16) return 1;
+                if (!may_fail(jobs[number]->indices()[static_cast<std::size_t>(failure.row)])) return 1;
             for (std::uint8_t& byte : slots[number]) byte ^= 1;  // what a consumer does with its batch
             ++num_batches;
         }
