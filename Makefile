@@ -4,7 +4,7 @@
 #   make lint       ruff and mypy
 #   make bench      loader benchmark on CIFAR-10
 #   make gpu-check  the tests that need a CUDA device
-#   make sanitize   the C++ engine under sanitizers: 20,000 damaged JPEGs, 5,000 damaged .beton files, threads that come and go
+#   make sanitize   the C++ engine under sanitizers: 20,000 damaged JPEGs, 5,000 damaged .beton files, 2,000 resizes, threads that come and go
 #   make clean      remove what was built and installed, but not data/ and runs/
 
 PYTHON ?= python3
@@ -39,14 +39,16 @@ gpu-check: .venv/.test
 	$(BIN)/python -m pytest -m gpu $(ARGS)
 
 # The engine without Python. Kernels for one instruction set need its flag; the engine asks the machine before it runs them.
-ENGINE := $(filter-out %/module.cpp %_bindings.cpp %_avx2.cpp %_avx512.cpp,$(wildcard loaders/native/*.cpp))
+ENGINE := $(filter-out %/module.cpp %_bindings.cpp %_avx2.cpp %_avx512.cpp %_neon.cpp,$(wildcard loaders/native/*.cpp))
 ifneq ($(filter x86_64 amd64,$(shell uname -m)),)
 SIMD := avx2 avx512
+else ifneq ($(filter aarch64 arm64,$(shell uname -m)),)
+ENGINE += loaders/native/resize_kernels_neon.cpp
 endif
 ADDRESS := -fsanitize=address,undefined -fno-sanitize-recover=all
-build/fuzz: FLAGS = -std=c++20 -O1 -g $(ADDRESS) -Iloaders/native
+build/fuzz build/resize: FLAGS = -std=c++20 -O1 -g $(ADDRESS) -Iloaders/native
 build/stress: FLAGS = -std=c++20 -O1 -g -fsanitize=thread -Iloaders/native
-build/fuzz build/stress: build/%: tests/native/%.cpp $(wildcard loaders/native/* tests/native/*.hpp) | .venv/.core
+build/fuzz build/resize build/stress: build/%: tests/native/%.cpp $(wildcard loaders/native/* tests/native/*.hpp) | .venv/.core
 	mkdir -p build
 	$(foreach set,$(SIMD),c++ $(FLAGS) $(if $(filter avx512,$(set)),-mavx512bw -mavx512vl,-mavx2) -c loaders/native/resize_kernels_$(set).cpp -o $@_$(set).o &&) true
 	c++ $(FLAGS) $< $(ENGINE) $(SIMD:%=$@_%.o) -ljpeg -lpthread -o $@
@@ -58,8 +60,9 @@ build/sanitized: $(wildcard loaders/*.py loaders/native/*) | .venv/.core
 	touch $@
 
 # Without -S, Python would find the package in .venv first.
-sanitize: build/fuzz build/stress build/sanitized
+sanitize: build/fuzz build/resize build/stress build/sanitized
 	build/fuzz 20000
+	build/resize 2000
 	build/stress
 	PYTHONPATH=build/sanitized:$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') ASAN_OPTIONS=detect_leaks=0 \
 	  LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" $(BIN)/python -S tests/native/fuzz_beton.py 5000

@@ -39,6 +39,8 @@ std::vector<ResizeKernels> available() {
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) found.push_back(kernels::avx512);
     if (__builtin_cpu_supports("avx2")) found.push_back(kernels::avx2);
+#elif defined(__aarch64__)
+    found.push_back(kernels::neon);
 #endif
     found.push_back(kernels::scalar);
     return found;

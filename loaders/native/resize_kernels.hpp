@@ -13,6 +13,7 @@ constexpr int kMixedBits = 7;  // of fraction in a row between the two passes: 2
 constexpr int kRowPadding = 64;     // bytes that `mix_rows` may read and int16 that it may write behind a row
 constexpr int kPixelsPerGroup = 4;  // `mix_columns` makes so many pixels at a time
 constexpr int kCopies = 4;          // of a pair of weights: one for each channel, one that fills up 16 bytes
+constexpr int kTapPadding = 2;      // int16 that `mix_columns` may read behind a pixel's taps
 constexpr int kOutPadding = 4;      // bytes that `mix_columns` may write behind its pixels
 
 struct ResizeKernels {
@@ -39,6 +40,8 @@ namespace kernels {
 extern const ResizeKernels scalar;
 #if defined(__x86_64__)
 extern const ResizeKernels avx2, avx512;
+#elif defined(__aarch64__)
+extern const ResizeKernels neon;
 #endif
 }  // namespace kernels
 

@@ -1,9 +1,7 @@
-// What the kernels for x86 share. Nothing here has external linkage: each file compiles it for its own instructions.
+// What the kernels for x86 share, none of it with external linkage either.
 #pragma once
 
-#include <cstdint>
-
-#include "resize_kernels.hpp"
+#include "resize_kernels_simd.hpp"
 
 namespace fastvit {
 
@@ -29,13 +27,6 @@ struct ByteWeights {
 // instruction rounds up.
 constexpr int kFirstOffset = 32768 + 32 - 1, kSecondOffset = 32768 + 32;
 constexpr int kAverageShift = 6, kAverageOffset = 32768 >> kAverageShift;
-
-// The row that alone makes up the output; null where it is mixed of several.
-const std::uint8_t* single_row(const std::uint8_t* const* rows, const std::int16_t* weights, int num_taps) {
-    for (int tap = 0; tap < num_taps; ++tap)
-        if (weights[tap] == kWeightOne) return rows[tap];
-    return nullptr;
-}
 
 }  // namespace
 
