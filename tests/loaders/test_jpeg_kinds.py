@@ -1,9 +1,9 @@
-"""Every kind of JPEG through the native engine: it decodes to torchvision's pixels or fails by name, whatever comes before."""
+"""Every kind of JPEG through the native engine: torchvision's pixels, or a failure by name, whatever came before it."""
 
 import io
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -25,9 +25,6 @@ APP0, APP1, APP14, DHT, DQT, SOS = 0xE0, 0xE1, 0xEE, 0xC4, 0xDB, 0xDA
 SOF = {0xC0, 0xC1, 0xC2}
 
 Load = Callable[..., NativeLoader]
-
-
-# ------------------------------------------------------------------------------------------------ making JPEGs
 
 
 @cache
@@ -89,23 +86,24 @@ def of_other_process(data: bytes, marker: int) -> bytes:
     return patched(data, find(data, *SOF) + 1, marker)
 
 
-def in_three_scans(image: Image.Image) -> bytes:
-    """A sequential JPEG with a scan for each component: three grey ones behind a frame header for all of them."""
-    planes = [jpeg(plane) for plane in image.split()]
-    first = planes[0]
+def in_scans(planes: Sequence[Image.Image]) -> bytes:
+    """A sequential JPEG with a scan for each component: grey ones behind a frame header for all of them."""
+    encoded = [jpeg(plane) for plane in planes]
+    first, count = encoded[0], len(encoded)
     frame, scan = find(first, *SOF), find(first, SOS)
-    components = b"".join(bytes([number, 0x11, 0]) for number in (1, 2, 3))
-    header = b"\xff\xc0\x00\x11" + first[frame + 4 : frame + 9] + b"\x03" + components
+    components = b"".join(bytes([number, 0x11, 0]) for number in range(1, count + 1))
+    header = bytes([0xFF, 0xC0, 0, 8 + 3 * count]) + first[frame + 4 : frame + 9] + bytes([count]) + components
     scans = [
-        b"\xff\xda\x00\x08\x01" + bytes([number]) + plane[find(plane, SOS) + 6 : -2]
-        for number, plane in enumerate(planes, 1)
+        b"\xff\xda\x00\x08\x01" + bytes([number]) + data[find(data, SOS) + 6 : -2]
+        for number, data in enumerate(encoded, 1)
     ]
     return first[:frame] + header + first[frame + 13 : scan] + b"".join(scans) + b"\xff\xd9"
 
 
 def lossless(height: int, width: int, precision: int) -> bytes:
     """RGB, grey in the middle everywhere: each sample is as predicted, which one code says, a single 0."""
-    frame = bytes([precision]) + height.to_bytes(2, "big") + width.to_bytes(2, "big") + b"\x03R\x11\x00G\x11\x00B\x11\x00"
+    size = height.to_bytes(2, "big") + width.to_bytes(2, "big")
+    frame = bytes([precision]) + size + b"\x03R\x11\x00G\x11\x00B\x11\x00"
     table = b"\x00" + b"\x01" + bytes(15) + b"\x00"
     scan = b"\x03R\x00G\x00B\x00\x01\x00\x00"  # predicted from the left
     parts = {0xC3: frame, DHT: table, SOS: scan}
@@ -157,14 +155,11 @@ KINDS: dict[str, Callable[[], bytes]] = {
     "progressive 4:4:4": lambda: jpeg(photo(229, 307), progressive=True, subsampling=0),
     "progressive grey": lambda: jpeg(photo(229, 307, "L"), progressive=True),
     "progressive CMYK": lambda: jpeg(photo(229, 307, "CMYK"), progressive=True),
-    "three scans": lambda: in_three_scans(photo(229, 307)),
+    "three scans": lambda: in_scans(photo(229, 307).split()),
     "restart every 3 blocks": lambda: jpeg(photo(229, 307), restart_marker_blocks=3),
     "restart every row": lambda: jpeg(photo(229, 307), restart_marker_rows=1, subsampling=0),
     "extended": lambda: of_other_process(jpeg(photo(229, 307)), 0xC1),
 }
-
-
-# ------------------------------------------------------------------------------------------------- loading them
 
 
 def rule(crop: str = "random_resized", *, resolution: int, epoch: int = 0) -> _native.CropRule:
@@ -181,16 +176,16 @@ def decoded(data: bytes) -> NDArray[np.uint8]:
 @pytest.fixture
 def load(write_images, tmp_path) -> Load:
     """Open a loader over JPEGs, written to a file once."""
-    paths: dict[int, Path] = {}
+    paths: dict[tuple[bytes, ...], Path] = {}
 
-    def open_loader(images: list[bytes], **changes) -> NativeLoader:
-        if id(images) not in paths:
-            paths[id(images)] = tmp_path / f"{len(paths)}.beton"
-            records = [EncodedImage(data, ImageMode.JPG, *frame_size(data)) for data in images]
-            write_images(paths[id(images)], records, np.zeros(len(images), np.int64))
+    def open_loader(images: list[bytes], size: tuple[int, int] | None = None, **changes) -> NativeLoader:
+        path = paths.setdefault(tuple(images), tmp_path / f"{len(paths)}.beton")
+        if not path.exists():
+            records = [EncodedImage(data, ImageMode.JPG, *(size or frame_size(data))) for data in images]
+            write_images(path, records, np.zeros(len(images), np.int64))
         options = {"batch_size": len(images), "resolution": 64, "crop": "random_resized", "order": "sequential"}
         config = LoaderConfig(**(options | {"drop_last": False, "num_workers": 2, "on_error": "skip"} | changes))
-        return NativeLoader(paths[id(images)], config)
+        return NativeLoader(path, config)
 
     return open_loader
 
@@ -272,25 +267,25 @@ UNSUPPORTED = {
         lambda data: patched(data, find(data, *SOF) + 7, *(65_501).to_bytes(2, "big")),
         "65500 pixels",
     ),
-    "two components": (lambda data: patched(data, find(data, *SOF) + 9, 2), "."),
+    "two components": (lambda _: in_scans(photo(229, 307).split()[:2]), "color conversion"),
 }
 
 
 @pytest.mark.parametrize("crop", ["random_resized", "whole"])
 @pytest.mark.parametrize("kind", UNSUPPORTED)
-def test_what_cannot_be_decoded_fails_by_name(kind, crop, write_images, tmp_path):
+def test_what_cannot_be_decoded_fails_by_name(kind, crop, load):
     make, reason = UNSUPPORTED[kind]
     good = jpeg(photo(229, 307))
-    records = [EncodedImage(data, ImageMode.JPG, 229, 307) for data in (good, make(good), good, make(good), good)]
-    write_images(tmp_path / "unsupported.beton", records, np.zeros(5, np.int64))
-    options = {"batch_size": 5, "resolution": 64, "crop": crop, "order": "sequential", "drop_last": False}
-    loader = NativeLoader(tmp_path / "unsupported.beton", LoaderConfig(**options, num_workers=1, on_error="skip"))
+    loader = load([good, make(good), good, make(good), good], size=(229, 307), num_workers=1, crop=crop)
     assert list(by_index(loader)) == [0, 2, 4]
     assert list(reasons(loader)) == [1, 3]
     assert all(re.search(reason, found) for found in reasons(loader).values()), reasons(loader)
 
 
-# ------------------------------------------------------------------------------------- what came before, and beside
+@pytest.mark.parametrize("precision", [8, 12, 16])
+def test_lossless_images_cannot_get_restart_markers(precision):
+    with pytest.raises(RuntimeError):
+        with_restarts(lossless(229, 307, precision))
 
 
 def damaged(data: bytes) -> list[bytes]:
@@ -320,7 +315,7 @@ def very_different() -> list[bytes]:
 def test_neighbours_never_change_a_pixel(load):
     """Each thread decodes two images in turn: with any number of them, an image is what it is without the others."""
     images = very_different()
-    options = {"order": "random", "resolution": 112}  # large enough for threads to take one sample at a time
+    options = {"order": "random", "resolution": 112}  # large enough for decoders to take one sample at a time
     loaders = [load(images, num_workers=num_workers, **options) for num_workers in (1, 2, 3, 8)]
     alone = [
         load(images, num_workers=1, batch_size=1, rank=rank, world_size=len(images), **options)
@@ -338,21 +333,24 @@ def test_neighbours_never_change_a_pixel(load):
             assert all(torch.equal(made[index], expected[index]) for index in expected)
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_standard_tables_stand_in_for_missing_ones(num_workers, load):
+# The resolution is large enough for a thread's two decoders to take one sample at a time: both have decoded an image
+# with tables when those without come.
+IN_TURN = {"num_workers": 1, "resolution": 112}
+
+
+def test_standard_tables_stand_in_for_missing_ones(load):
     """Motion JPEGs have no Huffman tables. Those of the image before must not do."""
     other, whole = jpeg(photo(229, 307), optimize=True), jpeg(photo(120, 90))
     images = [other, other, *[without(whole, DHT)] * 2, other, other, whole]
-    made = by_index(load(images, num_workers=num_workers, crop="whole"))
+    made = by_index(load(images, crop="whole", **IN_TURN))
     assert torch.equal(made[2], made[6])
     assert torch.equal(made[3], made[6])
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_quantization_tables_of_the_image_before_must_not_do(num_workers, load):
+def test_quantization_tables_of_the_image_before_must_not_do(load):
     good = jpeg(photo(120, 90))
     images = [good, good, *[without(good, DQT)] * 2, good]
-    loader = load(images, num_workers=num_workers)
+    loader = load(images, **IN_TURN)
     assert list(by_index(loader)) == [0, 1, 4]
     assert list(reasons(loader)) == [2, 3]
     assert all("Quantization table" in reason for reason in reasons(loader).values())
