@@ -46,6 +46,11 @@ class DataConfig:
     """Training order; quasi_random reads runs of neighbouring records, for data larger than memory."""
     num_workers: int = 2
     """Threads or processes that load."""
+    prefetch_batches: int = 2
+    """Batches that native makes ahead of the one that it handed over."""
+    scaled_decode: bool = False
+    """native decodes a JPEG for training at 1/2, 1/4 or 1/8 of its size where the crop is at least so much larger than
+    the resolution: faster, but not the same pixels; validation always decodes in full."""
     on_error: Literal["raise", "skip"] = "raise"
     """A sample that cannot be decoded ends the run by name, or is left out and counted."""
 
@@ -53,6 +58,7 @@ class DataConfig:
         _require(self.backend in BACKENDS, "data.backend", f"be one of {', '.join(sorted(BACKENDS))}", self.backend)
         _require(self.resolution > 0, "data.resolution", "be positive", self.resolution)
         _require(self.num_workers >= 0, "data.num_workers", "not be negative", self.num_workers)
+        _require(self.prefetch_batches > 0, "data.prefetch_batches", "be positive", self.prefetch_batches)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -35,12 +35,15 @@ def build_loaders(config: Config, world: World) -> tuple[ImageLoader, ImageLoade
         num_workers=data.num_workers,
         device=world.device,
         on_error=data.on_error,
+        prefetch_batches=data.prefetch_batches,
+        scaled_decode=data.scaled_decode,
     )
     validation = replace(
         training,
         crop="whole" if data.crop in ("whole", "shift") else "center",
         order="sequential",
         drop_last=False,
+        scaled_decode=False,
     )
     train_loader = build_loader(data.backend, data.train, training)
     return train_loader, build_loader(data.backend, data.val, validation), num_classes

@@ -43,6 +43,9 @@ void JpegDecoder::open(std::span<const std::uint8_t> jpeg) {
     run([&] {
         jpeg_mem_src(&info_, jpeg.data(), static_cast<unsigned long>(jpeg.size()));
         jpeg_read_header(&info_, TRUE);
+        // libjpeg-turbo 3 goes on with what it can't crop; the blocks of a lossless image are single samples there.
+        if (info_.min_DCT_scaled_size != DCTSIZE) ERREXIT1(&info_, JERR_SOF_UNSUPPORTED, 0xC3);
+        if (info_.data_precision != 8) ERREXIT1(&info_, JERR_BAD_PRECISION, info_.data_precision);
     });
 }
 

@@ -27,15 +27,19 @@ def test_options_change_the_preset():
         "data.train": "a",
         "data.val": "b",
         "data.backend": "torch",
+        "data.prefetch-batches": "3",
         "optim.lr": "0.5",
         "augment.flip": "none",
     }
-    config = parse([text for name, value in options.items() for text in (f"--{name}", value)])
+    config = parse(
+        [text for name, value in options.items() for text in (f"--{name}", value)] + ["--data.scaled-decode"]
+    )
     preset = build_preset("cifar10-quick")
     assert config.arch == preset.arch
     assert (config.epochs, config.max_steps, config.seed, config.out) == (3, 7, 4, Path("r"))
     assert (config.resume, config.checkpoint_every_steps) == ("auto", 5)
     assert (config.data.train, config.data.val, config.data.backend) == (Path("a"), Path("b"), "torch")
+    assert (config.data.prefetch_batches, config.data.scaled_decode) == (3, True)
     assert (config.optim.lr, config.augment.flip) == (0.5, "none")
     assert config.data.resolution == preset.data.resolution
     assert config.label_smoothing == preset.label_smoothing
@@ -89,6 +93,7 @@ def test_unknown_backend_lists_the_choices(capsys):
         ({"checkpoint_every_steps": 0}, "checkpoint_every_steps must be positive, got 0"),
         ({"seed": -1}, r"seed must lie in \[0, 2\^63\), got -1"),
         ({"label_smoothing": 1.0}, r"label_smoothing must lie in \[0, 1\), got 1.0"),
+        ({"data": {"prefetch_batches": 0}}, r"data.prefetch_batches must be positive, got 0"),
         ({"optim": {"lr": 0}}, r"optim.lr must be positive, got 0"),
         ({"augment": {"shift": -1}}, r"augment.shift must not be negative, got -1"),
     ],

@@ -1,0 +1,44 @@
+"""The run's two loaders: what of the config reaches them."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fastvit_train.config import Config, DataConfig
+from fastvit_train.data import build_loaders
+from fastvit_train.distributed import World
+from loaders.beton import EncodedImage, ImageMode
+
+
+@pytest.fixture
+def large_jpegs(encode_jpeg, write_images, tmp_path):
+    """Four noisy JPEGs eight times as large as what the tests load of them."""
+    images = np.random.default_rng(0).integers(256, size=(4, 256, 256, 3), dtype=np.uint8)
+    records = [EncodedImage(encode_jpeg(image), ImageMode.JPG, 256, 256) for image in images]
+    write_images(tmp_path / "large.beton", records, np.arange(4))
+    return tmp_path / "large.beton"
+
+
+def first_batches(path, **options) -> tuple[Tensor, Tensor]:
+    """The first training and the first validation batch."""
+    data = DataConfig(train=path, val=path, crop="whole", order="sequential", resolution=32, **options)
+    world = World(rank=0, world_size=1, device=torch.device("cpu"))
+    train, val, _ = build_loaders(Config(batch_size=4, data=data), world)
+    return next(iter(train)).images.clone(), next(iter(val)).images.clone()
+
+
+def test_scaled_decoding_is_for_training_alone(large_jpegs):
+    full, val = first_batches(large_jpegs)
+    assert torch.equal(full, val)
+    scaled, val = first_batches(large_jpegs, scaled_decode=True)
+    assert not torch.equal(scaled, full)
+    assert torch.equal(val, full)
+
+
+def test_prefetch_batches_reaches_both_loaders(large_jpegs, monkeypatch):
+    seen = []
+    monkeypatch.setattr("fastvit_train.data.build_loader", lambda backend, path, config: seen.append(config))
+    first = DataConfig(train=large_jpegs, val=large_jpegs, prefetch_batches=5)
+    build_loaders(Config(data=first), World(rank=0, world_size=1, device=torch.device("cpu")))
+    assert [config.prefetch_batches for config in seen] == [5, 5]
