@@ -66,7 +66,8 @@ class AugmentConfig:
     """What happens to a batch on the device."""
 
     flip: Literal["none", "random", "alternating"] = "none"
-    """Mirror left to right (the crops random_resized and shift have a flip of their own): at random, or every other epoch."""
+    """Mirror left to right, at random or every other epoch; the crops random_resized and shift have a flip of their
+    own."""
     shift: int = 0
     """Shift by up to this many pixels in both directions, the border reflected."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
