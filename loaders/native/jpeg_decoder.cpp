@@ -105,13 +105,21 @@ McuRange JpegDecoder::mcus_of(JDIMENSION left, JDIMENSION width, const Region& r
     return {left / mcu_width, (left + width - 1) / mcu_width, top / mcu_height, bottom / mcu_height};
 }
 
+// At least one row, at most `wanted`; tells how many.
+int JpegDecoder::read_scanlines(JSAMPARRAY rows, int wanted) {
+    int got = 0;
+    run([&] {
+        got = static_cast<int>(jpeg_read_scanlines(&info_, rows, static_cast<JDIMENSION>(wanted)));
+        if (got == 0) ERREXIT(&info_, JERR_INPUT_EOF);
+    });
+    return got;
+}
+
 int JpegDecoder::read_rows(int num_rows, RowSink& sink) {
     const int wanted = std::min({num_rows, kMaxRowsAtOnce, info_.rec_outbuf_height});
     JSAMPROW rows[kMaxRowsAtOnce];
     for (int ahead = 0; ahead < wanted; ++ahead) rows[ahead] = sink.row_memory(ahead) - 3 * columns_before_;
-    int got = 0;
-    run([&] { got = static_cast<int>(jpeg_read_scanlines(&info_, rows, static_cast<JDIMENSION>(wanted))); });
-    if (got == 0) throw ImageError("it has fewer rows than its header says");
+    const int got = read_scanlines(rows, wanted);
     for (int row = 0; row < got; ++row) sink.push();
     return got;
 }
@@ -119,7 +127,7 @@ int JpegDecoder::read_rows(int num_rows, RowSink& sink) {
 int JpegDecoder::read_cmyk_row(RowSink& sink) {
     cmyk_.resize(4 * static_cast<std::size_t>(info_.output_width));
     JSAMPROW row = cmyk_.data();
-    run([&] { jpeg_read_scanlines(&info_, &row, 1); });
+    read_scanlines(&row, 1);
     const std::uint8_t* cmyk = cmyk_.data() + 4 * columns_before_;
     std::uint8_t* rgb = sink.row_memory(0);
     const int width = static_cast<int>(info_.output_width) - columns_before_;

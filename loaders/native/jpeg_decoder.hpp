@@ -73,6 +73,7 @@ class JpegDecoder {
     template <typename Work>
     void run(const Work& work);
     McuRange mcus_of(JDIMENSION left, JDIMENSION width, const Region& region) const;
+    int read_scanlines(JSAMPARRAY rows, int wanted);
     int read_rows(int num_rows, RowSink& sink);
     int read_cmyk_row(RowSink& sink);
 
