@@ -26,12 +26,12 @@ std::uint64_t load_big_endian(const std::uint8_t* bytes) {
 
 }  // namespace
 
-void HuffmanTable::make(const JHUFF_TBL& source, bool is_dc) {
-    if (made_ && std::memcmp(source_.bits, source.bits, sizeof source.bits) == 0 &&
-        std::memcmp(source_.huffval, source.huffval, sizeof source.huffval) == 0)
-        return;
-    std::memcpy(&source_, &source, sizeof source);
-    made_ = true;
+bool HuffmanTable::is_made_from(const JHUFF_TBL& source) const {
+    return std::memcmp(source_.bits, source.bits, sizeof source.bits) == 0 &&
+           std::memcmp(source_.huffval, source.huffval, sizeof source.huffval) == 0;
+}
+
+HuffmanTable::HuffmanTable(const JHUFF_TBL& source, bool is_dc) : source_(source) {
     natural_order.fill(DCTSIZE2 - 1);
     std::copy(std::begin(kNaturalOrder), std::end(kNaturalOrder), natural_order.begin());
     for (int size = 0; size < kMaxSize; ++size) {  // values that begin with 0 are negative (ITU-T T.81, F.2.2.1)
@@ -61,7 +61,6 @@ void HuffmanTable::make(const JHUFF_TBL& source, bool is_dc) {
     long_begin_ = begin;
     long_entries_.assign((1 << kLongBits) - begin, {0, 63, 0, kEndOfBlock + 1});
     for (int length = kLookupBits; length <= 16; ++length) add(length, long_entries_.data() - long_begin_, kLongBits);
-    has_skims_ = false;
 }
 
 void HuffmanTable::make_skims() {
@@ -97,6 +96,18 @@ bool HuffmanDecoder::can_decode(jpeg_decompress_struct& info) {
            info.comps_in_scan == info.num_components;
 }
 
+// The table that was made from `source` for the image before or for the partner's, whose copy would only crowd the cache;
+// else a new one.
+HuffmanTable& HuffmanDecoder::table(Tables HuffmanDecoder::*kind, int number, const JHUFF_TBL& source) {
+    const auto fits = [&](const auto& table) { return table && table->is_made_from(source); };
+    std::shared_ptr<HuffmanTable>& own = (this->*kind)[static_cast<std::size_t>(number)];
+    if (fits(own)) return *own;
+    const Tables& others = (partner_ ? partner_ : this)->*kind;
+    const auto found = std::find_if(others.begin(), others.end(), fits);
+    own = found != others.end() ? *found : std::make_shared<HuffmanTable>(source, kind == &HuffmanDecoder::dc_tables_);
+    return *own;
+}
+
 void HuffmanDecoder::take_over(jpeg_decompress_struct& info, const McuRange& needed) {
     // With restart markers, too little is left to skim to make a table for it.
     can_skim_ = info.restart_interval == 0;
@@ -104,9 +115,9 @@ void HuffmanDecoder::take_over(jpeg_decompress_struct& info, const McuRange& nee
     for (std::uint32_t number = 0; number < blocks_per_mcu_; ++number) {
         const int which = info.MCU_membership[number];
         const jpeg_component_info& component = *info.cur_comp_info[which];
-        HuffmanTable &dc = dc_tables_[component.dc_tbl_no], &ac = ac_tables_[component.ac_tbl_no];
-        dc.make(*info.dc_huff_tbl_ptrs[component.dc_tbl_no], true);
-        ac.make(*info.ac_huff_tbl_ptrs[component.ac_tbl_no], false);
+        const int dc_number = component.dc_tbl_no, ac_number = component.ac_tbl_no;
+        HuffmanTable& dc = table(&HuffmanDecoder::dc_tables_, dc_number, *info.dc_huff_tbl_ptrs[dc_number]);
+        HuffmanTable& ac = table(&HuffmanDecoder::ac_tables_, ac_number, *info.ac_huff_tbl_ptrs[ac_number]);
         if (can_skim_) ac.make_skims();
         kinds_[number] = {&dc, &ac, &last_dc_[which], &kinds_[(number + 1) % blocks_per_mcu_]};
     }

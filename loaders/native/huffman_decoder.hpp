@@ -8,6 +8,7 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "jpeg_error.hpp"
@@ -34,7 +35,9 @@ class HuffmanTable {
     };
 
     // libjpeg must have checked that the codes make sense, as it does when it starts a scan.
-    void make(const JHUFF_TBL& source, bool is_dc);
+    HuffmanTable(const JHUFF_TBL& source, bool is_dc);
+
+    bool is_made_from(const JHUFF_TBL& source) const;
 
     // For AC coefficients, and before `skim`.
     void make_skims();
@@ -78,8 +81,8 @@ class HuffmanTable {
     std::array<std::int32_t, 2 * kMaxSize> value_offsets_;
     std::vector<Entry> long_entries_;              // by the next kLongBits bits, from `long_begin_` on
     std::uint32_t long_begin_;
-    JHUFF_TBL source_;  // what it was made from: consecutive images often have the same tables
-    bool made_ = false, has_skims_ = false;
+    const JHUFF_TBL source_;
+    bool has_skims_ = false;
 };
 
 class HuffmanDecoder {
@@ -134,6 +137,10 @@ class HuffmanDecoder {
         std::int64_t k = 0;  // the last coefficient that was decoded, in zigzag order
     };
 
+    // Consecutive images often have the same tables.
+    using Tables = std::array<std::shared_ptr<HuffmanTable>, NUM_HUFF_TBLS>;
+
+    HuffmanTable& table(Tables HuffmanDecoder::*kind, int number, const JHUFF_TBL& source);
     JCOEF* coefficients(std::uint32_t row, std::uint32_t column);
     static boolean decode_mcu(j_decompress_ptr info, JBLOCKROW* blocks);
     void decode_until(jpeg_decompress_struct& info, std::uint32_t mcu);
@@ -161,7 +168,7 @@ class HuffmanDecoder {
     bool ran_out() const;
 
     HuffmanDecoder* partner_ = nullptr;
-    std::array<HuffmanTable, NUM_HUFF_TBLS> dc_tables_, ac_tables_;
+    Tables dc_tables_, ac_tables_;
     std::array<BlockKind, D_MAX_BLOCKS_IN_MCU> kinds_;
     std::array<int, MAX_COMPS_IN_SCAN> last_dc_;
 
