@@ -12,6 +12,7 @@ namespace fastvit {
 
 namespace nb = nanobind;
 
+void bind_converters(nb::module_& module);  // converter_bindings.cpp
 void bind_order(nb::module_& module);    // order_bindings.cpp
 void bind_records(nb::module_& module);  // records_bindings.cpp
 void bind_engine(nb::module_& module);   // engine_bindings.cpp

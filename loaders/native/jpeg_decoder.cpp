@@ -49,13 +49,15 @@ void JpegDecoder::open(std::span<const std::uint8_t> jpeg) {
     });
 }
 
-void JpegDecoder::start(int shrink) {
+bool JpegDecoder::start(int shrink, bool may_be_ycc) {
+    const bool is_ycc = may_be_ycc && info_.jpeg_color_space == JCS_YCbCr;
     run([&] {
-        info_.out_color_space = info_.num_components == 4 ? JCS_CMYK : JCS_RGB;
+        info_.out_color_space = info_.num_components == 4 ? JCS_CMYK : is_ycc ? JCS_YCbCr : JCS_RGB;
         info_.scale_num = 1;
         info_.scale_denom = static_cast<unsigned>(shrink);
         jpeg_start_decompress(&info_);
     });
+    return is_ycc;
 }
 
 void JpegDecoder::begin(const Region& region) {

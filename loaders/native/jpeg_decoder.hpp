@@ -50,9 +50,11 @@ class JpegDecoder {
 
     std::int32_t height() const { return static_cast<std::int32_t>(info_.image_height); }
     std::int32_t width() const { return static_cast<std::int32_t>(info_.image_width); }
+    int num_components() const { return info_.num_components; }
 
-    // Get ready to decode at 1/`shrink` (1, 2, 4 or 8) of the size. Throws ImageError.
-    void start(int shrink);
+    // Get ready to decode at 1/`shrink` (1, 2, 4 or 8) of the size, to RGB or, with `may_be_ycc`, to YCbCr where that is what
+    // the image is stored in; tells whether it is YCbCr. Throws ImageError.
+    bool start(int shrink, bool may_be_ycc = false);
 
     // The size of what comes out: the image's divided by `shrink`, rounded up.
     std::int32_t output_height() const { return static_cast<std::int32_t>(info_.output_height); }

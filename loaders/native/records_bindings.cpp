@@ -1,4 +1,4 @@
-// Record sources for Python, and what rewrites records.
+// Record sources for Python.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -19,7 +19,6 @@
 
 #include "bindings.hpp"
 #include "mapped_records.hpp"
-#include "restart_transcoder.hpp"
 #include "tar_index.hpp"
 
 namespace fastvit {
@@ -109,16 +108,6 @@ nb::bytes tar_member_name(const ByteVector& archive, std::int64_t header) {
     return nb::bytes(member.name.data(), member.name.size());
 }
 
-nb::bytes rewrite_with_markers(const ByteVector& jpeg, int interval) {
-    if (interval < 1) throw std::invalid_argument("interval must be positive, got " + std::to_string(interval));
-    std::vector<std::uint8_t> rewritten;
-    {
-        const nb::gil_scoped_release unlocked;
-        rewritten = add_restart_markers(std::span(jpeg.data(), jpeg.shape(0)), interval);
-    }
-    return nb::bytes(rewritten.data(), rewritten.size());
-}
-
 }  // namespace
 
 void bind_records(nb::module_& module) {
@@ -130,8 +119,6 @@ void bind_records(nb::module_& module) {
     module.def("map_file", &map_file, nb::arg("path"));
     module.def("tar_samples", &tar_samples, nb::arg("archive"), nb::kw_only(), nb::arg("image_extensions"));
     module.def("tar_member_name", &tar_member_name, nb::arg("archive"), nb::arg("header"));
-    module.def("add_restart_markers", &rewrite_with_markers, nb::arg("jpeg"),
-               nb::arg("interval") = 4);
 }
 
 }  // namespace fastvit

@@ -3,17 +3,11 @@
 #include <cstdlib>
 
 #include "jpeg_error.hpp"
+#include "scan_transcoder.hpp"
 
 namespace fastvit {
 
 namespace {
-
-int nearest_divisor(int number, int wanted) {
-    for (int distance = 0;; ++distance) {
-        if (wanted - distance >= 1 && number % (wanted - distance) == 0) return wanted - distance;
-        if (wanted + distance <= number && number % (wanted + distance) == 0) return wanted + distance;
-    }
-}
 
 int round_up_division(int number, int divisor) { return (number + divisor - 1) / divisor; }
 
@@ -54,6 +48,7 @@ int mcus_per_row(const jpeg_decompress_struct& info) {
 }  // namespace
 
 std::vector<std::uint8_t> add_restart_markers(std::span<const std::uint8_t> jpeg, int wanted_interval) {
+    if (auto transcoded = transcode_scan(jpeg, wanted_interval)) return *std::move(transcoded);
     check_is_jpeg(jpeg);
     Transcoder transcoder;
     jvirt_barray_ptr* coefficients = nullptr;

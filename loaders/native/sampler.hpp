@@ -10,6 +10,7 @@
 #include "placement.hpp"
 #include "records.hpp"
 #include "resize.hpp"
+#include "resizer_sink.hpp"
 
 namespace fastvit {
 
@@ -37,18 +38,6 @@ class Sampler {
     }
 
   private:
-    // Decoded rows go straight into the resize, whose memory has the room that the decoder wants.
-    static_assert(Resizer::kMargin >= RowSink::kMargin && Resizer::kRowsAhead >= JpegDecoder::kMaxRowsAtOnce);
-    class ResizerSink final : public RowSink {
-      public:
-        explicit ResizerSink(Resizer& resizer) : resizer_(resizer) {}
-        std::uint8_t* row_memory(int ahead) override { return resizer_.row_memory(ahead); }
-        void push() override { resizer_.push(); }
-
-      private:
-        Resizer& resizer_;
-    };
-
     // A crop of the kind `shift` is made in two steps: the whole image, then the shifted one.
     struct ShiftedOut {
         std::uint8_t* pixels;
