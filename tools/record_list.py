@@ -76,12 +76,12 @@ def read_record_list(path: Path, *, complete: bool = True) -> Iterator[RecordLin
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             for number, text in enumerate(file, start=1):
-                line = _parse(text.removesuffix("\n"))
-                if text.endswith("\n") and line is not None:
+                is_whole = text.endswith("\n")
+                if is_whole and (line := _parse(text[:-1])):
                     yield line
-                elif text.endswith("\n") or complete:
+                elif is_whole or complete:
                     raise ValueError(
-                        f"{path}: line {number} is {text[:80]!r}, no whole line of a record list; the list is "
+                        f"{path}: line {number} is {text.rstrip()[:80]!r}, no whole line of a record list; the list is "
                         "damaged or cut short: copy it again"
                     )
     except OSError as error:
