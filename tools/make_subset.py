@@ -137,6 +137,7 @@ def make_subset(config: MakeSubset) -> str:
     Raises:
         ValueError: The source is not as it should be, has too few images, or a manifest exists.
         OSError: The source cannot be read or a manifest not written.
+        ImportError: The source needs a library that is not installed.
     """
     for path in filter(None, (config.out, config.complement)):
         if path.exists() and not config.overwrite:
@@ -198,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = tyro.cli(MakeSubset, args=argv)
     try:
         description = make_subset(config)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -21,7 +21,7 @@ from tools._read_back import ReadBack, RecordList, Stored, compare_records, desc
 from tools.progress import Advance, conversion_progress
 from tools.record_list import record_list_path
 
-_SHARD_NAME = re.compile(r"(.+)-[0-9]+\.tar")
+_SHARD_NUMBER = re.compile("-?[0-9]+$")
 _NUM_OPENING_THREADS = 16
 _MAX_LINES = 20
 
@@ -128,8 +128,9 @@ def find_sets(path: Path) -> list[FileSet]:
 
 def _card_beside(path: Path) -> Path:
     """Where the card of a file lies: shards whose names differ in their number alone have one together."""
-    name = _SHARD_NAME.fullmatch(path.name)
-    return path.with_name(f"{name[1] if name else path.name}.json")
+    if path.suffix == ".tar":
+        return path.with_name(_SHARD_NUMBER.sub("", path.stem) + ".json")
+    return path.with_name(path.name + ".json")
 
 
 def verify(sets: Sequence[FileSet], *, num_workers: int) -> Report:

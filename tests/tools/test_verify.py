@@ -161,6 +161,13 @@ def test_two_sets_in_one_folder(shards: Path, converted: Converted, capsys):
     assert_damaged(shards, capsys, f"{shards / 'val.json'}: it says 11 images, 10 were found")
 
 
+def test_a_shard_without_a_number(tmp_path: Path, converted: Converted, capsys):
+    path = tmp_path / "photos.tar"
+    write_shard(path, *converted)
+    write_card(tmp_path / "photos.json", num_images=199)
+    assert_damaged(path, capsys, f"{tmp_path / 'photos.json'}: it says 199 images, 200 were found")
+
+
 def test_without_list_and_card_all_is_decoded_and_what_is_unchecked_is_said(beton: Path, shards: Path, capsys):
     for path in (record_list_path(beton), beton.with_name("train.beton.json"), shards / "train.json"):
         path.unlink()
