@@ -11,6 +11,9 @@ from tools.get_cifar10 import CIFAR10_CLASSES, read_cifar10
 
 IMAGE_EXTENSIONS = (".jpeg", ".jpg", ".png")
 
+Dataset = Literal["cifar10", "folder"]
+"""The kinds of data set that `open_source` opens."""
+
 
 class ImageSample(Protocol):
     """One labelled image; ``str()`` of it says where it is, for messages."""
@@ -18,6 +21,10 @@ class ImageSample(Protocol):
     @property
     def label(self) -> int:
         """The index of its class in the source's `class_names`."""
+
+    @property
+    def name(self) -> str:
+        """Where it is within its source: unique there, and the same on every machine."""
 
     def load(self) -> bytes | NDArray[np.uint8]:
         """Fetch an image file's bytes, or pixels: uint8 [height, width, 3], RGB. Safe to call from many threads."""
@@ -40,6 +47,7 @@ class FileSample(NamedTuple):
 
     path: str
     label: int
+    name: str
 
     def load(self) -> bytes:
         """Read the file.
@@ -78,6 +86,7 @@ class ImageFolder:
                 f"{folder}: no images in {len(empty)} of {len(files)} class folders, the first {empty[0]!r}; {layout}; "
                 "remove folders that are no class"
             )
+        self._folder = folder
         self._paths = [path for paths in files for path in paths]
         self._labels = [label for label, paths in enumerate(files) for _ in paths]
 
@@ -85,7 +94,8 @@ class ImageFolder:
         return len(self._paths)
 
     def __getitem__(self, index: int, /) -> FileSample:
-        return FileSample(self._paths[index], self._labels[index])
+        path = self._paths[index]
+        return FileSample(path, self._labels[index], os.path.relpath(path, self._folder))
 
 
 class PixelSample(NamedTuple):
@@ -95,13 +105,14 @@ class PixelSample(NamedTuple):
     """uint8 [height, width, 3], RGB."""
     label: int
     name: str
+    folder: Path
 
     def load(self) -> NDArray[np.uint8]:
         """Fetch the pixels, uint8 [height, width, 3]."""
         return self.pixels
 
     def __str__(self) -> str:
-        return self.name
+        return f"{self.folder}, {self.name}"
 
 
 class Cifar10:
@@ -115,13 +126,30 @@ class Cifar10:
 
     def __init__(self, folder: Path, split: Literal["train", "test"]) -> None:
         self._images, self._labels = read_cifar10(folder, split)
-        self._name = f"{folder}, {split} image"
+        self._folder, self._split = folder, split
 
     def __len__(self) -> int:
         return len(self._labels)
 
     def __getitem__(self, index: int, /) -> PixelSample:
-        return PixelSample(self._images[index], int(self._labels[index]), f"{self._name} {index}")
+        name = f"{self._split} image {index}"
+        return PixelSample(self._images[index], int(self._labels[index]), name, self._folder)
+
+
+def open_source(dataset: Dataset, path: Path, split: str | None) -> ImageSource:
+    """Open a data set; `split` is a part of cifar10, by default `train`.
+
+    Raises:
+        ValueError: It is not there, not whole, or has no such split.
+        OSError: A folder cannot be read.
+    """
+    if dataset == "cifar10":
+        if split not in (None, "train", "test"):
+            raise ValueError(f"split must be train or test, got {split!r}")
+        return Cifar10(path, "test" if split == "test" else "train")
+    if split is not None:
+        raise ValueError(f"split {split} belongs to cifar10 alone: let source name the folder of the split")
+    return ImageFolder(path)
 
 
 def _image_files(folder: Path) -> list[str]:
