@@ -56,13 +56,15 @@ class ShardWriter:
     where it is, it is whole and the index is its own.
 
     Raises:
-        ValueError: `path` is a folder or cannot be written, or no sample was written.
+        ValueError: `path` or the index is a folder or cannot be written, or no sample was written.
     """
 
     def __init__(self, path: Path, shard_format: ShardFormat) -> None:
-        if path.is_dir():
-            raise ValueError(f"{path}: cannot be written: it is a folder; name a file")
         self.path = path
+        self.index_path = path.with_suffix(".idx")
+        for file in (path, self.index_path):
+            if file.is_dir():
+                raise ValueError(f"{file}: cannot be written: it is a folder; name a file")
         self._format = shard_format
         self._offset = 0
         self._keys: set[str] = set()
@@ -126,7 +128,7 @@ class ShardWriter:
             raise ValueError(f"{self.path}: no sample was written; DALI cannot read an empty shard: write fewer shards")
         self._file.write(self._format.trailer)
         _settle(self._file)  # a full disk shows before the index appears
-        with atomic_file(self.path.with_suffix(".idx")) as index:
+        with atomic_file(self.index_path) as index:
             index.write(self._format.index(self._lines).encode("ascii"))
             _settle(index)
             self.path.unlink(missing_ok=True)  # an older shard must not be found beside the new index
