@@ -56,7 +56,8 @@ class ShardWriter:
     where it is, it is whole and the index is its own.
 
     Raises:
-        ValueError: `path` or the index is a folder or cannot be written, or no sample was written.
+        ValueError: `path` or the index is a folder or cannot be written, a shard of another format has that index, or no
+            sample was written.
     """
 
     def __init__(self, path: Path, shard_format: ShardFormat) -> None:
@@ -65,6 +66,11 @@ class ShardWriter:
         for file in (path, self.index_path):
             if file.is_dir():
                 raise ValueError(f"{file}: cannot be written: it is a folder; name a file")
+        for other in (path.with_suffix(f".{name}") for name in SHARD_FORMATS):
+            if other != path and other.exists():
+                raise ValueError(
+                    f"{path}: cannot be written: its index would replace that of {other}; choose another name"
+                )
         self._format = shard_format
         self._offset = 0
         self._keys: set[str] = set()

@@ -133,6 +133,15 @@ def test_a_folder_in_the_way_is_named(path: Path, suffix: str | None):
     assert os.listdir(path.parent) == [folder.name]
 
 
+def test_shards_of_two_formats_do_not_share_an_index(tmp_path: Path):
+    for other, path in [("tar", tmp_path / "a.tfrecord"), ("tfrecord", tmp_path / "b.tar")]:
+        write(path, SAMPLE)
+        before = contents(path)
+        with pytest.raises(ValueError, match=rf"\.{other}: cannot be written: its index would replace that of {path}"):
+            write(path.with_suffix(f".{other}"), SAMPLE)
+        assert contents(path) == before
+
+
 def test_a_missing_folder_is_named(path: Path):
     with pytest.raises(ValueError, match=r"train-000000\..*: cannot be written: No such file or directory"):
         write(path.parent / "missing" / path.name, SAMPLE)
