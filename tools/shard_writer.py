@@ -56,8 +56,8 @@ class ShardWriter:
     where it is, it is whole and the index is its own.
 
     Raises:
-        ValueError: `path` or the index is a folder or cannot be written, a shard of another format has that index, or no
-            sample was written.
+        ValueError: `path` or the index is a folder or cannot be written, a shard of another format has that index, or
+            no sample was written.
     """
 
     def __init__(self, path: Path, shard_format: ShardFormat) -> None:
