@@ -96,5 +96,5 @@ HAVE_FFCV_LIBRARIES = pkg-config --exists opencv4 libturbojpeg
 # FFCV's own loader and writer are what the tests compare with.
 .venv/.test: .venv/.core
 	$(call packages,$(HAVE_FFCV_LIBRARIES),libopencv-dev libturbojpeg0-dev pkg-config)
-	$(PIP) --editable '.[dev,ffcv]'
+	$(PIP) --editable '.[dev,ffcv,convert]'
 	touch $@

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from tools.get_cifar10 import Cifar10Release
+from tools.shard_writer import ShardSample
 
 Files = dict[str, bytes]
 """Contents by file name."""
@@ -121,3 +122,22 @@ def release(tmp_path: Path, small: SmallCifar10) -> Cifar10Release:
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
+
+
+@pytest.fixture(scope="session")
+def shard_samples() -> list[ShardSample]:
+    """JPEGs of photos and PNGs of 32 px, with labels of one to three digits and keys in folders or not."""
+    from sklearn.datasets import load_sample_images
+
+    photos = load_sample_images().images
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    samples = []
+    for index, label in enumerate([0, 7, 10, 99, 100, 640, 999, 0]):
+        buffer = io.BytesIO()
+        if index < 4:
+            Image.fromarray(photos[index % 2][: 100 + index, : 150 - index]).save(buffer, "JPEG")
+            samples.append(ShardSample(f"n0144{label}/n01_{index}", buffer.getvalue(), "jpg", label))
+        else:
+            Image.fromarray(pixels[index - 4]).save(buffer, "PNG")
+            samples.append(ShardSample(f"{index:08}", buffer.getvalue(), "png", label))
+    return samples
