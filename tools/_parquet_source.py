@@ -157,6 +157,7 @@ def _check_columns(path: Path, schema: pa.Schema) -> None:
     types = dict(zip(schema.names, schema.types, strict=True))
     image, label = types.get("image"), types.get("label")
     has_image = image is not None and pa.types.is_struct(image) and image.get_field_index("bytes") >= 0
+    has_image = has_image and image.field("bytes").type in (pa.binary(), pa.large_binary())
     if not has_image or label is None or not pa.types.is_integer(label):
         columns = ", ".join(f"{name}: {kind}" for name, kind in types.items())
         raise ValueError(f"{path}: its columns are {columns:.300}; expected image: struct<bytes, path>, and label: int")

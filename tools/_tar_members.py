@@ -71,7 +71,7 @@ class TarMembers:
         header = self._read(_BLOCK, self._position)
         if header == _ZEROS:
             if self._extended:
-                self._fail("an extended header without a member before byte", self._position)
+                self._fail("an extended header without a member", self._position)
             self._check_is_end()
             return None
         # The checksum itself counts as spaces.
