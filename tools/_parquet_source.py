@@ -155,12 +155,15 @@ def _read_shard(path: Path) -> _Shard:
 
 def _check_columns(path: Path, schema: pa.Schema) -> None:
     types = dict(zip(schema.names, schema.types, strict=True))
-    image, label = types.get("image"), types.get("label")
-    has_image = image is not None and pa.types.is_struct(image) and image.get_field_index("bytes") >= 0
-    has_image = has_image and image.field("bytes").type in (pa.binary(), pa.large_binary())
-    if not has_image or label is None or not pa.types.is_integer(label):
-        columns = ", ".join(f"{name}: {kind}" for name, kind in types.items())
-        raise ValueError(f"{path}: its columns are {columns:.300}; expected image: struct<bytes, path>, and label: int")
+    if "image" in types and _is_image(types["image"]) and "label" in types and pa.types.is_integer(types["label"]):
+        return
+    columns = ", ".join(f"{name}: {kind}" for name, kind in types.items())
+    raise ValueError(f"{path}: its columns are {columns:.300}; expected image: struct<bytes, path>, and label: int")
+
+
+def _is_image(kind: pa.DataType) -> bool:
+    is_struct = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+    return is_struct and kind.field("bytes").type in (pa.binary(), pa.large_binary())
 
 
 def _class_names(path: Path, schema: pa.Schema) -> tuple[str, ...] | None:
