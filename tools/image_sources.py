@@ -1,18 +1,21 @@
 """Where images to convert come from: every source is a sequence of samples that load only when asked to."""
 
 import os
+from array import array
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tools._sample_names import PackedNames, folder_order
 from tools.get_cifar10 import CIFAR10_CLASSES, read_cifar10
 
 IMAGE_EXTENSIONS = (".jpeg", ".jpg", ".png")
 
-Dataset = Literal["cifar10", "folder"]
-"""The kinds of data set that `open_source` opens."""
+Dataset = Literal["cifar10", "folder", "imagenet", "tar", "parquet", "beton"]
 
 
 class ImageSample(Protocol):
@@ -24,10 +27,15 @@ class ImageSample(Protocol):
 
     @property
     def name(self) -> str:
-        """Where it is within its source: unique there, and the same on every machine."""
+        """Where it is within its source: unique there, and the same on every machine. Not a path to open."""
 
     def load(self) -> bytes | NDArray[np.uint8]:
-        """Fetch an image file's bytes, or pixels: uint8 [height, width, 3], RGB. Safe to call from many threads."""
+        """Fetch an image file's bytes, or pixels: uint8 [height, width, 3], RGB. Safe to call from many threads.
+
+        Raises:
+            ValueError: The source is damaged there; the message says how.
+            OSError: It cannot be read.
+        """
 
 
 class ImageSource(Protocol):
@@ -37,6 +45,10 @@ class ImageSource(Protocol):
     def class_names(self) -> tuple[str, ...]:
         """The classes' names, by label."""
 
+    @property
+    def random_access(self) -> bool:
+        """Whether samples load as fast in any order; else only neighbours after one another do."""
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> ImageSample: ...
@@ -45,9 +57,11 @@ class ImageSource(Protocol):
 class FileSample(NamedTuple):
     """An image file."""
 
-    path: str
-    label: int
+    folder: str
+    """The source's."""
     name: str
+    """The path below it."""
+    label: int
 
     def load(self) -> bytes:
         """Read the file.
@@ -55,10 +69,10 @@ class FileSample(NamedTuple):
         Raises:
             OSError: It cannot be read.
         """
-        return Path(self.path).read_bytes()
+        return Path(str(self)).read_bytes()
 
     def __str__(self) -> str:
-        return self.path
+        return os.path.join(self.folder, self.name)
 
 
 class ImageFolder:
@@ -72,6 +86,8 @@ class ImageFolder:
         OSError: A folder cannot be read.
     """
 
+    random_access = True
+
     def __init__(self, folder: Path) -> None:
         layout = f"expected {folder}/CLASS/IMAGE with images that end in {', '.join(IMAGE_EXTENSIONS)}"
         if not folder.is_dir():
@@ -79,23 +95,26 @@ class ImageFolder:
         self.class_names = tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()))
         if not self.class_names:
             raise ValueError(f"{folder}: no class folders in it; {layout}")
-        files = [_image_files(folder / name) for name in self.class_names]
-        empty = [name for name, paths in zip(self.class_names, files, strict=True) if not paths]
+        self._folder = str(folder)
+        self._names, self._labels = PackedNames(), array("i")
+        empty = []
+        for label, class_name in enumerate(self.class_names):
+            names = sorted(_image_files(os.path.join(folder, class_name), f"{class_name}/"), key=folder_order)
+            self._names.extend(names)
+            self._labels.extend([label] * len(names))
+            if not names:
+                empty.append(class_name)
         if empty:
             raise ValueError(
-                f"{folder}: no images in {len(empty)} of {len(files)} class folders, the first {empty[0]!r}; {layout}; "
-                "remove folders that are no class"
+                f"{folder}: no images in {len(empty)} of {len(self.class_names)} class folders, the first {empty[0]!r};"
+                f" {layout}; remove folders that are no class"
             )
-        self._folder = folder
-        self._paths = [path for paths in files for path in paths]
-        self._labels = [label for label, paths in enumerate(files) for _ in paths]
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._labels)
 
     def __getitem__(self, index: int, /) -> FileSample:
-        path = self._paths[index]
-        return FileSample(path, self._labels[index], os.path.relpath(path, self._folder))
+        return FileSample(self._folder, self._names[index], self._labels[index])
 
 
 class PixelSample(NamedTuple):
@@ -105,14 +124,15 @@ class PixelSample(NamedTuple):
     """uint8 [height, width, 3], RGB."""
     label: int
     name: str
-    folder: Path
+    source: str
+    """The source's location."""
 
     def load(self) -> NDArray[np.uint8]:
         """Fetch the pixels, uint8 [height, width, 3]."""
         return self.pixels
 
     def __str__(self) -> str:
-        return f"{self.folder}, {self.name}"
+        return f"{self.source}, {self.name}"
 
 
 class Cifar10:
@@ -123,44 +143,101 @@ class Cifar10:
     """
 
     class_names = CIFAR10_CLASSES
+    random_access = True
 
     def __init__(self, folder: Path, split: Literal["train", "test"]) -> None:
         self._images, self._labels = read_cifar10(folder, split)
-        self._folder, self._split = folder, split
+        self._folder, self._split = str(folder), split
 
     def __len__(self) -> int:
         return len(self._labels)
 
     def __getitem__(self, index: int, /) -> PixelSample:
-        name = f"{self._split} image {index}"
-        return PixelSample(self._images[index], int(self._labels[index]), name, self._folder)
+        place = range(len(self))[index]
+        name = f"{self._split}/{place:05}"
+        return PixelSample(self._images[place], int(self._labels[place]), name, self._folder)
+
+
+# The factories import on use: a source whose library is not installed must not keep the others from working.
+
+
+def _open_imagenet_train(path: Path) -> ImageSource:
+    from tools._imagenet_archives import open_train
+
+    return open_train(path)
+
+
+def _open_imagenet_val(path: Path) -> ImageSource:
+    from tools._imagenet_archives import open_val
+
+    return open_val(path)
+
+
+def _open_tar(path: Path) -> ImageSource:
+    from tools._converted_sources import TarShards
+
+    return TarShards(path)
+
+
+def _open_parquet(path: Path) -> ImageSource:
+    from tools._parquet_source import ParquetShards
+
+    return ParquetShards(path)
+
+
+def _open_beton(path: Path) -> ImageSource:
+    from tools._converted_sources import BetonSource
+
+    return BetonSource(path)
+
+
+SOURCES: Mapping[Dataset, Mapping[str | None, Callable[[Path], ImageSource]]] = {
+    "cifar10": {"train": partial(Cifar10, split="train"), "test": partial(Cifar10, split="test")},
+    "folder": {None: ImageFolder},
+    "imagenet": {"train": _open_imagenet_train, "val": _open_imagenet_val},
+    "tar": {None: _open_tar},
+    "parquet": {None: _open_parquet},
+    "beton": {None: _open_beton},
+}
+"""What opens each split of each data set, the default split first; a path of a data set with None is one split."""
 
 
 def open_source(dataset: Dataset, path: Path, split: str | None) -> ImageSource:
-    """Open a data set; `split` is a part of cifar10, by default `train`.
+    """Open a data set as a sequence of samples.
+
+    Those of `folder` and `imagenet` come sorted by class, then by name; the others as they are stored.
+
+    Args:
+        dataset: Its kind.
+        path: Where it is; for `tar` and `parquet` also a pattern of files.
+        split: The part of `cifar10` or `imagenet`, by default the training images; None for the others.
 
     Raises:
-        ValueError: It is not there, not whole, or has no such split.
-        OSError: A folder cannot be read.
+        ValueError: There is no such kind or split, or the data set is missing, damaged or something else.
+        OSError: It cannot be read.
+        ImportError: A library that it needs is not installed; the message has the command that installs it.
     """
-    if dataset == "cifar10":
-        if split not in (None, "train", "test"):
-            raise ValueError(f"split must be train or test, got {split!r}")
-        return Cifar10(path, "test" if split == "test" else "train")
-    if split is not None:
-        raise ValueError(f"split {split} belongs to cifar10 alone: let source name the folder of the split")
-    return ImageFolder(path)
+    if dataset not in SOURCES:
+        raise ValueError(f"unknown dataset {dataset!r}; choose one of: {', '.join(SOURCES)}")
+    splits = SOURCES[dataset]
+    chosen = default_split(dataset) if split is None else split
+    if chosen not in splits:
+        known = [name for name in splits if name is not None]
+        remedy = f"choose one of: {', '.join(known)}" if known else "let its path name the files of the split"
+        raise ValueError(f"dataset {dataset} has no split {split!r}; {remedy}")
+    return splits[chosen](path)
 
 
-def _image_files(folder: Path) -> list[str]:
-    """Every image at or below `folder`: folders in sorted order, and the files in each of them."""
-    return [
-        os.path.join(parent, file)
-        for parent, _, files in sorted(os.walk(folder, onerror=_raise, followlinks=True))
-        for file in sorted(files)
-        if file.lower().endswith(IMAGE_EXTENSIONS)
-    ]
+def default_split(dataset: Dataset) -> str | None:
+    """The split that `open_source` opens when none is named; None where a path is one split."""
+    return next(iter(SOURCES[dataset]))
 
 
-def _raise(error: OSError) -> None:
-    raise error
+def _image_files(folder: str, prefix: str) -> Iterator[str]:
+    """Every image at or below `folder`, its path there behind `prefix`, in no order."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _image_files(entry.path, f"{prefix}{entry.name}/")
+            elif entry.name.lower().endswith(IMAGE_EXTENSIONS):
+                yield prefix + entry.name

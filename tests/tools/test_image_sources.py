@@ -1,5 +1,6 @@
 import os
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder as TorchvisionImageFolder
 
 from tools import image_sources
-from tools.image_sources import Cifar10, ImageFolder
+from tools.image_sources import SOURCES, Cifar10, Dataset, ImageFolder, default_split, open_source
 
 
 def save(path: Path, shade: int = 0) -> None:
@@ -25,6 +26,7 @@ def test_image_folder_numbers_as_torchvision_does(tmp_path: Path):
     reference = TorchvisionImageFolder(tmp_path)
     assert source.class_names == tuple(reference.classes) == ("Z", "a", "b")
     assert [(str(sample), sample.label) for sample in source] == reference.samples
+    assert [str(tmp_path / sample.name) for sample in source] == [path for path, _ in reference.samples]
     assert len(source) == len(names)
     assert source[0].load() == (tmp_path / "Z" / "y.JPG").read_bytes()
 
@@ -85,4 +87,68 @@ def test_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert source.class_names[6] == "frog"
     assert [source[index].label for index in range(4)] == [6, 9, 0, 6]
     np.testing.assert_array_equal(source[2].load(), images[2])
-    assert str(source[2]) == f"{tmp_path}, test image 2"
+    assert str(source[2]) == f"{tmp_path}, test/00002"
+    assert (source[2].name, source[-1].name) == ("test/00002", "test/00003")
+
+
+def test_a_loop_of_links_ends(tmp_path: Path):
+    save(tmp_path / "cat" / "1.jpg")
+    (tmp_path / "cat" / "loop").symlink_to(tmp_path / "cat")
+    with pytest.raises(OSError, match="symbolic links"):
+        ImageFolder(tmp_path)
+
+
+def test_names_that_are_no_utf8(tmp_path: Path):
+    save(tmp_path / "cat" / "1.jpg")
+    os.rename(tmp_path / "cat" / "1.jpg", os.fsencode(tmp_path / "cat") + b"/\xff.jpg")
+    (sample,) = ImageFolder(tmp_path)
+    assert sample.load().startswith(b"\xff\xd8")
+    assert os.fsencode(sample.name) == b"cat/\xff.jpg"
+
+
+# What open_source makes of a name and a split
+
+
+@pytest.fixture
+def cifar_splits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Stands in for the real data set; the list holds the splits that were asked for."""
+    splits: list[str] = []
+
+    def read_cifar10(_: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+        splits.append(split)
+        return np.zeros((1, 32, 32, 3), np.uint8), np.array([0])
+
+    monkeypatch.setattr(image_sources, "read_cifar10", read_cifar10)
+    return splits
+
+
+def test_open_source(tmp_path: Path, cifar_splits: list[str]):
+    save(tmp_path / "cat" / "1.jpg")
+    source = open_source("folder", tmp_path, None)
+    assert (source.class_names, source[0].name, source.random_access) == (("cat",), "cat/1.jpg", True)
+    for split in (None, "train", "test"):
+        open_source("cifar10", tmp_path, split)
+    assert cifar_splits == ["train", "train", "test"]
+    assert [default_split(dataset) for dataset in ("cifar10", "imagenet", "folder")] == ["train", "train", None]
+
+
+def test_every_dataset_of_the_type_has_a_source():
+    assert list(SOURCES) == list(get_args(Dataset))
+    with pytest.raises(
+        ValueError, match=r"unknown dataset 'mnist'; choose one of: cifar10, folder, imagenet, tar, par"
+    ):
+        open_source("mnist", Path(), None)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "split", "message"),
+    [
+        ("cifar10", "val", "dataset cifar10 has no split 'val'; choose one of: train, test"),
+        ("imagenet", "test", "dataset imagenet has no split 'test'; choose one of: train, val"),
+        ("folder", "train", "dataset folder has no split 'train'; let its path name the files of the split"),
+        ("parquet", "train", "dataset parquet has no split 'train'; let its path name the files of the split"),
+    ],
+)
+def test_splits_that_a_dataset_lacks(tmp_path: Path, dataset: Dataset, split: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        open_source(dataset, tmp_path, split)
