@@ -1,14 +1,13 @@
 """Writer of FFCV's ``.beton`` files; `loaders.beton` is the public face."""
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self, TypeVar
+from typing import Any, BinaryIO, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from loaders._beton_format import (
     ALLOCATION_TYPE,
@@ -25,19 +24,132 @@ from loaders._beton_format import (
 from loaders._beton_record import Record, Value, check_record
 from loaders.atomic_file import atomic_file
 
-SampleT = TypeVar("SampleT")
 
-_SAMPLES_IN_FLIGHT_PER_WORKER = 4
+class BetonStream:
+    """Lays records out in an open file, whose bytes depend on the records, `num_samples` and the page size alone.
+
+    The layout is the one that FFCV's own writer makes with one worker, byte for byte. Until `finish` the file has no
+    header, so that no reader takes it for a whole one.
+
+    Args:
+        file: An empty file, or one that holds the beginning of what is to be written: see `recall`.
+        path: What to call the file in messages.
+        fields: The fields of a record, in order.
+        num_samples: The largest number of records that may come.
+        page_size: Bytes of a page: a power of two from 2 MiB up; no record can be larger.
+
+    Raises:
+        BetonError: A field name, the number of records or the page size does not suit the format.
+    """
+
+    def __init__(
+        self, file: BinaryIO, path: Path, fields: Mapping[str, FieldKind], *, num_samples: int, page_size: int
+    ) -> None:
+        _check_format(path, fields, num_samples, page_size)
+        self._file, self._path, self._fields, self._page_size = file, path, dict(fields), page_size
+        num_images = sum(kind is FieldKind.RGB_IMAGE for kind in fields.values())
+        self._metadata = np.zeros(num_samples, metadata_type(self._fields))
+        self._allocations = np.zeros((num_samples, num_images), ALLOCATION_TYPE)
+        self._metadata_offset = HEADER_TYPE.itemsize + len(self._fields) * FIELD_TYPE.itemsize
+        self.num_records = 0
+        """How many there are so far."""
+        self.end = _round_up(self._metadata_offset + self._metadata.nbytes, page_size)
+        """Where the last record's bytes end."""
+
+    def offset_of_next(self, num_bytes: int) -> int:
+        """Where in the file a next record with so many bytes of images begins."""
+        if self.end % self._page_size + num_bytes > self._page_size:
+            return _round_up(self.end, self._page_size)
+        return self.end
+
+    def append(self, values: Sequence[Value]) -> None:
+        """Write the next record, its values in field order.
+
+        Raises:
+            BetonError: A value does not suit its field, the record is larger than a page, there are more records than
+                `num_samples`, or the disk is full.
+        """
+        record = self._checked(values)
+        start = self.offset_of_next(record.num_bytes)
+        with _clear_os_errors(self._path):
+            if start != self._file.tell():
+                self._file.seek(start)  # what is skipped reads as zeros
+            self._file.writelines(record.payloads)
+        self._note(record, start)
+
+    def recall(self, values: Sequence[Value]) -> None:
+        """Take up the next record, whose bytes stand in the file already, where `append` would have put them.
+
+        Raises:
+            BetonError: See `append`.
+        """
+        record = self._checked(values)
+        self._note(record, self.offset_of_next(record.num_bytes))
+
+    def finish(self) -> None:
+        """Write everything around the pages; the header, without which the file is none, last.
+
+        Raises:
+            BetonError: There is no record, or the disk is full.
+        """
+        if self.num_records == 0:
+            raise BetonError(f"{self._path}: cannot be written: no record came")
+        with _clear_os_errors(self._path):
+            self._write_tables(self._metadata[: self.num_records], self._allocations[: self.num_records])
+
+    def _checked(self, values: Sequence[Value]) -> Record:
+        if self.num_records == len(self._metadata):
+            raise BetonError(f"{self._path}: more than the num_samples={self.num_records} records that were announced")
+        try:
+            return check_record(self._fields, values, self._page_size)
+        except ValueError as error:
+            raise BetonError(f"{self._path}: record {self.num_records}: {error}") from error
+
+    def _note(self, record: Record, start: int) -> None:
+        """Enter a record's place into the tables."""
+        self.end = start
+        for image, payload in enumerate(record.payloads):
+            self._allocations[self.num_records, image] = (self.num_records, self.end, payload.nbytes)
+            self.end += payload.nbytes
+        self._metadata[self.num_records] = tuple(
+            (*value[:3], start + value[3]) if isinstance(value, tuple) else value for value in record.values
+        )
+        self.num_records += 1
+
+    def _write_tables(self, metadata: NDArray[Any], allocations: NDArray[Any]) -> None:
+        header = np.zeros((), HEADER_TYPE)
+        header["version"] = VERSION
+        header["num_fields"] = len(self._fields)
+        header["page_size"] = self._page_size
+        header["num_samples"] = len(metadata)
+        header["allocation_table_offset"] = table_offset = (
+            _round_up(self.end, self._page_size)
+            if allocations.size
+            else self._metadata_offset + metadata.nbytes  # no images, no pages
+        )
+        descriptors = np.zeros(len(self._fields), FIELD_TYPE)
+        for descriptor, (name, kind) in zip(descriptors, self._fields.items(), strict=True):
+            descriptor["kind"] = kind
+            descriptor["name"][: len(name)] = np.frombuffer(name.encode("ascii"), np.uint8)
+        self._file.seek(table_offset)
+        self._file.write(allocations.tobytes())
+        self._file.truncate()
+        self._file.seek(HEADER_TYPE.itemsize)
+        self._file.write(descriptors.tobytes())
+        self._file.write(metadata.tobytes())
+        self._file.seek(0)
+        self._file.write(header.tobytes())
 
 
 class BetonWriter:
-    """Writes records one after another; the bytes of the file depend on the records and the page size alone.
+    """Writes records one after another into a file that appears once it is whole: see `BetonStream`.
 
     A context manager: leaving it in the ordinary way puts the finished file at `path`; leaving it by an exception
-    leaves nothing. The layout is the one that FFCV's own writer makes with one worker, byte for byte.
+    leaves nothing.
 
     Raises:
-        BetonError: A field name or the page size does not suit the format, or the file cannot be written.
+        BetonError: A field name or the page size does not suit the format, fewer records came than were announced, or
+            the file cannot be written.
     """
 
     def __init__(
@@ -49,27 +161,18 @@ class BetonWriter:
         page_size: int = DEFAULT_PAGE_SIZE,
     ) -> None:
         self.path = Path(path)
-        fault = _fields_fault(fields) or page_size_fault(page_size)
-        if fault is None and num_samples < 1:
-            fault = f"num_samples must be positive, got {num_samples}"
-        if fault is None and self.path.is_dir():
-            fault = "it is a folder; name a file"
-        if fault is not None:
-            raise BetonError(f"{self.path}: cannot be written: {fault}")
-        self.fields = dict(fields)
-        self.page_size = page_size
-        num_images = sum(kind is FieldKind.RGB_IMAGE for kind in self.fields.values())
-        self._metadata = np.zeros(num_samples, metadata_type(self.fields))
-        self._allocations = np.zeros((num_samples, num_images), ALLOCATION_TYPE)
-        self._num_written = 0
-        self._metadata_offset = HEADER_TYPE.itemsize + len(self.fields) * FIELD_TYPE.itemsize
-        self._end = _round_up(self._metadata_offset + self._metadata.nbytes, page_size)
+        _check_format(self.path, fields, num_samples, page_size)
+        if self.path.is_dir():
+            raise BetonError(f"{self.path}: cannot be written: it is a folder; name a file")
+        self._fields, self._num_samples, self._page_size = dict(fields), num_samples, page_size
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
         with _clear_os_errors(self.path):
-            self._file: BinaryIO = self._open.enter_context(atomic_file(self.path))
-            self._file.seek(self._end)
+            file = self._open.enter_context(atomic_file(self.path))
+        self._stream = BetonStream(
+            file, self.path, self._fields, num_samples=self._num_samples, page_size=self._page_size
+        )
         return self
 
     def __exit__(
@@ -79,132 +182,24 @@ class BetonWriter:
             self._open.__exit__(kind, error, traceback)
             return
         with _clear_os_errors(self.path), self._open:
-            self._finish()
+            if self._stream.num_records != self._num_samples:
+                raise BetonError(
+                    f"{self.path}: {self._stream.num_records} records came where num_samples={self._num_samples} were "
+                    "announced"
+                )
+            self._stream.finish()
 
     def append(self, values: Sequence[Value]) -> None:
-        """Write the next record, its values in field order.
-
-        Raises:
-            BetonError: A value does not suit its field, the record is larger than a page, there are more records than
-                `num_samples`, or the disk is full.
-        """
-        try:
-            record = check_record(self.fields, values, self.page_size)
-        except ValueError as error:
-            raise BetonError(f"{self.path}: record {self._num_written}: {error}") from error
-        self._write(record)
-
-    def _write(self, record: Record) -> None:
-        index = self._num_written
-        if index == len(self._metadata):
-            raise BetonError(f"{self.path}: more than the num_samples={index} records that were announced")
-        start = self._end
-        if start % self.page_size + record.num_bytes > self.page_size:
-            start = _round_up(start, self.page_size)
-        with _clear_os_errors(self.path):
-            if start != self._end:
-                self._file.seek(start)  # what is skipped reads as zeros
-            self._end = start
-            for image, payload in enumerate(record.payloads):
-                self._file.write(payload)
-                self._allocations[index, image] = (index, self._end, payload.nbytes)
-                self._end += payload.nbytes
-        self._metadata[index] = tuple(
-            (*value[:3], start + value[3]) if isinstance(value, tuple) else value for value in record.values
-        )
-        self._num_written += 1
-
-    def _finish(self) -> None:
-        """Write everything around the pages; the header, without which the file is none, last."""
-        if self._num_written != len(self._metadata):
-            raise BetonError(
-                f"{self.path}: {self._num_written} records came where num_samples={len(self._metadata)} were announced"
-            )
-        header = np.zeros((), HEADER_TYPE)
-        header["version"] = VERSION
-        header["num_fields"] = len(self.fields)
-        header["page_size"] = self.page_size
-        header["num_samples"] = len(self._metadata)
-        header["allocation_table_offset"] = table_offset = (
-            _round_up(self._end, self.page_size)
-            if self._allocations.size
-            else self._metadata_offset + self._metadata.nbytes  # no images, no pages
-        )
-        descriptors = np.zeros(len(self.fields), FIELD_TYPE)
-        for descriptor, (name, kind) in zip(descriptors, self.fields.items(), strict=True):
-            descriptor["kind"] = kind
-            descriptor["name"][: len(name)] = np.frombuffer(name.encode("ascii"), np.uint8)
-        self._file.seek(table_offset)
-        self._file.write(self._allocations.tobytes())
-        self._file.seek(HEADER_TYPE.itemsize)
-        self._file.write(descriptors.tobytes())
-        self._file.write(self._metadata.tobytes())
-        self._file.seek(0)
-        self._file.write(header.tobytes())
+        """Write the next record: see `BetonStream.append`."""
+        self._stream.append(values)
 
 
-def write_beton(
-    path: Path | str,
-    fields: Mapping[str, FieldKind],
-    samples: Iterable[SampleT],
-    encode: Callable[[SampleT], Sequence[Value]],
-    *,
-    num_samples: int,
-    num_workers: int = 1,
-    page_size: int = DEFAULT_PAGE_SIZE,
-    on_progress: Callable[[int], None] | None = None,
-) -> None:
-    """Encode samples on a pool of threads and write them in their own order, whatever the number of threads.
-
-    Args:
-        path: The file to write; it appears, complete, at the end, and not at all after an exception or Ctrl-C.
-        fields: The fields of a record, in order.
-        samples: What to write. Only a few for each worker are taken ahead; ``str(sample)`` names one in errors.
-        encode: Turns a sample into its values, in field order. Runs on the pool, so it must be thread-safe.
-        num_samples: How many samples there are.
-        num_workers: The number of threads that encode.
-        page_size: Bytes of a page: a power of two from 2 MiB up; no record can be larger.
-        on_progress: Called with the number of records written so far after each of them.
-
-    Raises:
-        BetonError: A sample cannot be encoded or does not suit its fields (the message names it, and nothing more is
-            encoded), `samples` are not `num_samples`, or the file cannot be written.
-    """
-    if num_workers < 1:
-        raise BetonError(f"{path}: cannot be written: num_workers must be positive, got {num_workers}")
-
-    def checked(sample: SampleT) -> Record:
-        return check_record(fields, encode(sample), page_size)
-
-    with (
-        BetonWriter(path, fields, num_samples=num_samples, page_size=page_size) as writer,
-        closing(_in_order(checked, samples, num_workers)) as records,
-    ):
-        for index, (sample, future) in enumerate(records):
-            try:
-                record = future.result()
-            except Exception as error:
-                reason = str(error) or type(error).__name__
-                raise BetonError(f"{path}: cannot be written: sample {index} ({sample}): {reason}") from error
-            writer._write(record)
-            if on_progress is not None:
-                on_progress(index + 1)
-
-
-def _in_order(
-    function: Callable[[SampleT], Record], samples: Iterable[SampleT], num_workers: int
-) -> Generator[tuple[SampleT, Future[Record]], None, None]:
-    """Pair each sample, in order, with the future of its result, keeping a bounded number of them in flight."""
-    pool = ThreadPoolExecutor(num_workers)
-    window: deque[tuple[SampleT, Future[Record]]] = deque()
-    try:
-        for sample in samples:
-            window.append((sample, pool.submit(function, sample)))
-            if len(window) > _SAMPLES_IN_FLIGHT_PER_WORKER * num_workers:
-                yield window.popleft()
-        yield from window
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _check_format(path: Path, fields: Mapping[str, FieldKind], num_samples: int, page_size: int) -> None:
+    fault = _fields_fault(fields) or page_size_fault(page_size)
+    if fault is None and num_samples < 1:
+        fault = f"num_samples must be positive, got {num_samples}"
+    if fault is not None:
+        raise BetonError(f"{path}: cannot be written: {fault}")
 
 
 def _fields_fault(fields: Mapping[str, FieldKind]) -> str | None:

@@ -1,5 +1,7 @@
 """Types of the C++ module; its parts are described where they are used: order, crop, records and native_loader."""
 
+from typing import TypedDict, Unpack
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,7 +37,20 @@ def tar_samples(
     archive: NDArray[np.uint8], *, image_extensions: list[str]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8], bytes, NDArray[np.int64]]: ...
 def tar_member_name(archive: NDArray[np.uint8], header: int) -> bytes: ...
+
+class JpegOptions(TypedDict):
+    max_side: int
+    min_side: int
+    quality: int
+    chroma: tuple[int, int]
+    restart_interval: int
+
 def add_restart_markers(jpeg: NDArray[np.uint8], interval: int = 4) -> bytes: ...
+def read_jpeg_header(jpeg: NDArray[np.uint8]) -> tuple[int, int, int]: ...
+def decode_jpeg(jpeg: NDArray[np.uint8], *, max_side: int, min_side: int) -> NDArray[np.uint8]: ...
+def shrink_pixels(pixels: NDArray[np.uint8], *, max_side: int, min_side: int) -> NDArray[np.uint8]: ...
+def reencode_jpeg(jpeg: NDArray[np.uint8], **options: Unpack[JpegOptions]) -> tuple[bytes, int, int]: ...
+def encode_pixels(pixels: NDArray[np.uint8], **options: Unpack[JpegOptions]) -> tuple[bytes, int, int]: ...
 
 class CropRule:
     def __init__(

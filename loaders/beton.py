@@ -28,17 +28,17 @@ from loaders._beton_format import (
     metadata_type,
     page_size_fault,
 )
-from loaders._beton_writer import BetonWriter, write_beton
+from loaders._beton_writer import BetonStream, BetonWriter
 
 __all__ = [
     "DEFAULT_PAGE_SIZE",
     "Beton",
     "BetonError",
+    "BetonStream",
     "BetonWriter",
     "EncodedImage",
     "FieldKind",
     "ImageMode",
-    "write_beton",
 ]
 
 _DAMAGED = "the file is cut short or damaged: copy or write it again"

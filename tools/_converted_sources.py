@@ -1,6 +1,5 @@
 """What was converted before as a source to convert again: WebDataset's tar shards and `.beton` files."""
 
-import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,8 +12,8 @@ from loaders.beton import Beton, ImageMode
 from loaders.tar_shard import TarShard, find_shards
 from tools._class_names import classes_of, read_card_classes
 from tools._sample_names import checked_name, shard_names
+from tools.card import card_path
 
-_SHARD_NUMBER = re.compile(r"-?[0-9]+$")
 # Opening a shard mostly waits for the disk, so that cores don't matter.
 _NUM_OPENING_THREADS = 16
 
@@ -112,8 +111,7 @@ class BetonSource:
         self._beton = Beton(path)
         self._labels = self._beton.labels
         _ = self._beton.modes  # a file without images is refused here
-        card = path.with_name(path.name + ".json")
-        self.class_names = classes_of(self._labels, read_card_classes(card), where=str(path))
+        self.class_names = classes_of(self._labels, read_card_classes(card_path(path)), where=str(path))
 
     def __len__(self) -> int:
         return self._beton.num_samples
@@ -140,7 +138,7 @@ def _open_shard(path: Path) -> TarShard:
 
 def _shard_classes(paths: Sequence[Path]) -> tuple[str, ...] | None:
     """The classes' names, if there is a card beside the shards; several must agree."""
-    cards = sorted({path.with_name(_SHARD_NUMBER.sub("", path.stem) + ".json") for path in paths})
+    cards = sorted(set(map(card_path, paths)))
     found = {names: card for card in cards if (names := read_card_classes(card)) is not None}
     if len(found) > 1:
         raise ValueError(

@@ -1,6 +1,7 @@
-"""From an image file or pixels to what a ``.beton`` stores: untouched, re-encoded or raw."""
+"""From an image file or pixels to what is stored: its own bytes, rewritten losslessly, encoded anew, or as pixels."""
 
 import io
+import zlib
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, NamedTuple
@@ -9,21 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from loaders.beton import EncodedImage, ImageMode
+from loaders import _native
 
-Mode = Literal["keep", "reencode", "raw"]
+Mode = Literal["keep", "restart", "reencode", "raw", "mixed", "png"]
+Chroma = Literal["4:4:4", "4:2:2", "4:2:0"]
+
+_CHROMA_BLOCKS: dict[Chroma, tuple[int, int]] = {"4:4:4": (1, 1), "4:2:2": (2, 1), "4:2:0": (2, 2)}
+"""Columns and rows of pixels that share their colour."""
 
 # By content, whatever the file's name says: data sets hold PNG and others under the name of JPEG. The list is short so
 # that none of Pillow's rarer readers, one of which starts a PostScript interpreter, ever sees a file.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
-_JPEG_START = b"\xff\xd8\xff"
+_JPEG_START = b"\xff\xd8"
 _JPEG_END = b"\xff\xd9"
-# Baseline, extended and progressive, each with Huffman or arithmetic coding: what libjpeg-turbo decodes.
-_FRAME_MARKERS = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)
-_OTHER_FRAME_MARKERS = (0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF)
-_SCAN_MARKER = 0xDA
-_MARKERS_ALONE = (0x00, 0x01, *range(0xD0, 0xD9))
 _COMPONENTS_OF_GREY_AND_RGB = (1, 3)
+_RESTART_INTERVAL = 4
+"""MCUs between restart markers, about: 32 or 64 pixels, less than which no crop is worth skipping."""
 
 
 class Treatment(StrEnum):
@@ -31,114 +33,144 @@ class Treatment(StrEnum):
 
     KEPT = "kept"
     """Its bytes, or its pixels where it came as pixels, are stored as they came."""
+    REWRITTEN = "rewritten"
+    """A JPEG with the same pixels, Huffman tables of its own and restart markers."""
     CONVERTED = "converted"
-    """`keep` could not: no JPEG, or one that decoders do not turn into RGB (CMYK, YCCK). It became an RGB JPEG."""
+    """`keep` and `restart` could not: no JPEG, or one that is no RGB or grey (CMYK, YCCK). It became an RGB JPEG."""
     REENCODED = "re-encoded"
     """Decoded and encoded as JPEG."""
     DECODED = "decoded"
-    """Decoded and stored as pixels."""
+    """Decoded and stored as pixels, or as PNG."""
     RESIZED = "resized"
-    """Larger than `max_side`: made smaller, then encoded, or stored as pixels."""
+    """Larger than it may be: made smaller, then encoded, or stored as pixels."""
 
 
-class JpegHeader(NamedTuple):
-    """What stands before a JPEG's first scan."""
+class StoredImage(NamedTuple):
+    """An image in the form in which it is stored."""
 
+    data: bytes | NDArray[np.uint8]
+    """An image file's bytes, or pixels: uint8 [height, width, 3], RGB, C-contiguous."""
+    format: Literal["jpg", "png", "raw"]
     height: int
     width: int
-    num_components: int
-    scan_offset: int
-    """Where the first scan's marker is."""
+    treatment: Treatment
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageEncoder:
-    """Brings images into the form in which they are stored.
+    """Brings images into the form in which they are stored; one may serve many threads.
 
     Orientation tags are ignored, as FFCV, torchvision and ImageNet's labels do; alpha is dropped.
     """
 
     mode: Mode
-    """`keep` stores a JPEG's own bytes, `reencode` decodes and encodes every image, `raw` stores pixels."""
-    max_side: int | None
+    """`keep` stores a JPEG's own bytes, `restart` rewrites it with restart markers, `reencode` decodes and encodes every
+    image, `raw` stores pixels, `mixed` some images as pixels and the others encoded, `png` encodes without loss."""
+    max_side: int | None = None
     """Images whose longer side has more pixels are made smaller, with antialiasing; None leaves all as they are."""
-    jpeg_quality: int
-    """For every image that is encoded, 1 to 100; chroma is halved in both directions (4:2:0), as in FFCV."""
+    min_side: int | None = None
+    """The same for the shorter side."""
+    jpeg_quality: int = 90
+    """For every image that is encoded as JPEG, 1 to 100."""
+    chroma: Chroma = "4:2:0"
+    """How finely the colours of these are stored."""
+    raw_fraction: float = 0.5
+    """The share of images that `mixed` stores as pixels, chosen by their names."""
 
-    def encode(self, data: bytes | NDArray[np.uint8]) -> tuple[EncodedImage, Treatment]:
-        """Encode one image, given an image file's bytes or pixels, uint8 [height, width, 3].
+    def encode(self, data: bytes | NDArray[np.uint8], *, name: str) -> StoredImage:
+        """Encode one image.
+
+        Args:
+            data: An image file's bytes, or pixels, uint8 [height, width, 3].
+            name: What the choice of `mixed` goes by.
 
         Raises:
             ValueError: The bytes are no image, or not a whole one.
             OSError: Pillow's word for the same.
+            RuntimeError: libjpeg-turbo's word for the same.
         """
         if isinstance(data, np.ndarray):
-            image, treatment = Image.fromarray(data), Treatment.KEPT
-        else:
-            if self.mode == "keep" and (kept := self._keep(data)):
-                return kept, Treatment.KEPT
-            image, treatment = decode_rgb(data), Treatment.DECODED
-        if self.max_side is not None and max(image.size) > self.max_side:
-            image, treatment = shrink(image, self.max_side), Treatment.RESIZED
-        if self.mode == "raw":
-            return EncodedImage(np.asarray(image), ImageMode.RAW, image.height, image.width), treatment
-        if treatment is not Treatment.RESIZED:
-            treatment = Treatment.CONVERTED if self.mode == "keep" else Treatment.REENCODED
-        jpeg = io.BytesIO()
-        image.save(jpeg, "JPEG", quality=self.jpeg_quality)
-        return EncodedImage(jpeg.getbuffer(), ImageMode.JPG, image.height, image.width), treatment
-
-    def _keep(self, data: bytes) -> EncodedImage | None:
-        """The file as it is, if it can stay so."""
+            return self._store_pixels(data, name, Treatment.KEPT)
         if not data.startswith(_JPEG_START):
-            return None
-        header = read_jpeg_header(data)
-        too_large = self.max_side is not None and max(header.height, header.width) > self.max_side
-        if too_large or header.num_components not in _COMPONENTS_OF_GREY_AND_RGB:
-            return None
-        return EncodedImage(data, ImageMode.JPG, header.height, header.width)
+            return self._store_pixels(decode_rgb(data), name, Treatment.DECODED)
+        height, width, num_components = read_jpeg_header(data)
+        if self.mode in ("keep", "restart") and num_components in _COMPONENTS_OF_GREY_AND_RGB:
+            if self._fits(height, width):
+                return self._store_file(data, height, width)
+        elif self._wants_pixels(name) or self.mode == "png":
+            pixels = _native.decode_jpeg(_as_array(data), max_side=self.max_side or 0, min_side=self.min_side or 0)
+            fits = self._fits(height, width)
+            return self._store_pixels(pixels, name, Treatment.DECODED if fits else Treatment.RESIZED)
+        encoded, new_height, new_width = _native.reencode_jpeg(_as_array(data), **self._jpeg_options())
+        treatment = Treatment.CONVERTED if self.mode in ("keep", "restart") else Treatment.REENCODED
+        return StoredImage(encoded, "jpg", new_height, new_width, self._resized(treatment, height, width))
+
+    def _store_file(self, data: bytes, height: int, width: int) -> StoredImage:
+        """A JPEG as it is, or with restart markers."""
+        if self.mode == "keep":
+            return StoredImage(data, "jpg", height, width, Treatment.KEPT)
+        rewritten = _native.add_restart_markers(_as_array(data), _RESTART_INTERVAL)
+        return StoredImage(rewritten, "jpg", height, width, Treatment.REWRITTEN)
+
+    def _store_pixels(self, pixels: NDArray[np.uint8], name: str, treatment: Treatment) -> StoredImage:
+        """Pixels as they are, smaller, or encoded."""
+        height, width, _ = pixels.shape
+        if not self._wants_pixels(name) and self.mode != "png":
+            encoded, new_height, new_width = _native.encode_pixels(pixels, **self._jpeg_options())
+            treatment = Treatment.CONVERTED if self.mode in ("keep", "restart") else Treatment.REENCODED
+            return StoredImage(encoded, "jpg", new_height, new_width, self._resized(treatment, height, width))
+        if not self._fits(height, width):
+            pixels = _native.shrink_pixels(pixels, max_side=self.max_side or 0, min_side=self.min_side or 0)
+            treatment = Treatment.RESIZED
+        height, width, _ = pixels.shape
+        if self.mode != "png":
+            return StoredImage(pixels, "raw", height, width, treatment)
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        return StoredImage(file.getvalue(), "png", height, width, treatment)
+
+    def _wants_pixels(self, name: str) -> bool:
+        if self.mode == "mixed":
+            return zlib.crc32(name.encode("utf-8", "surrogateescape")) < self.raw_fraction * 2**32
+        return self.mode == "raw"
+
+    def _fits(self, height: int, width: int) -> bool:
+        longer, shorter = max(height, width), min(height, width)
+        return longer <= (self.max_side or longer) and shorter <= (self.min_side or shorter)
+
+    def _resized(self, treatment: Treatment, height: int, width: int) -> Treatment:
+        return treatment if self._fits(height, width) else Treatment.RESIZED
+
+    def _jpeg_options(self) -> "_native.JpegOptions":
+        return {
+            "max_side": self.max_side or 0,
+            "min_side": self.min_side or 0,
+            "quality": self.jpeg_quality,
+            "chroma": _CHROMA_BLOCKS[self.chroma],
+            "restart_interval": _RESTART_INTERVAL,
+        }
 
 
-def read_jpeg_header(data: bytes) -> JpegHeader:
-    """Read a JPEG's segments up to its first scan, and look for the end marker after it (ITU-T T.81, annex B).
+def read_jpeg_header(data: bytes) -> tuple[int, int, int]:
+    """Read a JPEG's header, and see that the file does not end before its end marker.
 
     Nothing is decoded: a file that is cut short is found out, one whose scans are garbled is not.
 
+    Returns:
+        Height and width in pixels, and the number of components.
+
     Raises:
-        ValueError: It is damaged or cut short, or of a kind that libjpeg-turbo does not decode.
+        RuntimeError: The header is damaged, or of a kind that libjpeg-turbo does not decode.
+        ValueError: The file is cut short.
     """
-    frame: bytes | None = None
-    position = len(_JPEG_START) - 1
-    while True:
-        # Like libjpeg, pass over fill bytes and over what lies between segments but belongs to none.
-        position = data.find(b"\xff", position)
-        if position < 0 or position + 4 > len(data):
-            raise ValueError("the JPEG is cut short in its header")
-        marker = data[position + 1]
-        if marker == 0xFF:
-            position += 1
-        elif marker in _MARKERS_ALONE:
-            position += 2
-        elif marker == _JPEG_END[1] or marker in _OTHER_FRAME_MARKERS:
-            raise ValueError(f"the JPEG has marker 0x{marker:02X} in its header: damaged, or lossless or hierarchical")
-        elif marker == _SCAN_MARKER:
-            break
-        else:
-            if marker in _FRAME_MARKERS:
-                frame = data[position + 4 : position + 10]
-            position += 2 + int.from_bytes(data[position + 2 : position + 4])
-    if frame is None or len(frame) < 6:
-        raise ValueError("the JPEG has no frame header before its first scan")
-    precision, height, width = frame[0], int.from_bytes(frame[1:3]), int.from_bytes(frame[3:5])
-    if precision != 8 or height == 0 or width == 0:
-        raise ValueError(f"a JPEG of {height} x {width} pixels and {precision} bits cannot be decoded")
-    if data.find(_JPEG_END, position) < 0:
-        raise ValueError("the JPEG is cut short: no end marker after its first scan")
-    return JpegHeader(height, width, frame[5], position)
+    header = _native.read_jpeg_header(_as_array(data))
+    if data.rfind(_JPEG_END) < 0:
+        raise ValueError("the JPEG is cut short: it has no end marker")
+    return header
 
 
-def decode_rgb(data: bytes) -> Image.Image:
-    """Decode an image file to RGB.
+def decode_rgb(data: bytes) -> NDArray[np.uint8]:
+    """Decode an image file of any of the formats to pixels, uint8 [height, width, 3], RGB.
 
     Raises:
         ValueError: It is no image, or not one of 8 bits.
@@ -150,17 +182,12 @@ def decode_rgb(data: bytes) -> Image.Image:
                 raise ValueError(f"its pixels have more than 8 bits (Pillow's mode {image.mode}); convert it first")
             # A palette with transparency goes through RGBA: Pillow warns about the direct way.
             opaque = image.convert("RGBA") if "transparency" in image.info else image
-            rgb = opaque.convert("RGB")
+            return np.ascontiguousarray(opaque.convert("RGB"))
     except UnidentifiedImageError as error:
         raise ValueError(f"it is none of {', '.join(_FORMATS)}, or its header is damaged") from error
     except SyntaxError as error:  # Pillow's word for a damaged PNG
         raise ValueError(str(error)) from error
-    rgb.info.clear()  # comments would be saved again
-    return rgb
 
 
-def shrink(image: Image.Image, max_side: int) -> Image.Image:
-    """Resize an image, with antialiasing and about its own shape, so that its longer side has `max_side` pixels."""
-    scale = max_side / max(image.size)
-    width, height = (max(1, round(side * scale)) for side in image.size)
-    return image.resize((width, height), Image.Resampling.BICUBIC)
+def _as_array(data: bytes) -> NDArray[np.uint8]:
+    return np.frombuffer(data, np.uint8)

@@ -54,13 +54,13 @@ def record_list_path(path: Path) -> Path:
     return path.with_name(path.name + ".records.tsv")
 
 
-def format_line(line: RecordLine | SkippedLine) -> str:
-    """One line of a record list, its newline included; to be encoded with the error handler `surrogateescape`."""
+def format_line(line: RecordLine | SkippedLine) -> bytes:
+    """One line of a record list, its newline included."""
     if isinstance(line, RecordLine):
         columns = [f"{line.crc32:08x}", *map(str, line[1:6]), escape(line.treatment), escape(line.name)]
     else:
         columns = ["skipped", str(line.label), escape(line.reason), escape(line.name)]
-    return "\t".join(columns) + "\n"
+    return ("\t".join(columns) + "\n").encode("utf-8", "surrogateescape")
 
 
 def read_record_list(path: Path, *, complete: bool = True) -> Iterator[RecordLine | SkippedLine]:

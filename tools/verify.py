@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -18,10 +17,10 @@ import tyro
 from loaders.beton import Beton
 from loaders.tar_shard import TarShard, find_shards
 from tools._read_back import ReadBack, RecordList, Stored, compare_records, describe_gap, load_record_list, read_back
+from tools.card import card_path
 from tools.progress import Advance, conversion_progress
 from tools.record_list import record_list_path
 
-_SHARD_NUMBER = re.compile("-?[0-9]+$")
 _NUM_OPENING_THREADS = 16
 _MAX_LINES = 20
 
@@ -116,21 +115,14 @@ def find_sets(path: Path) -> list[FileSet]:
         if not path.is_file():
             problem = "a folder without tar shards" if path.is_dir() else "no such file"
             raise ValueError(f"{path}: {problem}; {remedy}")
-        return [FileSet(_card_beside(path), [path], True)]
+        return [FileSet(card_path(path), [path], True)]
     sets: dict[Path, list[Path]] = {}
     for shard in shards:
-        sets.setdefault(_card_beside(shard), []).append(shard)
+        sets.setdefault(card_path(shard), []).append(shard)
     return [
-        FileSet(card, files, sum(_card_beside(other) == card for other in card.parent.glob("*.tar")) == len(files))
+        FileSet(card, files, sum(card_path(other) == card for other in card.parent.glob("*.tar")) == len(files))
         for card, files in sets.items()
     ]
-
-
-def _card_beside(path: Path) -> Path:
-    """Where the card of a file lies: shards whose names differ in their number alone have one together."""
-    if path.suffix == ".tar":
-        return path.with_name(_SHARD_NUMBER.sub("", path.stem) + ".json")
-    return path.with_name(path.name + ".json")
 
 
 def verify(sets: Sequence[FileSet], *, num_workers: int) -> Report:

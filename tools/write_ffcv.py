@@ -1,240 +1,195 @@
-"""Convert CIFAR-10 or a folder of images into FFCV's ``.beton`` format: ``python tools/write_ffcv.py --help``."""
+"""Convert a data set of images into FFCV's ``.beton`` format: ``python tools/write_ffcv.py --help``."""
 
-import json
 import os
 import sys
 import time
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from threading import Lock
-from typing import Literal
+from typing import BinaryIO, Literal
 
-import numpy as np
-import rich.progress
 import tyro
-from rich.console import Console
-from rich.text import Text
 
-from loaders.atomic_file import atomic_file
-from loaders.beton import DEFAULT_PAGE_SIZE, Beton, EncodedImage, FieldKind, ImageMode, write_beton
-from tools.encode_image import ImageEncoder, Mode
-from tools.image_sources import Cifar10, ImageFolder, ImageSample, ImageSource
+from loaders.beton import DEFAULT_PAGE_SIZE, BetonStream, EncodedImage, FieldKind, ImageMode
+from tools.card import Card, card_path
+from tools.conversion import (
+    ConversionOptions,
+    Job,
+    Outcome,
+    claim,
+    describe,
+    encode_all,
+    part_path,
+    plan,
+    run_command_line,
+)
+from tools.encode_image import Mode
+from tools.progress import conversion_progress
+from tools.record_list import RecordLine, SkippedLine, format_line, read_record_list, record_list_path
 
 FIELDS = {"image": FieldKind.RGB_IMAGE, "label": FieldKind.INT}
-_CONSOLE = Console(stderr=True)
+_MODES = {"jpg": ImageMode.JPG, "raw": ImageMode.RAW}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class WriteFfcv:
-    """Convert a data set of images into FFCV's .beton format, and write a card that describes it beside the file."""
+class WriteFfcv(ConversionOptions):
+    """Convert a data set of images into FFCV's .beton format.
 
-    dataset: Literal["cifar10", "folder"]
-    """`cifar10`: the files that tools/get_cifar10.py makes. `folder`: JPEG and PNG in one folder for each class."""
-
-    source: Path
-    """The folder that holds the data set."""
+    A card that describes the file goes beside it (OUT.json), and a list of its records with their checksums
+    (OUT.records.tsv), which tools/verify.py compares it with.
+    """
 
     out: Path
-    """The file to write; its card becomes OUT.json."""
+    """The file to write."""
 
-    mode: Mode | None = None
-    """`keep` stores JPEG files byte for byte (what is no RGB or grey JPEG is converted, and counted); `reencode` makes
-    a new JPEG of every image; `raw` stores pixels. By default `keep`, and for cifar10, which has no files, `raw`."""
+    mode: Literal["keep", "restart", "reencode", "raw", "mixed"] | None = None
+    """`reencode` decodes every image, makes it no larger than max_side, and stores a JPEG with restart markers: right for
+    training at 224, where photos of 500 px lose nothing that a crop shows, take half the space and load fastest. `restart`
+    rewrites JPEGs without loss, with restart markers that let loaders skip what a crop does not need. `keep` stores them byte
+    for byte. `raw` stores pixels, `mixed` some images raw and the others re-encoded. By default `reencode`, and for
+    cifar10, whose images are pixels, `raw`."""
 
-    split: Literal["train", "test"] | None = None
-    """The part of cifar10, by default `train`; a folder's parts are folders of their own."""
-
-    max_side: int | None = None
-    """Images with a longer side than this many pixels are made smaller, with antialiasing, and encoded again."""
-
-    jpeg_quality: int = 90
-    """The quality, 1 to 100, of every JPEG that is encoded here."""
-
-    num_workers: int = field(default_factory=lambda: os.cpu_count() or 1)
-    """Threads that read and encode. The file does not depend on them."""
-
-    seed: int | None = None
-    """Shuffle the records by this seed; without one they keep the order of the source, sorted by class."""
+    raw_fraction: float = 0.5
+    """The share of images that `mixed` stores raw."""
 
     page_size: int = DEFAULT_PAGE_SIZE
     """Bytes of FFCV's pages: a power of two from 2 MiB up; no image can be larger."""
 
-    overwrite: bool = False
-    """Replace the file if it exists."""
-
     def __post_init__(self) -> None:
-        if self.dataset == "cifar10" and self.mode == "keep":
-            raise ValueError("mode keep stores files as they are, but cifar10 has no image files: use raw or reencode")
-        if self.dataset != "cifar10" and self.split is not None:
-            raise ValueError(f"split {self.split} belongs to cifar10 alone: let source name the folder of the split")
-        if self.max_side is not None and self.max_side < 1:
-            raise ValueError(f"max_side must be positive, got {self.max_side}")
-        if not 1 <= self.jpeg_quality <= 100:
-            raise ValueError(f"jpeg_quality must be from 1 to 100, got {self.jpeg_quality}")
-        if self.num_workers < 1:
-            raise ValueError(f"num_workers must be positive, got {self.num_workers}")
-        if self.seed is not None and self.seed < 0:
-            raise ValueError(f"seed must not be negative, got {self.seed}")
+        super(WriteFfcv, self).__post_init__()
+        if self.dataset == "cifar10" and self.mode in ("keep", "restart"):
+            raise ValueError(f"mode {self.mode} is for JPEG files, but cifar10 has none: use raw, mixed or reencode")
+        if not 0 <= self.raw_fraction <= 1:
+            raise ValueError(f"raw_fraction must lie in [0, 1], got {self.raw_fraction}")
 
     @property
     def storage_mode(self) -> Mode:
         """The mode, with the data set's default for none."""
-        return self.mode or ("raw" if self.dataset == "cifar10" else "keep")
+        return self.mode or ("raw" if self.dataset == "cifar10" else "reencode")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Card:
-    """What was written, from what, and how."""
-
-    dataset: str
-    source: str
-    split: str | None
-    num_images: int
-    num_classes: int
-    class_names: tuple[str, ...]
-    num_bytes: int
-    """The size of the file."""
-    modes: dict[str, int]
-    """How many images are stored as JPEG and how many raw."""
-    treatments: dict[str, int]
-    """How many images came to that in which way: see `tools.encode_image.Treatment`."""
-    seconds: float
-    images_per_second: float
-    seed: int | None
-    options: dict[str, str | int | None]
-
-    def __str__(self) -> str:
-        seed = "none: order of the source" if self.seed is None else str(self.seed)
-        rows = {
-            "images": f"{self.num_images:,}",
-            "classes": f"{self.num_classes:,}",
-            "bytes": f"{self.num_bytes:,}",
-            "stored": ", ".join(f"{count:,} {mode}" for mode, count in self.modes.items()),
-            "treatment": ", ".join(f"{count:,} {treatment}" for treatment, count in self.treatments.items()),
-            "images/s": f"{self.images_per_second:,.0f}",
-            "seconds": f"{self.seconds:.1f}",
-            "seed": seed,
-            "options": ", ".join(f"{name} {value}" for name, value in self.options.items() if value is not None),
-        }
-        return "\n".join(f"{name:11}{value}" for name, value in rows.items())
-
-
-def write_ffcv(config: WriteFfcv) -> Card:
-    """Convert a data set and describe the result.
+def write_ffcv(config: WriteFfcv) -> tuple[Path, Card]:
+    """Convert a data set: the file that was written, and its card.
 
     Raises:
         ValueError: The source is not as it should be, an image cannot be converted (the message names it), or the
-            file exists or cannot be written. No part of it is left.
-        OSError: A folder cannot be read or made, or the card cannot be written.
+            file exists or cannot be written. What was converted so far stays beside it for `resume`.
+        OSError: The source cannot be read, or a file not written.
+        ImportError: The source needs a library that is not installed.
     """
-    if config.out.exists() and not config.overwrite:
-        raise ValueError(f"{config.out}: exists already; remove it, name another file, or pass --overwrite")
-    source = _open_source(config)
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
-    treatments = _convert(config, source)
-    seconds = time.perf_counter() - started
-    card = _describe(config, source, treatments, seconds)
-    with atomic_file(config.out.with_name(config.out.name + ".json")) as file:
-        file.write(json.dumps(asdict(card), indent=2).encode() + b"\n")
-    return card
-
-
-def _open_source(config: WriteFfcv) -> ImageSource:
-    if config.dataset == "cifar10":
-        return Cifar10(config.source, config.split or "train")
-    return ImageFolder(config.source)
-
-
-def _convert(config: WriteFfcv, source: ImageSource) -> Counter[str]:
-    """Write the file, showing progress; count what became of the images."""
-    encoder = ImageEncoder(mode=config.storage_mode, max_side=config.max_side, jpeg_quality=config.jpeg_quality)
-    treatments: Counter[str] = Counter()
-    lock = Lock()
-
-    def encode(sample: ImageSample) -> tuple[EncodedImage, int]:
-        image, treatment = encoder.encode(sample.load())
-        with lock:
-            treatments[treatment] += 1
-        return image, sample.label
-
-    order = range(len(source)) if config.seed is None else np.random.default_rng(config.seed).permutation(len(source))
-    with _progress() as progress:
-        task = progress.add_task(config.out.name, total=len(source))
-        write_beton(
-            config.out,
-            FIELDS,
-            (source[int(index)] for index in order),
-            encode,
-            num_samples=len(source),
-            num_workers=config.num_workers,
-            page_size=config.page_size,
-            on_progress=lambda num_written: progress.update(task, completed=num_written),
+    encoder = config.encoder(config.storage_mode, raw_fraction=config.raw_fraction)
+    job = plan(config, settings={**asdict(encoder), "page_size": config.page_size})
+    out = part_path(config.out, job.part)
+    if out.exists() and not config.overwrite:
+        raise ValueError(f"{out}: exists already; remove it, name another file, or pass --overwrite")
+    with _partial_beton(out, job, config) as partial:
+        started, num_resumed = time.perf_counter(), partial.outcome.num_samples
+        samples = job.samples(num_resumed)
+        encoded_samples = encode_all(samples, encoder, num_workers=config.num_workers, on_error=config.on_error)
+        with conversion_progress(out.name, len(job) - num_resumed) as advance:
+            for line, data in encoded_samples:
+                partial.append(line, data)
+                advance(1, len(data))
+        partial.finish()
+        card = describe(
+            config,
+            job,
+            partial.outcome,
+            num_bytes=partial.data_path.stat().st_size,
+            seconds=time.perf_counter() - started,
+            num_resumed=num_resumed,
         )
-    return treatments
+    partial.publish(card)
+    return out, card
 
 
-def _describe(config: WriteFfcv, source: ImageSource, treatments: Counter[str], seconds: float) -> Card:
-    """Describe the file from what a reader finds in it."""
-    with Beton(config.out) as beton:
-        num_images = beton.num_samples
-        modes = {mode.name.lower(): int((beton.modes == mode).sum()) for mode in ImageMode}
-    return Card(
-        dataset=config.dataset,
-        source=str(config.source),
-        split=(config.split or "train") if config.dataset == "cifar10" else None,
-        num_images=num_images,
-        num_classes=len(source.class_names),
-        class_names=source.class_names,
-        num_bytes=config.out.stat().st_size,
-        modes=modes,
-        treatments=dict(sorted(treatments.items())),
-        seconds=round(seconds, 3),
-        images_per_second=round(num_images / seconds, 1),
-        seed=config.seed,
-        options={
-            "mode": config.storage_mode,
-            "max_side": config.max_side,
-            "jpeg_quality": config.jpeg_quality,
-            "page_size": config.page_size,
-            "num_workers": config.num_workers,
-        },
-    )
+class PartialBeton:
+    """A `.beton` file in the making and the list of its records, from which it can be taken up again."""
+
+    def __init__(self, out: Path, job: Job, data: BinaryIO, lines: BinaryIO, *, page_size: int) -> None:
+        self._out, self._data, self._lines = out, data, lines
+        self.data_path, self.list_path, self.job_path = partial_paths(out)
+        num_samples = len(job)
+        self._stream = BetonStream(data, out, FIELDS, num_samples=num_samples, page_size=page_size)
+        self.outcome = Outcome()
+
+    def recall(self, job: Job) -> None:
+        """Take up all records that stand in both files, undamaged, and cut off what comes after them."""
+        num_list_bytes = 0
+        for line, sample in zip(read_record_list(self.list_path, complete=False), job.samples(), strict=False):
+            if line.name != sample.name:
+                break
+            if isinstance(line, RecordLine):
+                data = os.pread(self._data.fileno(), line.num_bytes, self._stream.offset_of_next(line.num_bytes))
+                if len(data) != line.num_bytes or zlib.crc32(data) != line.crc32:
+                    break
+                self._stream.recall(_values(line, data))
+            self.outcome.add(line)
+            num_list_bytes += len(format_line(line))
+        self._lines.truncate(num_list_bytes)
+        self._lines.seek(num_list_bytes)
+        self._data.truncate(self._stream.end)
+
+    def append(self, line: RecordLine | SkippedLine, data: bytes) -> None:
+        """Write the next record, or note that a sample was left out."""
+        if isinstance(line, RecordLine):
+            self._stream.append(_values(line, data))
+        self._lines.write(format_line(line))
+        self.outcome.add(line)
+
+    def finish(self) -> None:
+        """Make a whole file of it."""
+        self._stream.finish()
+        for file in (self._data, self._lines):
+            file.flush()
+            os.fsync(file.fileno())
+
+    def publish(self, card: Card) -> None:
+        """Give the files their names, the `.beton` last."""
+        self.list_path.replace(record_list_path(self._out))
+        card.write(card_path(self._out))
+        self.data_path.replace(self._out)
+        self.job_path.unlink()
+
+    def discard(self) -> None:
+        """Remove the files."""
+        for path in (self.data_path, self.list_path, self.job_path):
+            path.unlink(missing_ok=True)
 
 
-class _ImagesPerSecond(rich.progress.ProgressColumn):
-    def render(self, task: rich.progress.Task) -> Text:
-        """Show the speed of the last seconds, and at the end the average."""
-        speed = task.finished_speed or task.speed or 0
-        return Text(f"{speed:,.0f} images/s")
+def partial_paths(out: Path) -> tuple[Path, Path, Path]:
+    """Where a file in the making, its record list and its job lie."""
+    data = out.with_name(out.name + ".partial")
+    return data, record_list_path(data), card_path(data)
 
 
-def _progress() -> rich.progress.Progress:
-    return rich.progress.Progress(
-        rich.progress.TextColumn("{task.description}"),
-        rich.progress.BarColumn(),
-        rich.progress.MofNCompleteColumn(),
-        _ImagesPerSecond(),
-        rich.progress.TimeRemainingColumn(elapsed_when_finished=True),
-        console=_CONSOLE,
-    )
+@contextmanager
+def _partial_beton(out: Path, job: Job, config: WriteFfcv) -> Iterator[PartialBeton]:
+    """Open the files, new or with what an interrupted conversion left; after an exception they stay if they hold records."""
+    data_path, list_path, job_path = partial_paths(out)
+    is_resumed = claim(job_path, job, resume=config.resume, overwrite=config.overwrite)
+    mode: Literal["r+b", "w+b"] = "r+b" if is_resumed and data_path.exists() and list_path.exists() else "w+b"
+    with data_path.open(mode) as data, list_path.open(mode) as lines:
+        partial = PartialBeton(out, job, data, lines, page_size=config.page_size)
+        partial.recall(job)
+        try:
+            yield partial
+        except BaseException:
+            if partial.outcome.num_samples == 0:
+                partial.discard()
+            raise
+
+
+def _values(line: RecordLine, data: bytes) -> tuple[EncodedImage, int]:
+    return EncodedImage(data, _MODES[line.format], line.height, line.width), line.label
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (by default the process's own) and return the exit code."""
     config = tyro.cli(WriteFfcv, args=argv)
-    try:
-        card = write_ffcv(config)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: no partial file is left", file=sys.stderr)
-        return 130
-    print(f"{config.out}\n{card}")
-    return 0
+    return run_command_line(lambda: write_ffcv(config))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ LINES = [
 
 
 def write(path: Path, lines: list[RecordLine | SkippedLine] = LINES) -> bytes:
-    content = "".join(map(format_line, lines)).encode("utf-8", "surrogateescape")
+    content = b"".join(map(format_line, lines))
     path.write_bytes(content)
     return content
 
@@ -32,8 +32,8 @@ def test_it_lies_beside_its_file(path: Path):
 
 def test_the_lines_are_as_documented():
     assert [format_line(line) for line in LINES[:2]] == [
-        "deadbeef\t109527\tjpg\t375\t500\t0\tkept\tn01440764/n01440764_10026.JPEG\n",
-        "skipped\t12\tit is\\ncut short\\tat 5\\\\\todd\\tname\\r.jpg\n",
+        b"deadbeef\t109527\tjpg\t375\t500\t0\tkept\tn01440764/n01440764_10026.JPEG\n",
+        b"skipped\t12\tit is\\ncut short\\tat 5\\\\\todd\\tname\\r.jpg\n",
     ]
 
 

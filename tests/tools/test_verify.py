@@ -45,8 +45,8 @@ def converted() -> Converted:
 
 
 def write_list(path: Path, lines: list[RecordLine]) -> None:
-    content = "".join(map(format_line, [*lines[:7], SKIPPED, *lines[7:]]))
-    record_list_path(path).write_text(content)
+    content = b"".join(map(format_line, [*lines[:7], SKIPPED, *lines[7:]]))
+    record_list_path(path).write_bytes(content)
 
 
 def write_card(path: Path, **changes) -> None:

@@ -1,0 +1,130 @@
+"""Join the parts of a data set that several machines converted: ``python tools/merge.py --help``."""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import tyro
+
+from loaders.atomic_file import atomic_file
+from loaders.beton import Beton, BetonStream, EncodedImage, ImageMode
+from tools.card import Card, card_path, read_card
+from tools.conversion import run_command_line
+from tools.progress import Advance, conversion_progress
+from tools.record_list import record_list_path
+from tools.write_ffcv import FIELDS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Merge:
+    """Join the parts of a data set: the same file as that of one machine, byte for byte.
+
+    Shards of tar or TFRecord are a whole as they lie; for them, name the parts' cards (train.part-1-of-8.json) and let OUT be
+    the card of the whole (train.json).
+    """
+
+    parts: tyro.conf.Positional[tuple[Path, ...]]
+    """The parts' .beton files, or of shards their cards, in any order."""
+
+    out: Path
+    """The file to write."""
+
+    overwrite: bool = False
+    """Replace it if it exists."""
+
+
+def merge(config: Merge) -> tuple[Path, Card]:
+    """Join parts, and describe the whole.
+
+    Raises:
+        ValueError: They are not all the parts of one data set, one is damaged, or the file exists or cannot be written.
+        OSError: A file cannot be written. No part of it is left.
+    """
+    if config.out.exists() and not config.overwrite:
+        raise ValueError(f"{config.out}: exists already; remove it, name another file, or pass --overwrite")
+    parts = _in_order({part: read_card(part if part.suffix == ".json" else card_path(part)) for part in config.parts})
+    started = time.perf_counter()
+    files, cards = list(parts), list(parts.values())
+    if config.out.suffix == ".json":
+        card = _joined_card(cards, num_bytes=sum(card.num_bytes for card in cards), started=started)
+        card.write(config.out)
+        return config.out, card
+    with atomic_file(config.out) as data, atomic_file(record_list_path(config.out)) as lines:
+        page_size = int(cards[0].job["page_size"])
+        stream = BetonStream(data, config.out, FIELDS, num_samples=cards[0].num_planned, page_size=page_size)
+        with conversion_progress(config.out.name, sum(card.num_images for card in cards)) as advance:
+            for file in files:
+                _copy_records(file, stream, advance)
+                lines.write(record_list_path(file).read_bytes())
+        stream.finish()
+        data.flush()
+        card = _joined_card(cards, num_bytes=data.seek(0, 2), started=started)
+        card.write(card_path(config.out))
+    return config.out, card
+
+
+def _in_order(cards: dict[Path, Card]) -> dict[Path, Card]:
+    """The parts sorted by their numbers; all must be there, and of one data set."""
+    numbers: dict[int, Path] = {}
+    counts = set[int]()
+    first_path, first = next(iter(cards.items()))
+    for path, card in cards.items():
+        if card.part is None:
+            raise ValueError(f"{path}: its card says that it is a whole data set, not a part; name parts alone")
+        if card.job != first.job or card.num_planned != first.num_planned:
+            different = next((key for key in card.job if card.job[key] != first.job.get(key)), "num_planned")
+            raise ValueError(f"{path} and {first_path} are not of one data set: another {different}; convert one anew")
+        number, count = map(int, card.part.split("/"))
+        if number in numbers:
+            raise ValueError(f"{path} and {numbers[number]} are both part {card.part}; name each part once")
+        numbers[number] = path
+        counts.add(count)
+    if len(counts) > 1:
+        raise ValueError(
+            f"{first_path}: the parts are of {' and of '.join(map(str, sorted(counts)))}; convert some anew"
+        )
+    if missing := sorted(set(range(1, counts.pop() + 1)) - numbers.keys()):
+        raise ValueError(
+            f"{first_path}: {len(missing)} parts are missing, the first number {missing[0]}; name all parts"
+        )
+    return {numbers[number]: cards[numbers[number]] for number in sorted(numbers)}
+
+
+def _copy_records(file: Path, stream: BetonStream, advance: Advance) -> None:
+    with Beton(file) as beton:
+        columns = zip(
+            beton.modes.tolist(), beton.heights.tolist(), beton.widths.tolist(), beton.labels.tolist(), strict=True
+        )
+        for index, (mode, height, width, label) in enumerate(columns):
+            data = beton.image_bytes(index)
+            stream.append((EncodedImage(data, ImageMode(mode), height, width), label))
+            advance(1, data.nbytes)
+
+
+def _joined_card(cards: Sequence[Card], *, num_bytes: int, started: float) -> Card:
+    seconds = time.perf_counter() - started
+    num_images = sum(card.num_images for card in cards)
+    return replace(
+        cards[0],
+        num_images=num_images,
+        num_bytes=num_bytes,
+        formats=dict(sorted(sum((Counter(card.formats) for card in cards), Counter()).items())),
+        treatments=dict(sorted(sum((Counter(card.treatments) for card in cards), Counter()).items())),
+        skipped=[skipped for card in cards for skipped in card.skipped],
+        seconds=round(seconds, 3),
+        images_per_second=round(num_images / seconds, 1),
+        part=None,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (by default the process's own) and return the exit code."""
+    config = tyro.cli(Merge, args=argv)
+    return run_command_line(lambda: merge(config))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""Convert a data set of images into shards that DALI and WebDataset read: ``python tools/write_dali.py --help``."""
+
+import glob
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from loaders.atomic_file import atomic_file
+from tools.card import Card
+from tools.conversion import (
+    ConversionOptions,
+    Encoded,
+    Job,
+    Outcome,
+    claim,
+    describe,
+    encode_all,
+    part_path,
+    plan,
+    run_command_line,
+)
+from tools.encode_image import Mode
+from tools.progress import Advance, conversion_progress
+from tools.record_list import RecordLine, format_line, read_record_list, record_list_path
+from tools.shard_writer import SHARD_FORMATS, ImageExtension, ShardFormat, ShardWriter
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WriteDali(ConversionOptions):
+    """Convert a data set of images into shards, each with DALI's index beside it.
+
+    They are named OUT-000000.tar and so on. A card that describes them goes beside them (OUT.json), and a list of each
+    shard's records with their checksums (OUT-000000.tar.records.tsv), which tools/verify.py compares it with.
+    """
+
+    out: Path
+    """Folder and name of the shards without number and extension, such as shards/train."""
+
+    format: Literal["tar", "tfrecord"] = "tar"
+    """WebDataset's tar files, or TFRecord."""
+
+    mode: Literal["keep", "restart", "reencode", "png"] | None = None
+    """`reencode` decodes every image, makes it no larger than max_side, and stores a JPEG. `keep` stores JPEGs byte for byte,
+    `restart` rewrites them without loss, with restart markers. `png` stores every image without loss. By default
+    `reencode`, and for cifar10, whose images are pixels, `png`."""
+
+    shard_images: int = 1000
+    """Images of the source in a shard."""
+
+    def __post_init__(self) -> None:
+        super(WriteDali, self).__post_init__()
+        if self.dataset == "cifar10" and self.mode in ("keep", "restart"):
+            raise ValueError(f"mode {self.mode} is for JPEG files, but cifar10 has none: use png or reencode")
+        if self.shard_images < 1:
+            raise ValueError(f"shard_images must be positive, got {self.shard_images}")
+
+    @property
+    def storage_mode(self) -> Mode:
+        """The mode, with the data set's default for none."""
+        return self.mode or ("png" if self.dataset == "cifar10" else "reencode")
+
+
+def write_dali(config: WriteDali) -> tuple[Path, Card]:
+    """Convert a data set: where its card lies, and the card.
+
+    Raises:
+        ValueError: The source is not as it should be, an image cannot be converted (the message names it), or a shard
+            exists or cannot be written. Whole shards stay for `resume`.
+        OSError: The source cannot be read, or a file not written.
+        ImportError: The source or the format needs a library that is not installed.
+    """
+    encoder = config.encoder(config.storage_mode)
+    settings = {**asdict(encoder), "format": config.format, "shard_images": config.shard_images}
+    job = plan(config, group_size=config.shard_images, settings=settings)
+    shard_format = SHARD_FORMATS[config.format](len(job.source.class_names))
+    shards = _shard_paths(config, job)
+    card_file = part_path(config.out.with_name(config.out.name + ".json"), job.part)
+    if card_file.exists() and not config.overwrite:
+        raise ValueError(f"{card_file}: exists already; remove it and its shards, name others, or pass --overwrite")
+    job_file = card_file.with_suffix(".partial.json")
+    if not claim(job_file, job, resume=config.resume, overwrite=config.overwrite):
+        _clear(config, shards, is_whole=job.part is None)
+    outcome = Outcome()
+    num_shards_done = _recall(shards, outcome)
+    started, num_resumed = time.perf_counter(), outcome.num_samples
+    samples = job.samples(num_resumed)
+    with conversion_progress(f"{config.out.name}-*.{config.format}", len(job) - num_resumed) as advance:
+        encoded = encode_all(samples, encoder, num_workers=config.num_workers, on_error=config.on_error)
+        for number, shard in enumerate(shards[num_shards_done:], start=num_shards_done):
+            some = islice(encoded, config.shard_images)
+            first = job.first + number * config.shard_images
+            _write_shard(shard, shard_format, some, outcome, first=first, advance=advance)
+    card = describe(
+        config,
+        job,
+        outcome,
+        num_bytes=sum(shard.stat().st_size for shard in shards),
+        seconds=time.perf_counter() - started,
+        num_resumed=num_resumed,
+    )
+    card.write(card_file)
+    job_file.unlink()
+    return card_file, card
+
+
+def _shard_paths(config: WriteDali, job: Job) -> list[Path]:
+    """The shards of the job; their numbers count on from part to part."""
+    first, last = job.first // config.shard_images, -(-(job.first + len(job)) // config.shard_images)
+    return [config.out.with_name(f"{config.out.name}-{number:06}.{config.format}") for number in range(first, last)]
+
+
+def _clear(config: WriteDali, shards: Sequence[Path], *, is_whole: bool) -> None:
+    """Remove what an earlier conversion left under these names, so that its shards do not mix with the new ones.
+
+    Raises:
+        ValueError: There is something, and it is not to be replaced.
+    """
+    number = "[0-9]" * 6
+    earlier = config.out.parent.glob(f"{glob.escape(config.out.name)}-{number}.{config.format}")
+    found = [shard for shard in earlier if is_whole or shard in set(shards)]
+    if found and not config.overwrite:
+        raise ValueError(f"{found[0]}: exists already; remove it, name other shards, or pass --overwrite")
+    for shard in found:
+        for path in (shard, shard.with_suffix(".idx"), record_list_path(shard)):
+            path.unlink(missing_ok=True)
+
+
+def _recall(shards: Sequence[Path], outcome: Outcome) -> int:
+    """Count the shards that are there, and what is in them: a shard that has its name is whole."""
+    for number, shard in enumerate(shards):
+        if not shard.exists():
+            return number
+        for line in read_record_list(record_list_path(shard)):
+            outcome.add(line)
+    return len(shards)
+
+
+def _write_shard(
+    path: Path, shard_format: ShardFormat, encoded: Iterable[Encoded], outcome: Outcome, *, first: int, advance: Advance
+) -> None:
+    """Write a shard, its index and its record list; samples are numbered from `first` on, and the shard appears last."""
+    with ShardWriter(path, shard_format) as shard, atomic_file(record_list_path(path)) as lines:
+        for key, (line, data) in enumerate(encoded, start=first):
+            if isinstance(line, RecordLine):
+                extension: ImageExtension = "png" if line.format == "png" else "jpg"
+                shard.append(f"{key:08}", data, extension, line.label)
+            lines.write(format_line(line))
+            outcome.add(line)
+            advance(1, len(data))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (by default the process's own) and return the exit code."""
+    config = tyro.cli(WriteDali, args=argv)
+    return run_command_line(lambda: write_dali(config))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
