@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from loaders.atomic_file import atomic_file
 from loaders.order import epoch_order
 from tools.card import Card
-from tools.encode_image import Chroma, ImageEncoder, Mode
+from tools.encode_image import Chroma, ImageEncoder, Mode, StoredImage
 from tools.image_sources import Dataset, ImageSample, ImageSource, default_split, open_source
 from tools.manifest import lines_sha256, read_manifest
 from tools.record_list import RecordLine, SkippedLine
@@ -202,7 +202,14 @@ def encode_all(
     """
 
     def encode_some(some: Sequence[ImageSample]) -> list[Encoded]:
-        return [_encode(sample, encoder, on_error) for sample in some]
+        data = [_load(sample) for sample in some]
+        images = iter(
+            encoder.encode_all(
+                [(one, sample.name) for one, sample in zip(data, some, strict=True) if not isinstance(one, Exception)]
+            )
+        )
+        results = [one if isinstance(one, Exception) else next(images) for one in data]
+        return [_encoded(sample, result, on_error) for sample, result in zip(some, results, strict=True)]
 
     pool = ThreadPoolExecutor(num_workers)
     tasks: deque[Future[list[Encoded]]] = deque()
@@ -217,15 +224,20 @@ def encode_all(
         pool.shutdown(cancel_futures=True)
 
 
-def _encode(sample: ImageSample, encoder: ImageEncoder, on_error: Literal["stop", "skip"]) -> Encoded:
+def _load(sample: ImageSample) -> bytes | NDArray[np.uint8] | ValueError | OSError:
     try:
-        image = encoder.encode(sample.load(), name=sample.name)
-    except (ValueError, OSError, RuntimeError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        return sample.load()
+    except (ValueError, OSError) as error:
+        return error
+
+
+def _encoded(sample: ImageSample, image: StoredImage | Exception, on_error: Literal["stop", "skip"]) -> Encoded:
+    if isinstance(image, Exception):
+        reason = (str(image) or type(image).__name__).splitlines()[0]
         if on_error == "stop":
             raise ConversionError(
                 f"{sample} cannot be converted: {reason}; mend or remove it, or leave such images out with --on-error skip"
-            ) from error
+            ) from image
         return Encoded(SkippedLine(sample.label, reason, sample.name), b"")
     data = image.data if isinstance(image.data, bytes) else image.data.tobytes()
     line = RecordLine(

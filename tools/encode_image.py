@@ -2,6 +2,7 @@
 
 import io
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, NamedTuple
@@ -89,6 +90,37 @@ class ImageEncoder:
             OSError: Pillow's word for the same.
             RuntimeError: libjpeg-turbo's word for the same.
         """
+        (image,) = self.encode_all([(data, name)])
+        if isinstance(image, Exception):
+            raise image
+        return image
+
+    def encode_all(
+        self, images: Sequence[tuple[bytes | NDArray[np.uint8], str]]
+    ) -> list[StoredImage | ValueError | OSError | RuntimeError]:
+        """Encode several images, data and name of each, as `encode` does; an image that cannot be encoded becomes its error.
+
+        Restart markers take less time for several images than for one after the other.
+        """
+        results: list[StoredImage | ValueError | OSError | RuntimeError] = []
+        to_rewrite: dict[int, StoredImage] = {}
+        for number, (data, name) in enumerate(images):
+            try:
+                image = self._encode(data, name)
+            except (ValueError, OSError, RuntimeError) as error:
+                results.append(error)
+                continue
+            results.append(image)
+            if image.treatment is Treatment.REWRITTEN:
+                to_rewrite[number] = image
+        files = [_as_array(image.data) for image in to_rewrite.values()]
+        rewritten = _native.add_restart_markers_to_all(files, _RESTART_INTERVAL)
+        for (number, image), jpeg in zip(to_rewrite.items(), rewritten, strict=True):
+            results[number] = RuntimeError(jpeg) if isinstance(jpeg, str) else image._replace(data=jpeg)
+        return results
+
+    def _encode(self, data: bytes | NDArray[np.uint8], name: str) -> StoredImage:
+        """Encode an image but for its restart markers."""
         if isinstance(data, np.ndarray):
             return self._store_pixels(data, name, Treatment.KEPT)
         if not data.startswith(_JPEG_START):
@@ -96,7 +128,8 @@ class ImageEncoder:
         height, width, num_components = read_jpeg_header(data)
         if self.mode in ("keep", "restart") and num_components in _COMPONENTS_OF_GREY_AND_RGB:
             if self._fits(height, width):
-                return self._store_file(data, height, width)
+                treatment = Treatment.KEPT if self.mode == "keep" else Treatment.REWRITTEN
+                return StoredImage(data, "jpg", height, width, treatment)
         elif self._wants_pixels(name) or self.mode == "png":
             pixels = _native.decode_jpeg(_as_array(data), max_side=self.max_side or 0, min_side=self.min_side or 0)
             fits = self._fits(height, width)
@@ -104,13 +137,6 @@ class ImageEncoder:
         encoded, new_height, new_width = _native.reencode_jpeg(_as_array(data), **self._jpeg_options())
         treatment = Treatment.CONVERTED if self.mode in ("keep", "restart") else Treatment.REENCODED
         return StoredImage(encoded, "jpg", new_height, new_width, self._resized(treatment, height, width))
-
-    def _store_file(self, data: bytes, height: int, width: int) -> StoredImage:
-        """A JPEG as it is, or with restart markers."""
-        if self.mode == "keep":
-            return StoredImage(data, "jpg", height, width, Treatment.KEPT)
-        rewritten = _native.add_restart_markers(_as_array(data), _RESTART_INTERVAL)
-        return StoredImage(rewritten, "jpg", height, width, Treatment.REWRITTEN)
 
     def _store_pixels(self, pixels: NDArray[np.uint8], name: str, treatment: Treatment) -> StoredImage:
         """Pixels as they are, smaller, or encoded."""
@@ -189,5 +215,5 @@ def decode_rgb(data: bytes) -> NDArray[np.uint8]:
         raise ValueError(str(error)) from error
 
 
-def _as_array(data: bytes) -> NDArray[np.uint8]:
+def _as_array(data: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.frombuffer(data, np.uint8)

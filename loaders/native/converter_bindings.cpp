@@ -1,6 +1,7 @@
 // What the converters do to images, for Python.
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <stdexcept>
@@ -42,14 +43,37 @@ JpegOptions options_of(int quality, std::pair<int, int> chroma, int restart_inte
     return {quality, chroma.first, chroma.second, restart_interval};
 }
 
-nb::bytes rewrite_with_markers(const ByteVector& jpeg, int interval) {
+void check_interval(int interval) {
     if (interval < 1) throw std::invalid_argument("interval must be positive, got " + std::to_string(interval));
+}
+
+nb::bytes rewrite_one(const ByteVector& jpeg, int interval) {
+    check_interval(interval);
     std::vector<std::uint8_t> rewritten;
     {
         const nb::gil_scoped_release unlocked;
         rewritten = add_restart_markers(span_of(jpeg), interval);
     }
     return bytes_of(rewritten);
+}
+
+nb::list rewrite_all(const std::vector<ByteVector>& jpegs, int interval) {
+    check_interval(interval);
+    std::vector<std::span<const std::uint8_t>> spans;
+    for (const ByteVector& jpeg : jpegs) spans.push_back(span_of(jpeg));
+    std::vector<Rewritten> rewritten;
+    {
+        const nb::gil_scoped_release unlocked;
+        rewritten = add_restart_markers_to_all(spans, interval);
+    }
+    nb::list results;
+    for (const Rewritten& one : rewritten) {
+        if (one.fault.empty())
+            results.append(bytes_of(one.jpeg));
+        else
+            results.append(nb::str(one.fault.c_str()));
+    }
+    return results;
 }
 
 auto read_jpeg_header(const ByteVector& jpeg) {
@@ -110,7 +134,8 @@ auto encode_pixels(const Pixels& pixels, int max_side, int min_side, int quality
 }  // namespace
 
 void bind_converters(nb::module_& module) {
-    module.def("add_restart_markers", &rewrite_with_markers, nb::arg("jpeg"), nb::arg("interval") = 4);
+    module.def("add_restart_markers", &rewrite_one, nb::arg("jpeg"), nb::arg("interval") = 4);
+    module.def("add_restart_markers_to_all", &rewrite_all, nb::arg("jpegs"), nb::arg("interval"));
     module.def("read_jpeg_header", &read_jpeg_header, nb::arg("jpeg"));
     module.def("decode_jpeg", &decode_jpeg, nb::arg("jpeg"), nb::kw_only(), nb::arg("max_side"), nb::arg("min_side"));
     module.def("shrink_pixels", &shrink_pixels, nb::arg("pixels"), nb::kw_only(), nb::arg("max_side"), nb::arg("min_side"));

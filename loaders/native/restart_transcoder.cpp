@@ -45,10 +45,8 @@ int mcus_per_row(const jpeg_decompress_struct& info) {
     return round_up_division(static_cast<int>(info.image_width), mcu_width);
 }
 
-}  // namespace
-
-std::vector<std::uint8_t> add_restart_markers(std::span<const std::uint8_t> jpeg, int wanted_interval) {
-    if (auto transcoded = transcode_scan(jpeg, wanted_interval)) return *std::move(transcoded);
+// Any JPEG that libjpeg decodes, by way of its coefficients; throws ImageError or ForeignImageError.
+std::vector<std::uint8_t> transcode_coefficients(std::span<const std::uint8_t> jpeg, int wanted_interval) {
     check_is_jpeg(jpeg);
     Transcoder transcoder;
     jvirt_barray_ptr* coefficients = nullptr;
@@ -67,6 +65,25 @@ std::vector<std::uint8_t> add_restart_markers(std::span<const std::uint8_t> jpeg
         jpeg_finish_compress(&transcoder.target);
     });
     return {transcoder.data, transcoder.data + transcoder.size};
+}
+
+}  // namespace
+
+std::vector<Rewritten> add_restart_markers_to_all(std::span<const std::span<const std::uint8_t>> jpegs, int wanted_interval) {
+    auto transcoded = transcode_scans(jpegs, wanted_interval);
+    std::vector<Rewritten> results(jpegs.size());
+    for (std::size_t number = 0; number < jpegs.size(); ++number) {
+        if (transcoded[number]) {
+            results[number].jpeg = *std::move(transcoded[number]);
+            continue;
+        }
+        try {
+            results[number].jpeg = transcode_coefficients(jpegs[number], wanted_interval);
+        } catch (const ImageError& error) {
+            results[number].fault = error.what();
+        }
+    }
+    return results;
 }
 
 }  // namespace fastvit

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
+#include <cstdlib>
 #include <cstring>
 #include <numeric>
 
@@ -134,8 +136,9 @@ struct Scan {
     std::vector<std::size_t> ends;
 };
 
-// The longest MCU: as many blocks of 64 codes with their values. So much may be read behind the data.
-constexpr std::size_t kMaxMcuBytes = 10 * 64 * 31 / 8 + 16;
+// A block is 64 codes with their values. The longest MCU may be read behind the data.
+constexpr std::size_t kMaxBlockBytes = 64 * 31 / 8;
+constexpr std::size_t kMaxMcuBytes = 10 * kMaxBlockBytes + 16;
 
 void remove_stuffing(Bytes data, Scan& scan) {
     scan.ends.clear();
@@ -165,11 +168,15 @@ void remove_stuffing(Bytes data, Scan& scan) {
 constexpr int kTables = 4;
 constexpr std::uint32_t table_number(std::size_t component, bool is_ac) { return (component > 0 ? 2u : 0u) + is_ac; }
 
-// A symbol and the bits of its value as they come out of one scan and go into the other.
+// A symbol and the bits of its value as they come out of one scan and go into the other. Where AC codes stay as they are, a
+// DC token is followed by two words instead: where in the scan the block's AC codes begin and how many they are, in bits.
 using Token = std::uint32_t;
 constexpr int kSymbolShift = 16;
 
 constexpr int kMaxDcBits = 11;
+
+// A table with a code for every AC symbol that there can be was made for no image in particular.
+constexpr std::size_t kAllAcSymbols = 162;
 
 // Codes by the bits that come next.
 class CodeTable {
@@ -185,6 +192,7 @@ class CodeTable {
     void build(const TableSpec& spec, bool is_dc) {
         if (is_built_from(spec)) return;
         spec_ = {};  // until all of it is checked
+        has_skims_ = false;
         entries_.fill({});
         std::uint32_t code = 0;
         std::size_t number = 0;
@@ -193,9 +201,10 @@ class CodeTable {
             first_symbols_[length] = number;
             for (int left = spec.counts[length]; left > 0; --left, ++number, ++code) {
                 require(code < (1u << length) - 1);  // all ones is none
+                const Entry made = entry(spec.symbols[number], length, is_dc);  // checks the symbol
                 if (length > kLookupBits) continue;
                 const int rest = kLookupBits - length;
-                std::fill_n(entries_.begin() + (code << rest), 1 << rest, entry(spec.symbols[number], length, is_dc));
+                std::fill_n(entries_.begin() + (code << rest), 1 << rest, made);
             }
         }
         spec_ = spec;
@@ -205,6 +214,34 @@ class CodeTable {
     Entry find(std::uint64_t window) const {
         const Entry found = entries_[window >> (64 - kLookupBits)];
         return __builtin_expect(found.num_bits != 0, 1) ? found : find_long(window);
+    }
+
+    // What `find` makes of bits that are no code.
+    static constexpr Entry kNoCode{1, 0, 255, 0};
+
+    // As many whole codes with their values as there are in the next kSkimBits bits, not beyond the end of a block.
+    struct alignas(2) Skim {
+        std::uint8_t num_bits, step;
+    };
+    static constexpr int kSkimBits = 11;
+
+    Skim skim(std::uint64_t window) const { return skims_[window >> (64 - kSkimBits)]; }
+
+    // Before `skim`, and for AC codes.
+    void make_skims() {
+        if (has_skims_) return;
+        has_skims_ = true;
+        for (std::size_t bits = 0; bits < skims_.size(); ++bits) {
+            const std::uint64_t window = std::uint64_t{bits} << (64 - kSkimBits);
+            int num_bits = 0, step = 0;
+            while (step < 64) {
+                const Entry next = entries_[(window << num_bits) >> (64 - kLookupBits)];
+                if (next.num_bits == 0 || num_bits + next.num_bits > kSkimBits) break;
+                num_bits += next.num_bits;
+                step += next.step;
+            }
+            skims_[bits] = {static_cast<std::uint8_t>(num_bits), static_cast<std::uint8_t>(num_bits ? step : kNoCode.step)};
+        }
     }
 
   private:
@@ -225,25 +262,19 @@ class CodeTable {
             const auto offset = static_cast<std::uint32_t>(window >> (64 - length)) - first_codes_[length];
             if (offset < spec_.counts[length]) return entry(spec_.symbols[first_symbols_[length] + offset], length, is_dc_);
         }
-        throw NotForUs{};
+        return kNoCode;
     }
 
     TableSpec spec_;
-    bool is_dc_ = false;
+    bool is_dc_ = false, has_skims_ = false;
     std::array<Entry, 1 << kLookupBits> entries_;
+    std::array<Skim, 1 << kSkimBits> skims_;
     std::array<std::uint32_t, 17> first_codes_;
     std::array<std::size_t, 17> first_symbols_;
 };
 
-// The scan as tokens, DC values relative to those of the new restart intervals.
-struct Tokens {
-    std::vector<Token> tokens;
-    std::vector<std::size_t> interval_ends;
-    std::array<std::uint32_t, kTables * 256> frequencies;  // by table and symbol
-};
-
 struct BitReader {
-    const std::uint8_t* next;
+    const std::uint8_t* next = nullptr;
     std::uint64_t window = 0;
     std::int64_t num_bits = 0;
 
@@ -258,128 +289,273 @@ struct BitReader {
     [[gnu::always_inline]] std::uint32_t value(CodeTable::Entry entry) const {
         return static_cast<std::uint32_t>(window >> (64 - entry.num_bits)) & ((1u << entry.size) - 1);
     }
-    [[gnu::always_inline]] void drop(CodeTable::Entry entry) {
-        window <<= entry.num_bits;
-        num_bits -= entry.num_bits;
+    [[gnu::always_inline]] void drop(std::uint8_t count) {
+        window <<= count;
+        num_bits -= count;
     }
-    bool is_within(const std::uint8_t* end) const { return 8 * (next - end) <= num_bits; }
 };
 
-// A block of an MCU: whose tables it has.
-struct Block {
-    const CodeTable *dc, *ac;
-    std::size_t component;
-};
-
+// A scan on its way to tokens, whose DC values are relative to those of the new restart intervals. Two images are read in
+// turn, a few symbols at a time: a symbol cannot begin before the one in front of it has been looked up, so that one image
+// alone would leave the processor waiting.
 class Tokenizer {
   public:
-    Tokenizer(const Header& header, std::uint32_t interval, Scan& scan, std::array<CodeTable, 8>& codes, Tokens& out)
-        : header_(header), interval_(interval), scan_(scan), out_(out) {
-        for (std::size_t number = 0; number < header.components.size(); ++number) {
-            const Component& component = header.components[number];
-            codes[component.dc_table].build(header.dc[component.dc_table], true);
-            codes[4 + component.ac_table].build(header.ac[component.ac_table], false);
-            const int copies = header.components.size() > 1 ? component.h * component.v : 1;
-            blocks_.insert(blocks_.end(), static_cast<std::size_t>(copies),
-                           {&codes[component.dc_table], &codes[4 + component.ac_table], number});
-        }
+    // Throws NotForUs. `jpeg` must stay as it is until the tokens are written.
+    void begin(Bytes jpeg, int wanted_interval) {
+        header_ = read_header(jpeg);
+        interval_ = static_cast<std::uint32_t>(nearest_divisor(static_cast<int>(header_.mcus_per_row()), wanted_interval));
+        remove_stuffing(header_.scan, scan_);
+        num_mcus_ = header_.num_mcus();
+        old_interval_ = header_.restart_interval ? static_cast<std::uint32_t>(header_.restart_interval) : num_mcus_;
+        require(scan_.ends.size() == (num_mcus_ + old_interval_ - 1) / old_interval_);
+        require(scan_.bytes.size() < std::size_t{1} << 29);  // whose bits can be counted in 32 bits
+        list_blocks();
+        keeps_ac_ = has_own_ac_tables();
+        if (keeps_ac_)
+            for (const Component& component : header_.components) ac_codes_[component.ac_table].make_skims();
+        frequencies_.fill(0);
+        interval_ends_.clear();
+        mcu_ = 0;
+        is_damaged_ = false;
+        cursor_.reader.next = scan_.bytes.data();
+        cursor_.token = tokens_.data();
+        begin_mcu(cursor_);
+        begin_block(cursor_);
     }
 
-    void run() {
+    // Read on until one of the two is at its end, or damaged. Both keep their AC codes, or neither does.
+    static void run(Tokenizer& one, Tokenizer& other) {
 #if defined(__x86_64__)
         static const bool has_bmi2 = __builtin_cpu_supports("bmi2");
-        if (has_bmi2) return run_bmi2();
+        if (has_bmi2) return run_bmi2(one, &other);
 #endif
-        run_inline();
+        run_inline(one, &other);
+    }
+
+    // Read all that is left.
+    static void run(Tokenizer& one) { run_inline(one, nullptr); }
+
+    // Whether the image's AC codes are its own, and stay as they are.
+    bool keeps_ac() const { return keeps_ac_; }
+
+    bool is_finished() const { return is_damaged_ || mcu_ == num_mcus_; }
+    bool is_damaged() const { return is_damaged_; }
+
+    const Header& header() const { return header_; }
+    std::uint32_t interval() const { return interval_; }
+    std::span<const Token> tokens() const { return tokens_; }
+    std::span<const std::size_t> interval_ends() const { return interval_ends_; }
+    const std::uint8_t* scan() const { return scan_.bytes.data(); }
+
+    // What is kept of the AC tables: the first component's, and the others'.
+    const TableSpec& ac_table(std::size_t number) const {
+        const Component& component = number ? header_.components.back() : header_.components.front();
+        return header_.ac[component.ac_table];
+    }
+
+    std::span<const std::uint32_t, 256> frequencies(std::uint32_t table) const {
+        return std::span(frequencies_).subspan(256 * table).first<256>();
     }
 
   private:
-#if defined(__x86_64__)
-    [[gnu::target("bmi2")]] void run_bmi2() { run_inline(); }
-#endif
-
-    [[gnu::always_inline]] void run_inline() {
-        const std::uint32_t num_mcus = header_.num_mcus();
-        const auto old_interval = header_.restart_interval ? static_cast<std::uint32_t>(header_.restart_interval) : num_mcus;
-        require(scan_.ends.size() == (num_mcus + old_interval - 1) / old_interval);
-        out_.frequencies.fill(0);
-        out_.interval_ends.clear();
-        std::size_t num_tokens = 0;
-        BitReader reader{scan_.bytes.data()};
-        const std::uint8_t* end = nullptr;
-        std::array<int, 4> dc{}, written_dc{};
-        for (std::uint32_t mcu = 0; mcu < num_mcus; ++mcu) {
-            if (mcu % old_interval == 0) {
-                if (mcu > 0) reader = {end};
-                end = scan_.bytes.data() + scan_.ends[mcu / old_interval];
-                dc = {};
-            }
-            if (mcu % interval_ == 0) {
-                written_dc = {};
-                if (mcu > 0) out_.interval_ends.push_back(num_tokens);
-            }
-            if (out_.tokens.size() < num_tokens + kMaxMcuTokens) out_.tokens.resize(2 * num_tokens + kMaxMcuTokens);
-            Token* token = out_.tokens.data() + num_tokens;
-            for (const Block& block : blocks_) {
-                token = read_dc(reader, block, dc, written_dc, token);
-                token = read_ac(reader, block, token);
-            }
-            num_tokens = static_cast<std::size_t>(token - out_.tokens.data());
-            require(reader.is_within(end));
-        }
-        out_.interval_ends.push_back(num_tokens);
-    }
-
-    [[gnu::always_inline]] void put(Token* token, std::uint32_t table, std::uint32_t symbol, std::uint32_t value) {
-        const std::uint32_t key = table << 8 | symbol;
-        ++out_.frequencies[key];
-        *token = key << kSymbolShift | value;
-    }
-
-    [[gnu::always_inline]] Token* read_dc(BitReader& reader, const Block& block, std::array<int, 4>& dc,
-                                          std::array<int, 4>& written_dc, Token* token) {
-        reader.refill();
-        const CodeTable::Entry entry = block.dc->find(reader.window);
-        const std::uint32_t bits = reader.value(entry);
-        reader.drop(entry);
-        const bool is_negative = entry.size > 0 && !(bits >> (entry.size - 1));
-        const int difference = static_cast<int>(bits) - (is_negative ? (1 << entry.size) - 1 : 0);
-        int &value = dc[block.component], &written = written_dc[block.component];
-        value += difference;
-        const int new_difference = value - written;
-        written = value;
-        const auto magnitude = static_cast<std::uint32_t>(new_difference < 0 ? -new_difference : new_difference);
-        const int size = magnitude ? 32 - __builtin_clz(magnitude) : 0;
-        require(size <= kMaxDcBits);
-        const auto new_bits = static_cast<std::uint32_t>(new_difference - (new_difference < 0)) & ((1u << size) - 1);
-        put(token, table_number(block.component, false), static_cast<std::uint32_t>(size), new_bits);
-        return token + 1;
-    }
-
-    [[gnu::always_inline]] Token* read_ac(BitReader& reader, const Block& block, Token* token) {
-        const std::uint32_t table = table_number(block.component, true);
-        int k = 1;
-        while (true) {
-            reader.refill();
-            for (int turn = 0; turn < 2; ++turn) {  // a code with its value has at most 26 bits
-                const CodeTable::Entry entry = block.ac->find(reader.window);
-                put(token++, table, entry.symbol, reader.value(entry));
-                reader.drop(entry);
-                k += entry.step;
-                if (k < 64) continue;
-                require(k == 64 || k >= CodeTable::kEndOfBlock);
-                return token;
-            }
-        }
-    }
-
     static constexpr std::size_t kMaxMcuTokens = 10 * 64;
 
-    const Header& header_;
-    const std::uint32_t interval_;
-    Scan& scan_;
-    Tokens& out_;
+    // A block of an MCU: whose tables it has.
+    struct Block {
+        const CodeTable *dc, *ac;
+        std::size_t component;
+    };
+
+    // What the inner loop keeps in registers.
+    struct Cursor {
+        BitReader reader;
+        Token* token = nullptr;
+        const CodeTable* ac = nullptr;
+        std::uint32_t key = 0;  // of the AC table's symbols
+        int k = 0;              // the coefficient that comes next, in zigzag order
+    };
+
+    void list_blocks() {
+        blocks_.clear();
+        for (std::size_t number = 0; number < header_.components.size(); ++number) {
+            const Component& component = header_.components[number];
+            CodeTable &dc = dc_codes_[component.dc_table], &ac = ac_codes_[component.ac_table];
+            dc.build(header_.dc[component.dc_table], true);
+            ac.build(header_.ac[component.ac_table], false);
+            const int copies = header_.components.size() > 1 ? component.h * component.v : 1;
+            blocks_.insert(blocks_.end(), static_cast<std::size_t>(copies), {&dc, &ac, number});
+        }
+    }
+
+    bool has_own_ac_tables() const {
+        const std::uint8_t others = header_.components.back().ac_table;
+        return std::all_of(header_.components.begin(), header_.components.end(), [&](const Component& component) {
+            return header_.ac[component.ac_table].symbols.size() < kAllAcSymbols &&
+                   (&component == header_.components.data() || component.ac_table == others);
+        });
+    }
+
+#if defined(__x86_64__)
+    [[gnu::target("bmi2")]] static void run_bmi2(Tokenizer& one, Tokenizer* other) { run_inline(one, other); }
+#endif
+
+    [[gnu::always_inline]] static void run_inline(Tokenizer& one, Tokenizer* other) {
+        if (!other && one.keeps_ac_)
+            run_as<true, false>(one, one);
+        else if (!other)
+            run_as<false, false>(one, one);
+        else if (one.keeps_ac_)
+            run_as<true, true>(one, *other);
+        else
+            run_as<false, true>(one, *other);
+    }
+
+    template <bool kKeepsAc, bool kBoth>
+    [[gnu::always_inline]] static void run_as(Tokenizer& one, Tokenizer& other) {
+        Cursor a = one.cursor_, b = other.cursor_;
+        while (true) {
+            if (kKeepsAc ? one.skim(a) : one.advance(a)) break;
+            if constexpr (kBoth)
+                if (kKeepsAc ? other.skim(b) : other.advance(b)) break;
+        }
+        one.cursor_ = a;
+        if constexpr (kBoth) other.cursor_ = b;
+    }
+
+    [[gnu::always_inline]] void put(Cursor& cursor, std::uint32_t key, std::uint32_t value) {
+        ++frequencies_[key];
+        *cursor.token++ = key << kSymbolShift | value;
+    }
+
+    void put_dc(Cursor& cursor, std::uint32_t key, int difference) {
+        const auto magnitude = static_cast<std::uint32_t>(std::abs(difference));
+        const int size = std::bit_width(magnitude);
+        is_damaged_ |= size > kMaxDcBits;
+        const auto bits = static_cast<std::uint32_t>(difference - (difference < 0)) & ((1u << (size & 15)) - 1);
+        put(cursor, key | (static_cast<std::uint32_t>(size) & 15), bits);
+    }
+
+    // Up to two symbols of a block; tells whether the image is finished.
+    [[gnu::always_inline]] bool advance(Cursor& cursor) {
+        cursor.reader.refill();
+        for (int turn = 0; turn < 2; ++turn) {  // a code with its value has at most 26 bits
+            const CodeTable::Entry entry = cursor.ac->find(cursor.reader.window);
+            put(cursor, cursor.key | entry.symbol, cursor.reader.value(entry));
+            cursor.reader.drop(entry.num_bits);
+            cursor.k += entry.step;
+            if (cursor.k >= 64) return end_block(cursor);
+        }
+        return false;
+    }
+
+    // Some symbols of a block, whose AC codes stay as they are; tells whether the image is finished.
+    [[gnu::always_inline]] bool skim(Cursor& cursor) {
+        cursor.reader.refill();
+        for (int turn = 0; turn < 4; ++turn) {
+            const CodeTable::Skim skimmed = cursor.ac->skim(cursor.reader.window);
+            const int k = cursor.k + skimmed.step;
+            if (k < 64) {
+                cursor.reader.drop(skimmed.num_bits);
+                cursor.k = k;
+            } else if (k == 64 || (k >= CodeTable::kEndOfBlock && k < CodeTable::kEndOfBlock + 64)) {
+                cursor.reader.drop(skimmed.num_bits);
+                cursor.k = k;
+                return end_skimmed_block(cursor);
+            } else {  // a long code, or codes of two blocks
+                cursor.reader.refill();
+                const CodeTable::Entry entry = cursor.ac->find(cursor.reader.window);
+                cursor.reader.drop(entry.num_bits);
+                cursor.k += entry.step;
+                return cursor.k >= 64 && end_skimmed_block(cursor);
+            }
+        }
+        return false;
+    }
+
+    [[gnu::always_inline]] bool end_skimmed_block(Cursor& cursor) {
+        cursor.token[1] = position(cursor.reader) - cursor.token[0];
+        cursor.token += 2;
+        return end_block(cursor);
+    }
+
+    std::uint32_t position(const BitReader& reader) const {
+        return static_cast<std::uint32_t>(8 * (reader.next - scan_.bytes.data()) - reader.num_bits);
+    }
+
+    [[gnu::always_inline]] bool end_block(Cursor& cursor) {
+        is_damaged_ |= cursor.k > 64 && (cursor.k < CodeTable::kEndOfBlock || cursor.k >= CodeTable::kEndOfBlock + 64);
+        if (__builtin_expect(++block_ == last_block_, 0)) {
+            ++mcu_;
+            end_mcu(cursor.reader.next, cursor.reader.num_bits, cursor.token);
+            if (is_finished()) return true;
+            begin_mcu(cursor);
+        }
+        begin_block(cursor);
+        return false;
+    }
+
+    [[gnu::noinline]] void end_mcu(const std::uint8_t* next, std::int64_t num_bits, const Token* token) {
+        is_damaged_ |= 8 * (next - interval_end_) > num_bits;
+        if (mcu_ % interval_ == 0 || mcu_ == num_mcus_)
+            interval_ends_.push_back(static_cast<std::size_t>(token - tokens_.data()));
+    }
+
+    [[gnu::always_inline]] void begin_mcu(Cursor& cursor) {
+        block_ = blocks_.data();
+        last_block_ = block_ + blocks_.size();
+        if (mcu_ % old_interval_ == 0) {
+            if (mcu_ > 0) cursor.reader.next = interval_end_;
+            cursor.reader.window = 0, cursor.reader.num_bits = 0;
+            interval_end_ = scan_.bytes.data() + scan_.ends[mcu_ / old_interval_];
+            dc_ = {};
+        }
+        if (mcu_ % interval_ == 0) written_dc_ = {};
+        cursor.token = make_room(cursor.token);
+    }
+
+    // For the tokens of one more MCU.
+    [[gnu::noinline]] Token* make_room(const Token* token) {
+        const auto num_tokens = static_cast<std::size_t>(token - tokens_.data());
+        if (tokens_.size() < num_tokens + kMaxMcuTokens) tokens_.resize(2 * num_tokens + kMaxMcuTokens);
+        return tokens_.data() + num_tokens;
+    }
+
+    [[gnu::always_inline]] void begin_block(Cursor& cursor) {
+        const Block& block = *block_;
+        cursor.reader.refill();
+        const CodeTable::Entry entry = block.dc->find(cursor.reader.window);
+        const std::uint32_t bits = cursor.reader.value(entry);
+        cursor.reader.drop(entry.num_bits);
+        const bool is_negative = entry.size > 0 && !(bits >> (entry.size - 1));
+        int &value = dc_[block.component], &written = written_dc_[block.component];
+        const bool is_first = written != value;  // of its component in the new interval
+        value += static_cast<int>(bits) - (is_negative ? (1 << entry.size) - 1 : 0);
+        const std::uint32_t key = table_number(block.component, false) << 8;
+        if (__builtin_expect(is_first, 0))
+            put_dc(cursor, key, value - written);
+        else
+            put(cursor, key | entry.size, bits);
+        written = value;
+        is_damaged_ |= entry.step == CodeTable::kNoCode.step;
+        cursor.ac = block.ac;
+        cursor.key = table_number(block.component, true) << 8;
+        cursor.k = 1;
+        if (keeps_ac_) cursor.token[0] = position(cursor.reader);
+    }
+
+    Header header_;
+    std::uint32_t interval_, old_interval_, num_mcus_, mcu_;
+    Scan scan_;
+    const std::uint8_t* interval_end_;  // of the old restart interval's bytes
+    std::array<CodeTable, 4> dc_codes_, ac_codes_;
     std::vector<Block> blocks_;
+    const Block *block_, *last_block_;
+    std::array<int, 4> dc_, written_dc_;
+    bool keeps_ac_, is_damaged_;
+    Cursor cursor_;
+    std::vector<Token> tokens_;
+    std::vector<std::size_t> interval_ends_;
+    std::array<std::uint32_t, kTables * 256> frequencies_;  // by table and symbol
 };
 
 // The Huffman code that makes the least of these frequencies, with codes of at most 16 bits, none of them all ones (ITU-T
@@ -480,35 +656,73 @@ class Writer {
     std::vector<std::uint8_t> bytes_;
 };
 
-// An interval's tokens as whole bytes, padded with ones; `to` has room for 4 bytes each and 8 more.
-std::size_t encode(std::span<const Token> tokens, const NewCodes& codes, std::uint8_t* to) {
-    std::uint8_t* const begin = to;
-    std::uint64_t bits = 0;
-    int num_bits = 0;
-    const auto append = [&](Token token) {
-        const std::uint32_t code = codes[token >> kSymbolShift];
-        const int length = static_cast<int>(code & ((1u << kLengthBits) - 1));
-        bits = bits << length | (code >> kLengthBits | (token & 0xFFFF));
-        num_bits += length;
-    };
-    const auto flush = [&] {
-        const std::uint64_t word = __builtin_bswap64(bits << ((64 - num_bits) & 63));
-        std::memcpy(to, &word, 8);
-        to += num_bits >> 3;
-        num_bits &= 7;
-    };
+// A restart interval in the making, in memory with room for 4 bytes for each token and 8 more.
+class BitWriter {
+  public:
+    BitWriter(const NewCodes& codes, std::uint8_t* to) : codes_(codes), to_(to) {}
+
+    // At most two of these, or one and a `put` of no bits, between flushes.
+    void put(Token token) {
+        const std::uint32_t code = codes_[token >> kSymbolShift];
+        put(code >> kLengthBits | (token & 0xFFFF), static_cast<int>(code & ((1u << kLengthBits) - 1)));
+    }
+
+    void put(std::uint64_t bits, int count) {
+        bits_ = bits_ << count | bits;
+        num_bits_ += count;
+    }
+
+    void flush() {
+        const std::uint64_t word = __builtin_bswap64(bits_ << (-num_bits_ & 63));
+        std::memcpy(to_, &word, 8);
+        to_ += num_bits_ >> 3;
+        num_bits_ &= 7;
+    }
+
+    // Pad with ones; where the interval ends.
+    std::uint8_t* finish() {
+        const int padding = -num_bits_ & 7;
+        put((1u << padding) - 1, padding);
+        flush();
+        return to_;
+    }
+
+  private:
+    const NewCodes& codes_;
+    std::uint8_t* to_;
+    std::uint64_t bits_ = 0;
+    int num_bits_ = 0;
+};
+
+std::uint8_t* encode(std::span<const Token> tokens, const NewCodes& codes, std::uint8_t* to) {
+    BitWriter out(codes, to);
     std::size_t number = 0;
     for (; number + 2 <= tokens.size(); number += 2) {  // 7 bits that are left and twice 27
-        append(tokens[number]);
-        append(tokens[number + 1]);
-        flush();
+        out.put(tokens[number]);
+        out.put(tokens[number + 1]);
+        out.flush();
     }
-    if (number < tokens.size()) append(tokens[number]);
-    const int padding = -num_bits & 7;
-    bits = bits << padding | ((1u << padding) - 1);
-    num_bits += padding;
-    flush();
-    return static_cast<std::size_t>(to - begin);
+    if (number < tokens.size()) out.put(tokens[number]);
+    return out.finish();
+}
+
+// The same for an image that keeps its AC codes.
+std::uint8_t* encode_dc(std::span<const Token> tokens, const std::uint8_t* scan, const NewCodes& codes, std::uint8_t* to) {
+    BitWriter out(codes, to);
+    for (std::size_t number = 0; number < tokens.size(); number += 3) {
+        out.put(tokens[number]);
+        out.flush();
+        std::uint32_t from = tokens[number + 1];
+        for (std::uint32_t left = tokens[number + 2]; left > 0;) {
+            const std::uint32_t count = std::min(left, 56u);
+            std::uint64_t word;
+            std::memcpy(&word, scan + (from >> 3), 8);
+            out.put(__builtin_bswap64(word) << (from & 7) >> (64 - count), static_cast<int>(count));
+            out.flush();
+            from += count, left -= count;
+        }
+    }
+    return out.finish();
 }
 
 void write_header(const Header& header, std::uint32_t interval, const std::array<TableSpec, kTables>& tables, Writer& out) {
@@ -532,34 +746,25 @@ void write_header(const Header& header, std::uint32_t interval, const std::array
     out.put_segment(kSos, body);
 }
 
-struct Scratch {
-    Scan scan;
-    Tokens tokens;
-    std::array<CodeTable, 8> codes;
-    std::vector<std::uint8_t> encoded;
-};
-
-std::vector<std::uint8_t> transcode(Bytes jpeg, int wanted_interval, Scratch& scratch) {
-    const Header header = read_header(jpeg);
-    const auto interval =
-        static_cast<std::uint32_t>(nearest_divisor(static_cast<int>(header.mcus_per_row()), wanted_interval));
-    remove_stuffing(header.scan, scratch.scan);
-    Tokens& tokens = scratch.tokens;
-    Tokenizer(header, interval, scratch.scan, scratch.codes, tokens).run();
+// The file that a finished tokenizer's tokens make.
+std::vector<std::uint8_t> write(const Tokenizer& image, std::vector<std::uint8_t>& scratch) {
     std::array<TableSpec, kTables> tables;
     NewCodes codes{};
     for (std::uint32_t table = 0; table < kTables; ++table) {
-        tables[table] = best_table(std::span(tokens.frequencies).subspan(256 * table).first<256>());
+        const bool is_kept = image.keeps_ac() && table % 2 == 1;
+        tables[table] = is_kept ? image.ac_table(table / 2) : best_table(image.frequencies(table));
         number_codes(tables[table], table, codes);
     }
-    Writer out(jpeg.size() + jpeg.size() / 8);
-    write_header(header, interval, tables, out);
+    Writer out(image.header().scan.size() * 9 / 8);
+    write_header(image.header(), image.interval(), tables, out);
     std::size_t begin = 0, number = 0;
-    for (const std::size_t end : tokens.interval_ends) {
+    for (const std::size_t end : image.interval_ends()) {
         if (begin > 0) out.put_marker(static_cast<std::uint8_t>(kRst0 + number++ % 8));
-        const std::span<const Token> part(tokens.tokens.data() + begin, end - begin);
-        if (scratch.encoded.size() < 4 * part.size() + 8) scratch.encoded.resize(8 * part.size() + 8);
-        out.put_stuffed({scratch.encoded.data(), encode(part, codes, scratch.encoded.data())});
+        const std::span<const Token> part = image.tokens().subspan(begin, end - begin);
+        const std::size_t room = image.keeps_ac() ? part.size() / 3 * kMaxBlockBytes + 8 : 4 * part.size() + 8;
+        if (scratch.size() < room) scratch.resize(2 * room);
+        std::uint8_t* const to = scratch.data();
+        out.put_stuffed({to, image.keeps_ac() ? encode_dc(part, image.scan(), codes, to) : encode(part, codes, to)});
         begin = end;
     }
     out.put_marker(kEoi);
@@ -575,13 +780,40 @@ int nearest_divisor(int number, int wanted) {
     }
 }
 
-std::optional<std::vector<std::uint8_t>> transcode_scan(std::span<const std::uint8_t> jpeg, int wanted_interval) {
-    static thread_local Scratch scratch;
-    try {
-        return transcode(jpeg, wanted_interval, scratch);
-    } catch (const NotForUs&) {
-        return std::nullopt;
+std::vector<std::optional<std::vector<std::uint8_t>>> transcode_scans(std::span<const Bytes> jpegs, int wanted_interval) {
+    struct Slot {
+        Tokenizer image;
+        std::optional<std::size_t> number;
+    };
+    static thread_local std::array<Slot, 2> slots;
+    static thread_local std::vector<std::uint8_t> scratch;
+    std::vector<std::optional<std::vector<std::uint8_t>>> results(jpegs.size());
+    std::size_t next = 0;
+    const auto fill = [&](Slot& slot) {
+        slot.number.reset();
+        while (!slot.number && next < jpegs.size()) {
+            try {
+                slot.image.begin(jpegs[next], wanted_interval);
+                slot.number = next;
+            } catch (const NotForUs&) {
+            }
+            ++next;
+        }
+    };
+    for (Slot& slot : slots) fill(slot);
+    while (slots[0].number || slots[1].number) {
+        Tokenizer &one = slots[0].image, &other = slots[1].image;
+        if (slots[0].number && slots[1].number && one.keeps_ac() == other.keeps_ac())
+            Tokenizer::run(one, other);
+        else
+            Tokenizer::run(slots[0].number ? one : other);
+        for (Slot& slot : slots) {
+            if (!slot.number || !slot.image.is_finished()) continue;
+            if (!slot.image.is_damaged()) results[*slot.number] = write(slot.image, scratch);
+            fill(slot);
+        }
     }
+    return results;
 }
 
 }  // namespace fastvit

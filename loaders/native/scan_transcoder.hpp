@@ -11,9 +11,10 @@ namespace fastvit {
 // The divisor of `number` that is nearest to `wanted`.
 int nearest_divisor(int number, int wanted);
 
-// The same coefficients with Huffman tables of the image's own and a restart marker every so many MCUs: the divisor of a
+// Each image's coefficients with Huffman tables of the image's own and a restart marker every so many MCUs: the divisor of a
 // row's MCUs nearest to `wanted_interval`. Comments, previews, colour profiles and EXIF are left behind. Nothing for what
-// is damaged or no sequential, Huffman coded 8-bit JPEG of one scan.
-std::optional<std::vector<std::uint8_t>> transcode_scan(std::span<const std::uint8_t> jpeg, int wanted_interval);
+// is damaged or no sequential, Huffman coded 8-bit JPEG of one scan. Several images take less time than one by one.
+std::vector<std::optional<std::vector<std::uint8_t>>> transcode_scans(
+    std::span<const std::span<const std::uint8_t>> jpegs, int wanted_interval);
 
 }  // namespace fastvit
