@@ -69,7 +69,8 @@ class FileSample(NamedTuple):
         Raises:
             OSError: It cannot be read.
         """
-        return Path(str(self)).read_bytes()
+        with open(str(self), "rb", buffering=0) as file:
+            return file.readall()
 
     def __str__(self) -> str:
         return os.path.join(self.folder, self.name)

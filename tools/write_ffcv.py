@@ -5,6 +5,7 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ from tools.progress import conversion_progress
 from tools.record_list import RecordLine, SkippedLine, format_line, read_record_list, record_list_path
 
 FIELDS = {"image": FieldKind.RGB_IMAGE, "label": FieldKind.INT}
+# The disk writes while the next images are encoded, instead of all of them at the end.
+_SYNC_BYTES = 1 << 27
 _MODES = {"jpg": ImageMode.JPG, "raw": ImageMode.RAW}
 
 
@@ -114,6 +117,9 @@ class PartialBeton:
         num_samples = len(job)
         self._stream = BetonStream(data, out, FIELDS, num_samples=num_samples, page_size=page_size)
         self.outcome = Outcome()
+        self._syncing = ThreadPoolExecutor(1)
+        self._sync: Future[None] | None = None
+        self._synced_end = 0
 
     def recall(self, job: Job) -> None:
         """Take up all records that stand in both files, undamaged, and cut off what comes after them."""
@@ -136,15 +142,29 @@ class PartialBeton:
         """Write the next record, or note that a sample was left out."""
         if isinstance(line, RecordLine):
             self._stream.append(_values(line, data))
+            if self._stream.end - self._synced_end > _SYNC_BYTES:
+                self._sync_behind()
         self._lines.write(format_line(line))
         self.outcome.add(line)
 
     def finish(self) -> None:
         """Make a whole file of it."""
+        self._sync_behind()
         self._stream.finish()
         for file in (self._data, self._lines):
             file.flush()
             os.fsync(file.fileno())
+
+    def close(self) -> None:
+        """Wait for the disk."""
+        self._syncing.shutdown()
+
+    def _sync_behind(self) -> None:
+        """Have the disk write what there is, once it has written what there was before."""
+        if self._sync:
+            self._sync.result()
+        self._synced_end = self._stream.end
+        self._sync = self._syncing.submit(os.fdatasync, self._data.fileno())
 
     def publish(self, card: Card) -> None:
         """Give the files their names, the `.beton` last."""
@@ -180,6 +200,8 @@ def _partial_beton(out: Path, job: Job, config: WriteFfcv) -> Iterator[PartialBe
             if partial.outcome.num_samples == 0:
                 partial.discard()
             raise
+        finally:
+            partial.close()
 
 
 def _values(line: RecordLine, data: bytes) -> tuple[EncodedImage, int]:

@@ -514,9 +514,13 @@ class Tokenizer {
     }
 
     // For the tokens of one more MCU.
-    [[gnu::noinline]] Token* make_room(const Token* token) {
+    [[gnu::always_inline]] Token* make_room(Token* token) {
         const auto num_tokens = static_cast<std::size_t>(token - tokens_.data());
-        if (tokens_.size() < num_tokens + kMaxMcuTokens) tokens_.resize(2 * num_tokens + kMaxMcuTokens);
+        return __builtin_expect(tokens_.size() < num_tokens + kMaxMcuTokens, 0) ? grow(num_tokens) : token;
+    }
+
+    [[gnu::noinline]] Token* grow(std::size_t num_tokens) {
+        tokens_.resize(2 * num_tokens + kMaxMcuTokens);
         return tokens_.data() + num_tokens;
     }
 
