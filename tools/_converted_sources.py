@@ -1,5 +1,6 @@
 """What was converted before as a source to convert again: WebDataset's tar shards and `.beton` files."""
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,8 +28,8 @@ class ShardSample(NamedTuple):
     name: str
 
     def load(self) -> bytes:
-        """Copy the image file."""
-        return self.shard.image_bytes(self.number).tobytes()
+        """Read the image file."""
+        return _read(self.shard.path, int(self.shard.offsets[self.number]), int(self.shard.sizes[self.number]))
 
     def __str__(self) -> str:
         return f"{self.shard.path}: {self.shard.member_name(self.number)}"
@@ -85,11 +86,12 @@ class BetonSample(NamedTuple):
     name: str
 
     def load(self) -> bytes | NDArray[np.uint8]:
-        """Copy the JPEG file, or view the pixels of a raw record: uint8 [height, width, 3], read-only."""
-        data = self.beton.image_bytes(self.number)
-        if self.beton.modes[self.number] == ImageMode.JPG:
-            return data.tobytes()
-        return data.reshape(int(self.beton.heights[self.number]), int(self.beton.widths[self.number]), 3)
+        """Read the JPEG file, or the pixels of a raw record: uint8 [height, width, 3], read-only."""
+        beton, number = self.beton, self.number
+        data = _read(beton.path, int(beton.offsets[number]), int(beton.sizes[number]))
+        if beton.modes[number] == ImageMode.JPG:
+            return data
+        return np.frombuffer(data, np.uint8).reshape(int(beton.heights[number]), int(beton.widths[number]), 3)
 
     def __str__(self) -> str:
         return f"{self.beton.path}: record {self.number}"
@@ -119,6 +121,19 @@ class BetonSource:
     def __getitem__(self, index: int, /) -> BetonSample:
         place = range(len(self))[index]
         return BetonSample(self._beton, place, int(self._labels[place]), f"{place:08}")
+
+
+def _read(path: Path, offset: int, size: int) -> bytes:
+    """Read a record. The mapped file would do, but count as memory of the process, all of it in the end.
+
+    Raises:
+        ValueError: The file has become shorter.
+    """
+    with path.open("rb", buffering=0) as file:
+        data = os.pread(file.fileno(), size, offset)
+    if len(data) != size:
+        raise ValueError(f"{len(data)} of its {size} bytes can be read: the file has become shorter")
+    return data
 
 
 def _open_shard(path: Path) -> TarShard:

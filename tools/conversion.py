@@ -1,9 +1,10 @@
 """What all converters share: which images in which order, encoding on many threads, and what came of it.
 
-A conversion is a `Job`: positions in a source, in writing order. `encode_all` turns them into `Encoded` ones, one by one
-and in order; what each became is a line of the record list, from which an interrupted conversion goes on.
+A conversion is a `Job`: positions in a source, in writing order. `encode_all` turns its samples into `Encoded` ones, in
+order; what each became is a line of the record list, from which an interrupted conversion goes on.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -24,7 +25,7 @@ from loaders.order import epoch_order
 from tools.card import Card
 from tools.encode_image import Chroma, ImageEncoder, Mode, StoredImage
 from tools.image_sources import Dataset, ImageSample, ImageSource, default_split, open_source
-from tools.manifest import lines_sha256, read_manifest
+from tools.manifest import manifest_line, read_manifest
 from tools.record_list import RecordLine, SkippedLine
 
 _DEFAULT_MAX_SIDE = 500
@@ -40,7 +41,8 @@ class ConversionOptions:
 
     dataset: Dataset
     """`folder`: JPEG and PNG in one folder for each class. `imagenet`: ILSVRC2012's archives as they are. `tar`:
-    WebDataset's shards. `parquet`: Hugging Face's. `beton`: a converted file. `cifar10`: what tools/get_cifar10.py makes."""
+    WebDataset's shards. `parquet`: Hugging Face's. `beton`: a converted file. `cifar10`: what tools/get_cifar10.py
+    makes."""
 
     source: Path
     """Where the data set lies; a pattern of files for tar and parquet."""
@@ -150,8 +152,8 @@ def plan(options: ConversionOptions, *, group_size: int = 1, settings: dict[str,
     source = open_source(options.dataset, options.source, options.split)
     if options.seed is not None and not source.random_access:
         raise ValueError(
-            f"{options.source}: {options.dataset} is quick to read in its own order alone, so that it cannot be "
-            "shuffled by a seed; convert it without one, then convert the result with --dataset beton (or tar) and --seed"
+            f"{options.source}: {options.dataset} is quick to read in its own order alone, not in that of a seed; "
+            "convert it without one, then convert the result, --dataset beton or tar, with --seed"
         )
     chosen = read_manifest(options.manifest).positions_in(source) if options.manifest else np.arange(len(source))
     if not len(chosen):
@@ -236,7 +238,8 @@ def _encoded(sample: ImageSample, image: StoredImage | Exception, on_error: Lite
         reason = (str(image) or type(image).__name__).splitlines()[0]
         if on_error == "stop":
             raise ConversionError(
-                f"{sample} cannot be converted: {reason}; mend or remove it, or leave such images out with --on-error skip"
+                f"{sample} cannot be converted: {reason}; mend or remove it, or leave such images out with "
+                "--on-error skip"
             ) from image
         return Encoded(SkippedLine(sample.label, reason, sample.name), b"")
     data = image.data if isinstance(image.data, bytes) else image.data.tobytes()
@@ -326,9 +329,8 @@ def claim(job_file: Path, job: Job, *, resume: bool, overwrite: bool) -> bool:
         different = [key for key in wanted if not isinstance(found, dict) or found.get(key) != wanted[key]]
         if different:
             raise ValueError(
-                f"{job_file}: the interrupted conversion had another {different[0]} ({str(found.get(different[0]))[:80]} "
-                f"where it is now {str(wanted[different[0]])[:80]}); pass the same options, or start anew with --overwrite "
-                "instead of --resume"
+                f"{job_file}: the interrupted conversion had another {different[0]} than {wanted[different[0]]}; pass "
+                "the same options, or start anew with --overwrite instead of --resume"
             )
         return True
     if job_file.exists() and not overwrite:
@@ -369,6 +371,9 @@ def _parse_part(text: str) -> tuple[int, int]:
 
 
 def _sha256(source: ImageSource, positions: NDArray[np.int64]) -> str:
-    samples = (source[position] for position in positions.tolist())
-    pairs = [(sample.label, sample.name) for sample in samples]
-    return lines_sha256(np.array([label for label, _ in pairs]), [name for _, name in pairs])
+    """The SHA-256 of the labels and names of these images, in hexadecimal."""
+    digest = hashlib.sha256()
+    for position in positions.tolist():
+        sample = source[position]
+        digest.update(manifest_line(sample.label, sample.name))
+    return digest.hexdigest()

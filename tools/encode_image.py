@@ -65,8 +65,9 @@ class ImageEncoder:
     """
 
     mode: Mode
-    """`keep` stores a JPEG's own bytes, `restart` rewrites it with restart markers, `reencode` decodes and encodes every
-    image, `raw` stores pixels, `mixed` some images as pixels and the others encoded, `png` encodes without loss."""
+    """`keep` stores a JPEG's own bytes, `restart` rewrites it with restart markers, `reencode` decodes and encodes
+    every image, `raw` stores pixels, `mixed` some images as pixels and the others encoded, `png` encodes without
+    loss."""
     max_side: int | None = None
     """Images whose longer side has more pixels are made smaller, with antialiasing; None leaves all as they are."""
     min_side: int | None = None
@@ -98,7 +99,7 @@ class ImageEncoder:
     def encode_all(
         self, images: Sequence[tuple[bytes | NDArray[np.uint8], str]]
     ) -> list[StoredImage | ValueError | OSError | RuntimeError]:
-        """Encode several images, data and name of each, as `encode` does; an image that cannot be encoded becomes its error.
+        """Encode several images, data and name of each, as `encode` does; one that cannot be encoded becomes its error.
 
         Restart markers take less time for several images than for one after the other.
         """

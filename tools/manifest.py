@@ -16,7 +16,7 @@ import hashlib
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -60,17 +60,16 @@ def unescape(text: str) -> str:
         raise ValueError(f"{text!r} has a backslash that escapes nothing") from error
 
 
-def manifest_lines(labels: Iterable[int], names: Iterable[str]) -> Iterator[bytes]:
-    """The line of each image, its newline included."""
-    for label, name in zip(labels, names, strict=True):
-        yield f"{label}\t{escape(name)}\n".encode("utf-8", "surrogateescape")
+def manifest_line(label: int, name: str) -> bytes:
+    """The line of an image, its newline included."""
+    return f"{label}\t{escape(name)}\n".encode("utf-8", "surrogateescape")
 
 
 def lines_sha256(labels: NDArray[np.int64], names: Sequence[str]) -> str:
     """The SHA-256, in hexadecimal, of the lines of images with these labels, int64 [n], and names."""
     digest = hashlib.sha256()
-    for line in manifest_lines(labels.tolist(), names):
-        digest.update(line)
+    for label, name in zip(labels.tolist(), names, strict=True):
+        digest.update(manifest_line(label, name))
     return digest.hexdigest()
 
 
@@ -151,7 +150,7 @@ def write_manifest(manifest: Manifest) -> None:
     header = [_TITLE, *(f"{key}: {value}" for key, value in zip(_KEYS, values, strict=True))]
     with atomic_file(manifest.path) as file:
         file.write("".join(f"# {line}\n" for line in header).encode())
-        file.writelines(manifest_lines(manifest.labels.tolist(), manifest.names))
+        file.writelines(map(manifest_line, manifest.labels.tolist(), manifest.names))
 
 
 def read_manifest(path: Path) -> Manifest:

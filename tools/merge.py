@@ -22,8 +22,8 @@ from tools.write_ffcv import FIELDS
 class Merge:
     """Join the parts of a data set: the same file as that of one machine, byte for byte.
 
-    Shards of tar or TFRecord are a whole as they lie; for them, name the parts' cards (train.part-1-of-8.json) and let OUT be
-    the card of the whole (train.json).
+    Shards of tar or TFRecord are a whole as they lie; for them, name the parts' cards (train.part-1-of-8.json) and let
+    OUT be the card of the whole (train.json).
     """
 
     parts: tyro.conf.Positional[tuple[Path, ...]]

@@ -46,15 +46,15 @@ class WriteDali(ConversionOptions):
     """WebDataset's tar files, or TFRecord."""
 
     mode: Literal["keep", "restart", "reencode", "png"] | None = None
-    """`reencode` decodes every image, makes it no larger than max_side, and stores a JPEG. `keep` stores JPEGs byte for byte,
-    `restart` rewrites them without loss, with restart markers. `png` stores every image without loss. By default
-    `reencode`, and for cifar10, whose images are pixels, `png`."""
+    """`reencode` decodes every image, makes it no larger than max_side, and stores a JPEG. `keep` stores JPEGs byte
+    for byte, `restart` rewrites them without loss, with restart markers. `png` stores every image without loss. By
+    default `reencode`, and for cifar10, whose images are pixels, `png`."""
 
     shard_images: int = 1000
     """Images of the source in a shard."""
 
     def __post_init__(self) -> None:
-        super(WriteDali, self).__post_init__()
+        ConversionOptions.__post_init__(self)  # slots make another class, which super() would not know
         if self.dataset == "cifar10" and self.mode in ("keep", "restart"):
             raise ValueError(f"mode {self.mode} is for JPEG files, but cifar10 has none: use png or reencode")
         if self.shard_images < 1:
@@ -144,7 +144,7 @@ def _recall(shards: Sequence[Path], outcome: Outcome) -> int:
 def _write_shard(
     path: Path, shard_format: ShardFormat, encoded: Iterable[Encoded], outcome: Outcome, *, first: int, advance: Advance
 ) -> None:
-    """Write a shard, its index and its record list; samples are numbered from `first` on, and the shard appears last."""
+    """Write a shard, its index and its record list; samples are numbered from `first` on. The shard appears last."""
     with ShardWriter(path, shard_format) as shard, atomic_file(record_list_path(path)) as lines:
         for key, (line, data) in enumerate(encoded, start=first):
             if isinstance(line, RecordLine):

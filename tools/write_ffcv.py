@@ -48,11 +48,11 @@ class WriteFfcv(ConversionOptions):
     """The file to write."""
 
     mode: Literal["keep", "restart", "reencode", "raw", "mixed"] | None = None
-    """`reencode` decodes every image, makes it no larger than max_side, and stores a JPEG with restart markers: right for
-    training at 224, where photos of 500 px lose nothing that a crop shows, take half the space and load fastest. `restart`
-    rewrites JPEGs without loss, with restart markers that let loaders skip what a crop does not need. `keep` stores them byte
-    for byte. `raw` stores pixels, `mixed` some images raw and the others re-encoded. By default `reencode`, and for
-    cifar10, whose images are pixels, `raw`."""
+    """`reencode` decodes every image, makes it no larger than max_side, and stores a JPEG with restart markers: right
+    for training at 224, since photos of 500 px lose next to nothing that a crop shows, take half the space and load
+    fastest. `restart` rewrites JPEGs without loss, with restart markers that let loaders skip what a crop does not
+    need. `keep` stores them byte for byte. `raw` stores pixels, `mixed` some images raw and the others re-encoded. By
+    default `reencode`, and for cifar10, whose images are pixels, `raw`."""
 
     raw_fraction: float = 0.5
     """The share of images that `mixed` stores raw."""
@@ -187,7 +187,7 @@ def partial_paths(out: Path) -> tuple[Path, Path, Path]:
 
 @contextmanager
 def _partial_beton(out: Path, job: Job, config: WriteFfcv) -> Iterator[PartialBeton]:
-    """Open the files, new or with what an interrupted conversion left; after an exception they stay if they hold records."""
+    """Open the files, new or as an interrupted conversion left them; after an exception they stay if records came."""
     data_path, list_path, job_path = partial_paths(out)
     is_resumed = claim(job_path, job, resume=config.resume, overwrite=config.overwrite)
     mode: Literal["r+b", "w+b"] = "r+b" if is_resumed and data_path.exists() and list_path.exists() else "w+b"
