@@ -340,7 +340,7 @@ def test_a_full_disk_is_one_message(config):
         text=True,
     )
     assert done.returncode == 1
-    assert "checkpoint.pt cannot be written" in done.stderr
+    assert "best.pt cannot be written" in done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
