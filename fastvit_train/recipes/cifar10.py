@@ -50,12 +50,13 @@ def resnet_fast(epochs: float = 8) -> Config:
     """The same network with Muon on its filters, in batches of 2000.
 
     Expected: not yet run here; published 94.01 % averaged over flips and shifts (mean of 200 runs), 8 epochs, 2.6 s on
-    an A100. Cost: 0.29 PFLOP. Source: airbench94_muon of KellerJordan/cifar10-airbench, where the loss is summed over
-    the batch, so that its rates 0.67 and 0.053 and its decay are 2000 times as large, or as small, here. Unlike there,
-    the whitening layer has no bias and the head starts with torch's weights.
+    an A100. Cost: 0.29 PFLOP. Source: airbench94_muon of KellerJordan/cifar10-airbench, whose rates 0.67 and
+    0.053 are for the loss summed over the batch and for a head that starts at deviation 1 and is divided by 256; ours
+    starts at 1 / 28 and is divided by 9: the same logits of smaller weights. Unlike there, the whitening layer has no
+    bias, and the biases of the normalisation layers don't decay.
     """
     batch_size = 2000
-    head_lr, bias_lr, decay = 0.67 * batch_size, 0.053 * batch_size, 2e-6 * batch_size
+    head_lr, bias_lr, decay = 0.67 * batch_size * (9 / 256) ** 2, 0.053 * batch_size, 2e-6 * batch_size
     return Config(
         preset="cifar10-resnet-fast",
         arch="resnet_fast_cifar",
