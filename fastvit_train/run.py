@@ -96,17 +96,7 @@ def start_run(config: Config, world: World, folder: Path, loader: ImageLoader, n
     torch.set_float32_matmul_precision("high")
     steps_per_epoch = len(loader)
     metrics = Metrics(folder, is_main=world.is_main, num_steps=total_steps(config.epochs, steps_per_epoch))
-    model = build_model(
-        config.arch,
-        num_classes=num_classes,
-        resolution=config.data.resolution,
-        config=config.model,
-        phases=config.phases,
-    )
-    model = model.to(world.device).to(memory_format=torch.channels_last)
-    initialize_from_data(model, config, loader)
-    if config.init_from is not None:
-        metrics.say(load_initial_weights(model, config.init_from))
+    model = start_model(config, world, loader, num_classes, metrics)
     optimizer = build_optimizer(model, config.optim)
     torch.manual_seed(config.seed + world.rank)  # the same weights on every rank, but not the same dropped paths
     half_life_steps = config.ema_half_life_epochs * steps_per_epoch
@@ -129,6 +119,22 @@ def start_run(config: Config, world: World, folder: Path, loader: ImageLoader, n
         dtype=dtype,
         autocast=partial(torch.autocast, world.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16),
     )
+
+
+def start_model(config: Config, world: World, loader: ImageLoader, num_classes: int, metrics: Metrics) -> nn.Module:
+    """The model on its device, with the weights that it starts from."""
+    model = build_model(
+        config.arch,
+        num_classes=num_classes,
+        resolution=config.data.resolution,
+        config=config.model,
+        phases=config.phases,
+    )
+    model = model.to(world.device).to(memory_format=torch.channels_last)
+    initialize_from_data(model, config, loader)
+    if config.init_from is not None:
+        metrics.say(load_initial_weights(model, config.init_from))
+    return model
 
 
 def initialize_from_data(model: nn.Module, config: Config, loader: ImageLoader) -> None:

@@ -179,7 +179,7 @@ def finetune(epochs: float = 103) -> Config:
         init_from=Path("runs/imagenet-vit-b16-130/checkpoint.pt"),
         data=_data(384),
         model=VIT_B16_MODEL,
-        augment=AugmentConfig(flip="random", mean=MEAN, std=STD),
+        augment=AugmentConfig(flip="random"),  # mean and deviation as the weights know them
         optim=OptimConfig(name="sgd", lr=0.01, weight_decay=0.0, clip_norm=1.0),
         schedule=ScheduleConfig(warmup_epochs=0.05 * epochs),
     )
