@@ -9,7 +9,7 @@ import torch
 from fastvit_train.distributed import World
 from loaders.atomic_file import atomic_file
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import tyro
 
 from fastvit_train.config import Config, from_dict
-from fastvit_train.presets import build_preset
+from fastvit_train.presets import ARCH_PRESETS, build_preset
 
 
 def parse(arguments: Sequence[str]) -> Config:
@@ -17,7 +17,8 @@ def parse(arguments: Sequence[str]) -> Config:
 
     Args:
         arguments: As in `sys.argv[1:]`: `--preset NAME` or `--config FILE` (a run's config.json) says where to start
-            from, all other options change single fields.
+            from, else the model's own preset where it has one; all other options change single fields, and a preset's
+            warm-up and averages follow its `--epochs`.
 
     Raises:
         ValueError: A preset, a file or a value is not usable.
@@ -28,12 +29,19 @@ def parse(arguments: Sequence[str]) -> Config:
     start.add_argument("--preset")
     start.add_argument("--config", type=Path)
     chosen, rest = start_parser.parse_known_args(arguments)
-    if chosen.config is not None:
-        default = _read_config(chosen.config)
-    else:
-        default = Config() if chosen.preset is None else build_preset(chosen.preset)
+    default = _recipe(chosen.preset, rest) if chosen.config is None else _read_config(chosen.config)
     description = "Train an image classifier. --config FILE starts from a run's config.json instead of a --preset."
     return tyro.cli(Config, prog="fastvit-train", description=description, default=default, args=rest)
+
+
+def _recipe(preset: str | None, options: Sequence[str]) -> Config:
+    """The preset, or else that of the model in `options`, for as many epochs as they name."""
+    peek_parser = argparse.ArgumentParser(prog="fastvit-train", add_help=False, allow_abbrev=False)
+    peek_parser.add_argument("--arch", default=Config().arch)
+    peek_parser.add_argument("--epochs", type=float)
+    peeked, _ = peek_parser.parse_known_args(options)
+    name = preset or ARCH_PRESETS.get(peeked.arch)
+    return Config() if name is None else build_preset(name, epochs=peeked.epochs)
 
 
 def _read_config(path: Path) -> Config:

@@ -1,6 +1,7 @@
 """The configuration: frozen dataclasses from which the command line is made, saved with each run as JSON."""
 
 import dataclasses
+import itertools
 import json
 import types
 import typing
@@ -8,17 +9,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from fastvit_train._recipe_config import ModelConfig, MuonConfig, OptimConfig, ScheduleConfig
+from fastvit_train._recipe_config import require as _require
 from loaders import BACKENDS
 from loaders.crop import Crop
 from loaders.order import Order
 
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "AugmentConfig",
+    "Config",
+    "DataConfig",
+    "ModelConfig",
+    "MuonConfig",
+    "OptimConfig",
+    "ScheduleConfig",
+    "from_dict",
+    "to_dict",
+]
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-def _require(condition: bool, name: str, rule: str, value: object) -> None:
-    if not condition:
-        raise ValueError(f"{name} must {rule}, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,48 +93,6 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OptimConfig:
-    """The optimizer; weight decay is for the weights of linear and convolution layers alone."""
-
-    name: Literal["adamw", "sgd"] = "adamw"
-    """AdamW, or SGD with Nesterov momentum."""
-    lr: float = 1e-3
-    """Highest learning rate."""
-    norm_bias_lr_factor: float = 1.0
-    """Factor on the learning rate of the normalisation layers' biases."""
-    weight_decay: float = 0.1
-    """Decay of the weights, multiplied by the learning rate as torch's optimizers do."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """AdamW's decay rates."""
-    momentum: float = 0.9
-    """SGD's momentum."""
-    clip_norm: float = 0.0
-    """Largest norm of the gradient; 0 leaves it as it is."""
-
-    def __post_init__(self) -> None:
-        _require(self.lr > 0, "optim.lr", "be positive", self.lr)
-        _require(self.weight_decay >= 0, "optim.weight_decay", "not be negative", self.weight_decay)
-        _require(self.clip_norm >= 0, "optim.clip_norm", "not be negative", self.clip_norm)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ScheduleConfig:
-    """The learning rate over the run: up in a line, then down."""
-
-    decay: Literal["cosine", "linear"] = "cosine"
-    """Shape of the way down."""
-    warmup_epochs: float = 5.0
-    """Epochs of the way up."""
-    start_fraction: float = 0.0
-    """Share of the highest learning rate at the first step."""
-    end_fraction: float = 0.0
-    """Share of the highest learning rate after the last step."""
-
-    def __post_init__(self) -> None:
-        _require(self.warmup_epochs >= 0, "schedule.warmup_epochs", "not be negative", self.warmup_epochs)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
     """Train an image classifier."""
 
@@ -138,6 +108,9 @@ class Config:
     """Images per device and step."""
     seed: int = 0
     """Decides weights, order, crops and augmentation."""
+    init_from: Path | None = None
+    """Start from the weights in this file instead of random ones: a run's checkpoint.pt or best.pt, or timm's weights
+    (.safetensors, .pth). The head is new where the number of classes differs; position embeddings are interpolated."""
     out: Path | None = None
     """Run folder; runs/PRESET or runs/ARCH with a number behind it when not given."""
     resume: Literal["never", "auto"] = "never"
@@ -150,8 +123,18 @@ class Config:
     """Evaluate after every so many epochs; always after the last."""
     eval_averaging: Literal["none", "flip", "flip_shift"] = "none"
     """Also report the accuracy of predictions averaged over mirrored (and shifted) images, apart from the plain one."""
+    loss: Literal["cross_entropy", "bce"] = "cross_entropy"
+    """Cross entropy, or binary cross entropy of every class on its own."""
     label_smoothing: float = 0.0
     """Share of the target that is spread over all classes."""
+    accumulate: int = 1
+    """Parts that a batch is computed in, one after the other, their gradients summed: the same step in less memory."""
+    ema_half_life_epochs: float = 0.0
+    """Evaluate an exponential moving average of the weights, in which a step counts half as much after so many epochs;
+    0 evaluates the weights themselves."""
+    phases: tuple[tuple[float, int, float], ...] = ()
+    """Cheaper epochs to begin with, as triples: the share of the run at which the phase ends, the resolution in pixels
+    and the patch dropout. After the last, data.resolution and model.patch_drop hold; the schedule spans them all."""
     device: str = "auto"
     """cuda, cpu, or auto: cuda where there is one."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -159,6 +142,7 @@ class Config:
     compile: Literal["auto", "off", "default", "reduce-overhead", "max-autotune"] = "auto"
     """torch.compile mode; auto is default on cuda and off on the CPU, where it gains nothing."""
     data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -173,6 +157,20 @@ class Config:
         _require(every is None or every > 0, "checkpoint_every_steps", "be positive", every)
         _require(0 <= self.seed < 2**63, "seed", "lie in [0, 2^63)", self.seed)
         _require(0 <= self.label_smoothing < 1, "label_smoothing", "lie in [0, 1)", self.label_smoothing)
+        parts = self.accumulate
+        _require(
+            parts > 0 and self.batch_size % parts == 0, "accumulate", f"divide batch_size {self.batch_size}", parts
+        )
+        _require(self.ema_half_life_epochs >= 0, "ema_half_life_epochs", "not be negative", self.ema_half_life_epochs)
+        _check_phases(self.phases)
+
+
+def _check_phases(phases: tuple[tuple[float, int, float], ...]) -> None:
+    ends = [0.0, *(end for end, _, _ in phases)]
+    rising = all(earlier < later for earlier, later in itertools.pairwise(ends)) and ends[-1] <= 1
+    _require(rising, "phases", "end at rising shares of the run, in (0, 1]", phases)
+    possible = all(resolution > 0 and 0 <= patch_drop < 1 for _, resolution, patch_drop in phases)
+    _require(possible, "phases", "have positive resolutions and patch dropouts in [0, 1)", phases)
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -204,5 +202,10 @@ def _build(kind: Any, value: Any, name: str) -> Any:  # noqa: ANN401 - the type 
     if isinstance(kind, types.UnionType):
         return None if value is None else _build(typing.get_args(kind)[0], value, name)
     if typing.get_origin(kind) is tuple:
-        return tuple(value)
+        kinds = typing.get_args(kind)
+        if kinds[-1] is Ellipsis:
+            kinds = kinds[:1] * len(value)
+        if not isinstance(value, list | tuple) or len(value) != len(kinds):
+            raise ValueError(f"{name.removesuffix('.')} must be a list of {len(kinds)} values, got {value}")
+        return tuple(_build(item_kind, item, name) for item_kind, item in zip(kinds, value, strict=True))
     return Path(value) if kind is Path else value

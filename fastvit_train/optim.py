@@ -1,52 +1,141 @@
-"""Optimizers from torch.optim, with the parameters grouped by the kind of module that owns them."""
+"""Optimizers, with the parameters grouped by the kind of module that owns them and by their layer."""
+
+from typing import Any, Literal
 
 import torch
+from timm.models import group_parameters
+from timm.optim import Lamb
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD, AdamW, Optimizer
 
 from fastvit_train.config import OptimConfig
+from fastvit_train.models import classifier_names
+from fastvit_train.muon import FlatMuon
+
+Kind = Literal["matrix", "weight", "norm_bias", "rest"]
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
-    """Build the optimizer over the model's trainable parameters.
+class Optimizers:
+    """Optimizers, each over parameters of its own, that step, save and load as one."""
+
+    def __init__(self, *parts: Optimizer) -> None:
+        self._parts = parts
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The parameter groups of all parts."""
+        return [group for part in self._parts for group in part.param_groups]
+
+    def step(self) -> None:
+        """Update the parameters from their gradients."""
+        for part in self._parts:
+            part.step()
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """The state of each part, in order."""
+        return [part.state_dict() for part in self._parts]
+
+    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        """Take over what `state_dict` returned.
+
+        Raises:
+            ValueError: It is that of other optimizers or parameters.
+        """
+        for part, state in zip(self._parts, states, strict=True):
+            part.load_state_dict(state)
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizers:
+    """Build the optimizer over the model's trainable parameters, which must be on their device and in their layout.
 
     Every group carries its highest learning rate as `base_lr`, for `set_lr`. Only the weights of linear and convolution
     layers decay: not biases, normalisation, position embeddings or class tokens.
+
+    Raises:
+        ValueError: `layer_decay` is asked for, and timm does not know the model's layers.
     """
     groups = parameter_groups(model, config)
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in model.parameters())
-    if config.name == "sgd":
+    if config.name == "muon":
+        matrices = [group for group in groups if group["kind"] == "matrix"]
+        others = [group for group in groups if group["kind"] != "matrix"]
+        if not matrices:
+            raise ValueError("optim.name is muon, but the model has no matrix between first layer and classifier")
+        return Optimizers(FlatMuon(matrices, config.muon), _build(config.muon.rest, others, config, fused=fused))
+    return Optimizers(_build(config.name, groups, config, fused=fused))
+
+
+def _build(name: str, groups: list[dict[str, Any]], config: OptimConfig, *, fused: bool) -> Optimizer:
+    if name == "sgd":
         nesterov = config.momentum > 0
         return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=fused)
+    if name == "lamb":  # whose own clipping is off: the trainer's comes first
+        lamb: Optimizer = Lamb(groups, lr=config.lr, betas=config.betas, max_grad_norm=None)
+        return lamb
     return AdamW(groups, lr=config.lr, betas=config.betas, fused=fused)
 
 
-def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, object]]:
-    """Three groups (empty ones left out): decaying weights, the normalisation layers' biases, and all the rest."""
-    weights: list[nn.Parameter] = []
-    norm_biases: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if not parameter.requires_grad:
-                continue
-            if name == "weight" and isinstance(module, nn.Linear | nn.Conv2d):
-                weights.append(parameter)
-            elif name == "bias" and isinstance(module, _BatchNorm | nn.LayerNorm):
-                norm_biases.append(parameter)
-            else:
-                rest.append(parameter)
-    bias_lr = config.lr * config.norm_bias_lr_factor
-    groups: list[dict[str, object]] = [
-        {"params": weights, "base_lr": config.lr, "weight_decay": config.weight_decay},
-        {"params": norm_biases, "base_lr": bias_lr, "weight_decay": 0.0},
-        {"params": rest, "base_lr": config.lr, "weight_decay": 0.0},
+def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
+    """The trainable parameters by kind, and within a kind by layer where `layer_decay` tells the layers apart.
+
+    A group has its `kind` (`matrix`: what Muon trains; `weight`: other weights that decay; `norm_bias`: biases of
+    normalisation layers; `rest`), `base_lr`, `weight_decay` and `params`.
+    """
+    settings: dict[Kind, tuple[float, float]] = {
+        "matrix": (config.muon.lr, config.muon.weight_decay),
+        "weight": (config.lr, config.weight_decay),
+        "norm_bias": (config.lr * config.norm_bias_lr_factor, 0.0),
+        "rest": (config.lr, 0.0),
+    }
+    classifier = classifier_names(model) if config.name == "muon" else set()
+    factors = layer_factors(model, config.layer_decay)
+    groups: dict[tuple[Kind, float], list[nn.Parameter]] = {}
+    for prefix, module in model.named_modules():
+        for name, parameter in module.named_parameters(prefix, recurse=False):
+            if parameter.requires_grad:
+                kind = _kind(module, parameter, may_be_matrix=config.name == "muon" and name not in classifier)
+                groups.setdefault((kind, factors.get(name, 1.0)), []).append(parameter)
+    ordered = sorted(groups, key=lambda key: (list(settings).index(key[0]), key[1]))
+    return [
+        {
+            "params": groups[kind, factor],
+            "kind": kind,
+            "base_lr": settings[kind][0] * factor,
+            "weight_decay": settings[kind][1],
+        }
+        for kind, factor in ordered
     ]
-    return [group for group in groups if group["params"]]
 
 
-def set_lr(optimizer: Optimizer, factor: float) -> None:
+def _kind(module: nn.Module, parameter: nn.Parameter, *, may_be_matrix: bool) -> Kind:
+    if isinstance(module, nn.Linear | nn.Conv2d) and parameter is module.weight:
+        sees_pixels = isinstance(module, nn.Conv2d) and module.in_channels == 3
+        is_matrix = isinstance(module, nn.Linear) or module.groups == 1
+        return "matrix" if may_be_matrix and is_matrix and not sees_pixels else "weight"
+    is_norm = isinstance(module, _BatchNorm | nn.LayerNorm)
+    return "norm_bias" if is_norm and parameter is module.bias else "rest"
+
+
+def layer_factors(model: nn.Module, layer_decay: float) -> dict[str, float]:
+    """The factor on the learning rate of each parameter, by name; {} where it is 1 for all.
+
+    It is `layer_decay` to the power of the layer's distance from the last one, the classifier (source: BEiT).
+
+    Raises:
+        ValueError: timm does not know the model's layers.
+    """
+    if layer_decay == 1:
+        return {}
+    matcher = getattr(model, "group_matcher", None)
+    if matcher is None:
+        raise ValueError(f"optim.layer_decay is {layer_decay}, but the layers of this model are not known; set it to 1")
+    layers: dict[str, int] = group_parameters(model, matcher(coarse=False), reverse=True)
+    last = max(layers.values())
+    return {name: layer_decay ** (last - layer) for name, layer in layers.items()}
+
+
+def set_lr(optimizer: Optimizers, factor: float) -> None:
     """Set each group's learning rate to `factor` times its highest one."""
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor

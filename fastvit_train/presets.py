@@ -1,55 +1,47 @@
-"""Recipes: functions that return a config and say what to expect of it."""
+"""Presets by name: recipes, functions that return a config and say what to expect of it."""
 
 from collections.abc import Callable
-from pathlib import Path
 
-from fastvit_train.config import AugmentConfig, Config, DataConfig, OptimConfig, ScheduleConfig
+from fastvit_train.config import Config
+from fastvit_train.recipes import cifar10, imagenet
 
-CIFAR10_MEAN = (0.49140, 0.48216, 0.44653)
-CIFAR10_STD = (0.24703, 0.24349, 0.26159)
+# Each takes the epochs to spend, on which warm-ups and averages depend too, and has the usual number as its default.
+PRESETS: dict[str, Callable[..., Config]] = {
+    "cifar10-quick": cifar10.quick,
+    "cifar10-resnet-fast": cifar10.resnet_fast,
+    "cifar10-resnet50": cifar10.resnet50,
+    "cifar10-vit-b16": cifar10.vit_b16,
+    "cifar10-vit-small": cifar10.vit_small,
+    "cifar10-vit-small-fast": cifar10.vit_small_fast,
+    "finetune-cifar10": cifar10.finetune,
+    "imagenet-resnet50-ffcv": imagenet.resnet50_ffcv,
+    "imagenet-vit-b16-130": imagenet.vit_b16_130,
+    "imagenet-vit-s16-90": imagenet.vit_s16_90,
+}
 
-
-def _cifar10_data() -> DataConfig:
-    return DataConfig(
-        train=Path("data/cifar10_train.beton"),
-        val=Path("data/cifar10_test.beton"),
-        backend="resident",
-        resolution=32,
-        crop="whole",
-    )
-
-
-def cifar10_quick() -> Config:
-    """CIFAR-10 in minutes on two CPU cores: a small whitened ResNet and a short, steep schedule.
-
-    Expected: 92.0 % top-1 (91.9 to 92.1 over seeds 0 to 2, one view), 5.5 minutes on two Zen 5 cores; not yet run on a
-    GPU. Cost: 0.2 PFLOP. Source: the recipe of airbench94, arXiv 2404.00498, with Nesterov SGD and fewer epochs.
-    """
-    epochs = 6
-    return Config(
-        preset="cifar10-quick",
-        arch="resnet_fast_cifar",
-        epochs=epochs,
-        batch_size=500,
-        label_smoothing=0.2,
-        data=_cifar10_data(),
-        augment=AugmentConfig(flip="alternating", shift=2, mean=CIFAR10_MEAN, std=CIFAR10_STD),
-        optim=OptimConfig(name="sgd", lr=0.75, norm_bias_lr_factor=64, momentum=0.85, weight_decay=1.33e-3),
-        schedule=ScheduleConfig(decay="linear", warmup_epochs=0.23 * epochs, start_fraction=0.2),
-    )
-
-
-PRESETS: dict[str, Callable[[], Config]] = {
-    "cifar10-quick": cifar10_quick,
+# What a model is trained with where no preset is named.
+ARCH_PRESETS = {
+    "resnet50": "imagenet-resnet50-ffcv",
+    "resnet50_cifar": "cifar10-resnet50",
+    "resnet_fast_cifar": "cifar10-resnet-fast",
+    "vit_b16": "imagenet-vit-b16-130",
+    "vit_s16": "imagenet-vit-s16-90",
+    "vit_small_cifar": "cifar10-vit-small",
 }
 
 
-def build_preset(name: str) -> Config:
+def build_preset(name: str, *, epochs: float | None = None) -> Config:
     """The config of a preset.
 
+    Args:
+        name: One of `PRESETS`.
+        epochs: Length of the run; as the recipe has it when None.
+
     Raises:
-        ValueError: The name is unknown.
+        ValueError: The name is unknown, or the epochs are none.
     """
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}; choose one of: {', '.join(sorted(PRESETS))}")
-    return PRESETS[name]()
+    if epochs is not None and not epochs > 0:
+        raise ValueError(f"epochs must be positive, got {epochs:g}")
+    return PRESETS[name]() if epochs is None else PRESETS[name](epochs)

@@ -7,7 +7,7 @@ from torch import nn
 
 from fastvit_train.plot import plot_run
 from fastvit_train.run import Run
-from fastvit_train.run_folder import CHECKPOINT, RESULT, device_name, provenance, write_json
+from fastvit_train.run_folder import BEST, CHECKPOINT, RESULT, device_name, provenance, write_json
 
 
 def announce(run: Run) -> None:
@@ -15,7 +15,8 @@ def announce(run: Run) -> None:
     config = run.config
     run.metrics.say(
         f"{config.arch}: {count_parameters(run.model) / 1e6:.1f} M parameters, {run.num_classes} classes, "
-        f"{run.last_step} steps of {config.batch_size * run.world.world_size} images at {config.data.resolution} px "
+        f"{run.last_step} steps of {config.batch_size * run.world.world_size} images at {config.data.resolution} px"
+        f"{f', first at {config.phases[0][1]} px' if config.phases else ''} "
         f"({config.epochs:g} epochs), {config.data.backend} loader, "
         f"{'bf16' if run.dtype == torch.bfloat16 else 'fp32'} on {run.world.world_size} x "
         f"{device_name(run.world.device)}"
@@ -33,6 +34,9 @@ def report(run: Run, *, total_seconds: float) -> dict[str, Any]:
         "steps": progress.step,
         "top1": progress.top1,
         "top1_averaged": progress.top1_averaged,
+        "weights": run.evaluated_weights,
+        "best_top1": progress.best_top1,
+        "best_step": progress.best_step,
         "train_seconds": progress.train_seconds,
         "eval_seconds": progress.eval_seconds,
         "images_per_second": progress.num_images / progress.train_seconds,
@@ -47,7 +51,11 @@ def report(run: Run, *, total_seconds: float) -> dict[str, Any]:
         curves = plot_run(run.folder)
         rest_seconds = max(0.0, total_seconds - progress.train_seconds - progress.eval_seconds)
         averaged = "" if progress.top1_averaged is None else f" ({100 * progress.top1_averaged:.2f} % averaged)"
-        run.metrics.say(f"accuracy    {100 * (progress.top1 or 0):.2f} %{averaged} on {config.data.val}")
+        weights = "" if run.ema is None else ", with the moving average of the weights"
+        run.metrics.say(f"accuracy    {100 * (progress.top1 or 0):.2f} %{averaged} on {config.data.val}{weights}")
+        run.metrics.say(
+            f"best        {100 * (progress.best_top1 or 0):.2f} % at step {progress.best_step}: {run.folder / BEST}"
+        )
         run.metrics.say(f"speed       {result['images_per_second']:,.0f} images/s")
         run.metrics.say(
             f"time        training {progress.train_seconds / 60:.1f} min, "

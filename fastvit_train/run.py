@@ -5,19 +5,22 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
+from timm.utils import ModelEmaV3
 from torch import nn
-from torch.optim import Optimizer
 
 from fastvit_train import checkpoint
 from fastvit_train.augment import normalize
 from fastvit_train.config import Config, to_dict
 from fastvit_train.distributed import World
+from fastvit_train.ema import build_ema
+from fastvit_train.initial_weights import load_initial_weights
 from fastvit_train.metrics import Metrics
 from fastvit_train.models import build_model
-from fastvit_train.optim import build_optimizer
-from fastvit_train.run_folder import CHECKPOINT, save_config
+from fastvit_train.optim import Optimizers, build_optimizer
+from fastvit_train.run_folder import BEST, CHECKPOINT, save_config
 from fastvit_train.schedule import total_steps
 from loaders import ImageLoader
 
@@ -37,7 +40,12 @@ class Progress:
     """The part of it spent waiting for data."""
     eval_seconds: float = 0.0
     top1: float | None = None
+    """Of the last evaluation."""
     top1_averaged: float | None = None
+    best_top1: float | None = None
+    """The highest of all evaluations so far."""
+    best_step: int | None = None
+    """Where it was reached."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -50,13 +58,26 @@ class Run:
     model: nn.Module
     parallel_model: nn.Module
     """`model` with gradients averaged over the ranks; the same weights."""
-    optimizer: Optimizer
+    ema: ModelEmaV3 | None
+    """The moving average of its weights, where the config asks for one."""
+    optimizer: Optimizers
     metrics: Metrics
     num_classes: int
     steps_per_epoch: int
     dtype: torch.dtype
     autocast: Callable[[], AbstractContextManager[object]]
     progress: Progress = field(default_factory=Progress)
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The model whose accuracy counts: that of the averaged weights where there are any."""
+        averaged: nn.Module | None = None if self.ema is None else self.ema.module
+        return self.model if averaged is None else averaged
+
+    @property
+    def evaluated_weights(self) -> Literal["ema", "model"]:
+        """Which weights those are."""
+        return "model" if self.ema is None else "ema"
 
     @property
     def schedule_steps(self) -> int:
@@ -73,15 +94,15 @@ def start_run(config: Config, world: World, folder: Path, loader: ImageLoader, n
     """Make the model, optimizer and folder of a run that is at its first step."""
     torch.manual_seed(config.seed)
     torch.set_float32_matmul_precision("high")
-    model = build_model(config.arch, num_classes=num_classes, resolution=config.data.resolution)
-    model = model.to(world.device).to(memory_format=torch.channels_last)
-    initialize_from_data(model, config, loader)
-    torch.manual_seed(config.seed + world.rank)  # the same weights on every rank, but not the same dropped paths
-    compile_mode = resolve_compile(config, world.device)
-    if compile_mode:
-        model.compile(mode=compile_mode)
-    dtype = torch.bfloat16 if computes_in_bf16(config, world.device) else torch.float32
     steps_per_epoch = len(loader)
+    metrics = Metrics(folder, is_main=world.is_main, num_steps=total_steps(config.epochs, steps_per_epoch))
+    model = start_model(config, world, loader, num_classes, metrics)
+    optimizer = build_optimizer(model, config.optim)
+    torch.manual_seed(config.seed + world.rank)  # the same weights on every rank, but not the same dropped paths
+    half_life_steps = config.ema_half_life_epochs * steps_per_epoch
+    ema = build_ema(model, half_life_steps=half_life_steps) if half_life_steps else None
+    compile_models(config, world.device, model, *([ema.module] if ema is not None else []))
+    dtype = torch.bfloat16 if computes_in_bf16(config, world.device) else torch.float32
     if world.is_main:
         save_config(folder, config)
     return Run(
@@ -90,13 +111,30 @@ def start_run(config: Config, world: World, folder: Path, loader: ImageLoader, n
         folder=folder,
         model=model,
         parallel_model=world.wrap(model),
-        optimizer=build_optimizer(model, config.optim),
-        metrics=Metrics(folder, is_main=world.is_main, num_steps=total_steps(config.epochs, steps_per_epoch)),
+        ema=ema,
+        optimizer=optimizer,
+        metrics=metrics,
         num_classes=num_classes,
         steps_per_epoch=steps_per_epoch,
         dtype=dtype,
         autocast=partial(torch.autocast, world.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16),
     )
+
+
+def start_model(config: Config, world: World, loader: ImageLoader, num_classes: int, metrics: Metrics) -> nn.Module:
+    """The model on its device, with the weights that it starts from."""
+    model = build_model(
+        config.arch,
+        num_classes=num_classes,
+        resolution=config.data.resolution,
+        config=config.model,
+        phases=config.phases,
+    )
+    model = model.to(world.device).to(memory_format=torch.channels_last)
+    initialize_from_data(model, config, loader)
+    if config.init_from is not None:
+        metrics.say(load_initial_weights(model, config.init_from))
+    return model
 
 
 def initialize_from_data(model: nn.Module, config: Config, loader: ImageLoader) -> None:
@@ -106,6 +144,15 @@ def initialize_from_data(model: nn.Module, config: Config, loader: ImageLoader) 
         loader.set_epoch(0)
         images = next(iter(loader)).images
         initialize(normalize(images, config.augment, torch.float32))
+
+
+def compile_models(config: Config, device: torch.device, *models: nn.Module) -> None:
+    """Have torch.compile make each model's code when it is first called, if the config asks for it."""
+    mode = resolve_compile(config, device)
+    if mode is not None:
+        for model in models:
+            # The few resolutions of the phases get code of their own; else torch would make the sizes variables.
+            model.compile(mode=mode, dynamic=False if config.phases else None)
 
 
 def resolve_compile(config: Config, device: torch.device) -> str | None:
@@ -131,12 +178,13 @@ def resume(run: Run) -> None:
         run.metrics.start_at(0)
         return
     state = checkpoint.load(path)
-    arch = state["config"]["arch"]
-    global_batch_size = run.config.batch_size * run.world.world_size
+    config = run.config
     for name, theirs, ours in (
-        ("arch", arch, run.config.arch),
+        ("arch", state["config"]["arch"], config.arch),
+        ("optimizer", state["config"]["optim"]["name"], config.optim.name),
+        ("evaluated weights", "model" if state["ema"] is None else "ema", run.evaluated_weights),
         ("number of classes", state["num_classes"], run.num_classes),
-        ("global batch size", state["global_batch_size"], global_batch_size),
+        ("global batch size", state["global_batch_size"], config.batch_size * run.world.world_size),
     ):
         if theirs != ours:
             raise ValueError(
@@ -144,6 +192,8 @@ def resume(run: Run) -> None:
             )
     try:
         run.model.load_state_dict(state["model"])
+        if run.ema is not None:
+            run.ema.module.load_state_dict(state["ema"])
         run.optimizer.load_state_dict(state["optimizer"])
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"{path} does not fit the model or optimizer of this run: {error}") from error
@@ -156,15 +206,27 @@ def resume(run: Run) -> None:
 def save_checkpoint(run: Run) -> None:
     """Write everything that resuming needs."""
     random_states = checkpoint.random_states(run.world)
-    if not run.world.is_main:
-        return
-    state = {
+    if run.world.is_main:
+        state = {
+            **_identity(run),
+            "model": run.model.state_dict(),
+            "ema": None if run.ema is None else run.ema.module.state_dict(),
+            "optimizer": run.optimizer.state_dict(),
+            "random_states": random_states,
+        }
+        checkpoint.save(run.folder / CHECKPOINT, state)
+
+
+def save_best(run: Run) -> None:
+    """Write the evaluated weights, which are the best so far: to start other runs from, not to resume."""
+    if run.world.is_main:
+        checkpoint.save(run.folder / BEST, {**_identity(run), "model": run.evaluated_model.state_dict()})
+
+
+def _identity(run: Run) -> dict[str, Any]:
+    return {
         "config": to_dict(run.config),
         "num_classes": run.num_classes,
         "global_batch_size": run.config.batch_size * run.world.world_size,
         "progress": asdict(run.progress),
-        "model": run.model.state_dict(),
-        "optimizer": run.optimizer.state_dict(),
-        "random_states": random_states,
     }
-    checkpoint.save(run.folder / CHECKPOINT, state)

@@ -15,6 +15,7 @@ from fastvit_train.config import Config, to_dict
 from loaders.atomic_file import atomic_file
 
 CHECKPOINT = "checkpoint.pt"
+BEST = "best.pt"
 RESULT = "result.json"
 
 

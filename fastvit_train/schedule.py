@@ -1,8 +1,26 @@
 """Learning rate and epoch arithmetic as pure functions of the step."""
 
 import math
+from typing import NamedTuple
 
-from fastvit_train.config import ScheduleConfig
+from fastvit_train.config import Config, ScheduleConfig
+
+
+class Phase(NamedTuple):
+    """What an epoch trains at."""
+
+    resolution: int
+    """Side of the images, in pixels."""
+    patch_drop: float
+    """Share of a ViT's patches that are left out."""
+
+
+def phase_of(config: Config, epoch: int) -> Phase:
+    """The phase of an epoch, from 0: the first that ends after the share of the run at which the epoch starts."""
+    for end, resolution, patch_drop in config.phases:
+        if epoch < end * config.epochs - 1e-9:
+            return Phase(resolution, patch_drop)
+    return Phase(config.data.resolution, config.model.patch_drop)
 
 
 def total_steps(epochs: float, steps_per_epoch: int) -> int:

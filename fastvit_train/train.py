@@ -2,26 +2,27 @@
 
 import math
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from fastvit_train.augment import augment
 from fastvit_train.config import Config
 from fastvit_train.cpu_memory import keep_freed_memory
 from fastvit_train.data import build_loaders
-from fastvit_train.distributed import start_world
+from fastvit_train.distributed import start_world, without_averaging
 from fastvit_train.evaluate import evaluate
+from fastvit_train.loss import classification_loss
 from fastvit_train.metrics import Totals
+from fastvit_train.models import set_patch_drop
 from fastvit_train.optim import clip_gradients, set_lr
 from fastvit_train.prefetch import Prefetcher
 from fastvit_train.report import announce, report
-from fastvit_train.run import Progress, Run, resume, save_checkpoint, start_run
+from fastvit_train.run import Progress, Run, resume, save_best, save_checkpoint, start_run
 from fastvit_train.run_folder import choose_folder
-from fastvit_train.schedule import lr_factor
+from fastvit_train.schedule import lr_factor, phase_of
 from loaders import ImageLoader
 
 
@@ -58,7 +59,9 @@ def train_epoch(run: Run, loader: ImageLoader) -> None:
     """Train on the rest of the current epoch, or until the run's last step."""
     config, progress = run.config, run.progress
     run.model.train()
-    loader.set_epoch(progress.epoch, skip_batches=progress.batch)
+    phase = phase_of(config, progress.epoch)
+    set_patch_drop(run.model, phase.patch_drop)
+    loader.set_epoch(progress.epoch, resolution=phase.resolution, skip_batches=progress.batch)
     totals, interval = Totals(run.world.device), Interval(progress)
     batches = Prefetcher(loader, run.world.device)
     waited_before = progress.wait_seconds
@@ -107,14 +110,27 @@ def train_step(run: Run, images: Tensor, labels: Tensor, index: Tensor, totals: 
     )
     factor = lr_factor(config.schedule, step=step, num_steps=run.schedule_steps, steps_per_epoch=run.steps_per_epoch)
     set_lr(run.optimizer, factor)
-    with run.autocast():
-        logits = run.parallel_model(inputs).float()
-        loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
-    loss.backward()  # type: ignore[no-untyped-call]
+    add_gradients(run, inputs, labels, totals)
     clip_gradients(run.model, config.optim.clip_norm)
     run.optimizer.step()
-    run.optimizer.zero_grad(set_to_none=True)
-    totals.add(loss, logits, labels)
+    run.model.zero_grad(set_to_none=True)
+    if run.ema is not None:
+        run.ema.update(run.model, step=step + 1)
+
+
+def add_gradients(run: Run, inputs: Tensor, labels: Tensor, totals: Totals) -> None:
+    """Add up the gradients of a batch's mean loss, part by part as `accumulate` has it."""
+    config = run.config
+    parts = list(zip(inputs.chunk(config.accumulate), labels.chunk(config.accumulate), strict=True))
+    for number, (part_inputs, part_labels) in enumerate(parts, start=1):
+        with nullcontext() if number == len(parts) else without_averaging(run.parallel_model):
+            with run.autocast():
+                logits = run.parallel_model(part_inputs).float()
+                loss = classification_loss(
+                    logits, part_labels, kind=config.loss, label_smoothing=config.label_smoothing
+                )
+            (loss * (len(part_labels) / len(labels))).backward()  # type: ignore[no-untyped-call]
+        totals.add(loss, logits, part_labels)
 
 
 class Interval:
@@ -162,10 +178,13 @@ def evaluate_if_due(run: Run, loader: ImageLoader) -> None:
     if not epoch_is_due and progress.step < run.last_step:
         return
     start = time.perf_counter()
-    result = evaluate(run.model, loader, config, world=run.world, dtype=run.dtype, autocast=run.autocast())
+    result = evaluate(run.evaluated_model, loader, config, world=run.world, dtype=run.dtype, autocast=run.autocast())
     progress.eval_seconds += time.perf_counter() - start
     say_what_was_skipped(run, loader)
     progress.top1, progress.top1_averaged = result.top1, result.top1_averaged
+    if progress.best_top1 is None or result.top1 > progress.best_top1:
+        progress.best_top1, progress.best_step = result.top1, progress.step
+        save_best(run)
     run.metrics.log(
         "eval",
         step=progress.step,

@@ -1,13 +1,17 @@
 """Models by name: timm's wherever timm has them, ours only where it does not."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import timm
+from timm.layers import PatchDropout
 from torch import nn
 
+from fastvit_train.config import ModelConfig
 from fastvit_train.models.resnet_fast import ResNetFast
+from fastvit_train.models.vit_start import start_vit
 
 _SHORT_NAMES = {
     "resnet18": "resnet18",
@@ -17,33 +21,65 @@ _SHORT_NAMES = {
     "vit_ti16": "vit_tiny_patch16_224",
 }
 _TIMM_PREFIX = "timm/"
+_DEFAULTS = ModelConfig()
+# What timm calls the options that not every model takes.
+_OPTION_NAMES = {
+    "drop_path_rate": "model.drop_path",
+    "patch_drop_rate": "model.patch_drop, here or in phases",
+    "global_pool": "model.pooling",
+    "class_token": "model.pooling",
+    "qk_norm": "model.qk_norm",
+    "dynamic_img_size": "phases of another resolution",
+}
 
 
-def _timm_model(name: str, *, num_classes: int, resolution: int) -> nn.Module:
-    # Models with position embeddings are built for one image size; the others take any and know no such argument.
-    size = {"img_size": resolution} if timm.get_pretrained_cfg_value(name, "fixed_input_size") else {}
-    model: nn.Module = timm.create_model(name, num_classes=num_classes, **size)
+# Models with position embeddings are built for one image size, the others take any; `any_resolution` asks for more.
+def _timm_model(
+    name: str, *, num_classes: int, resolution: int, any_resolution: bool = False, **options: object
+) -> nn.Module:
+    if timm.get_pretrained_cfg_value(name, "fixed_input_size"):
+        options["img_size"] = resolution
+        if any_resolution:
+            options["dynamic_img_size"] = True
+    model: nn.Module = timm.create_model(name, num_classes=num_classes, **options)
     return model
 
 
-def _resnet_cifar(name: str, *, num_classes: int, resolution: int) -> nn.Module:  # noqa: ARG001 - any resolution will do
+def _resnet_cifar(
+    name: str,
+    *,
+    num_classes: int,
+    resolution: int,  # noqa: ARG001 - any will do
+    any_resolution: bool = False,  # noqa: ARG001
+    **options: object,
+) -> nn.Module:
     """A ResNet for small images: 3x3 stem with stride 1 and no max pooling (He et al. 2016, section 4.2)."""
-    model: nn.Module = timm.create_model(name, num_classes=num_classes)
+    model: nn.Module = timm.create_model(name, num_classes=num_classes, **options)
     model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     model.maxpool = nn.Identity()
     return model
 
 
-def _vit_small_cifar(*, num_classes: int, resolution: int) -> nn.Module:
+def _vit_small_cifar(
+    *, num_classes: int, resolution: int, any_resolution: bool = False, **options: object
+) -> nn.Module:
     """The small ViT of the reference experiments: 6 layers, 6 heads, dim 384, MLP 1536, patch 4; 10.7 M parameters."""
     model: nn.Module = timm.models.VisionTransformer(
-        img_size=resolution, patch_size=4, embed_dim=384, depth=6, num_heads=6, mlp_ratio=4, num_classes=num_classes
+        img_size=resolution,
+        patch_size=4,
+        embed_dim=384,
+        depth=6,
+        num_heads=6,
+        mlp_ratio=4,
+        num_classes=num_classes,
+        dynamic_img_size=any_resolution,
+        **options,
     )
     return model
 
 
-def _resnet_fast_cifar(*, num_classes: int, resolution: int) -> nn.Module:  # noqa: ARG001 - any resolution will do
+def _resnet_fast_cifar(*, num_classes: int, resolution: int, any_resolution: bool = False) -> nn.Module:  # noqa: ARG001
     return ResNetFast(num_classes=num_classes)
 
 
@@ -56,20 +92,50 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def build_model(arch: str, *, num_classes: int, resolution: int) -> nn.Module:
+def build_model(
+    arch: str,
+    *,
+    num_classes: int,
+    resolution: int,
+    config: ModelConfig = _DEFAULTS,
+    phases: Sequence[tuple[float, int, float]] = (),
+) -> nn.Module:
     """Build a model with new weights from torch's global generator.
 
     Args:
         arch: One of `MODELS`, or `timm/NAME` for any model that timm knows.
         num_classes: Outputs of the classifier.
         resolution: Side of its square images, in pixels.
+        config: What changes the model.
+        phases: `Config.phases`: training will ask for their resolutions and patch dropouts too.
 
     Returns:
         A module from float [b, 3, resolution, resolution] to logits [b, num_classes].
 
     Raises:
-        ValueError: The name is unknown.
+        ValueError: The name is unknown, or the model does not have an option that is asked for.
     """
+    options = _options(config, phases)
+    if any(other != resolution for _, other, _ in phases):
+        options["any_resolution"] = True
+    try:
+        model = _factory(arch)(num_classes=num_classes, resolution=resolution, **options)
+    except TypeError as error:
+        refused = [option for name, option in _OPTION_NAMES.items() if f"argument '{name}'" in str(error)]
+        if not refused:
+            raise
+        raise ValueError(f"{arch} has no option for {refused[0]}; leave it out, or use another --arch") from error
+    patch_side = model.patch_embed.patch_size[0] if isinstance(model, timm.models.VisionTransformer) else 1
+    for _, other, _ in phases:
+        if other % patch_side:
+            raise ValueError(
+                f"phases have the resolution {other}, which is no multiple of the patches' {patch_side} px"
+            )
+    start_vit(model, config)
+    return model
+
+
+def _factory(arch: str) -> Callable[..., nn.Module]:
     name = arch.removeprefix(_TIMM_PREFIX)
     if arch.startswith(_TIMM_PREFIX):
         if not timm.is_model(name):
@@ -77,7 +143,37 @@ def build_model(arch: str, *, num_classes: int, resolution: int) -> nn.Module:
             raise ValueError(
                 f"timm has no model {name!r}; close to it: {', '.join(close) or 'none'} (timm.list_models())"
             )
-        return _timm_model(name, num_classes=num_classes, resolution=resolution)
+        return partial(_timm_model, name)
     if arch not in MODELS:
         raise ValueError(f"unknown arch {arch!r}; choose one of: {', '.join(sorted(MODELS))}, or timm/NAME")
-    return MODELS[arch](num_classes=num_classes, resolution=resolution)
+    return MODELS[arch]
+
+
+def _options(config: ModelConfig, phases: Sequence[tuple[float, int, float]]) -> dict[str, Any]:
+    """What timm is to be told besides its defaults."""
+    patch_drop = max([config.patch_drop, *(phase_drop for _, _, phase_drop in phases)])
+    rates = {"drop_path_rate": config.drop_path, "patch_drop_rate": patch_drop}
+    options: dict[str, Any] = {name: rate for name, rate in rates.items() if rate}
+    if config.pooling is not None:
+        options |= {"global_pool": config.pooling, "class_token": config.pooling == "token"}
+    if config.qk_norm:
+        options["qk_norm"] = True
+    return options
+
+
+def set_patch_drop(model: nn.Module, share: float) -> None:
+    """From now on leave this share of the patches out in training, if the model was built to leave any out."""
+    for module in model.modules():
+        if isinstance(module, PatchDropout):
+            module.prob = share
+
+
+def classifier_names(model: nn.Module) -> set[str]:
+    """The names of the parameters of the model's last layer, as its `get_classifier` tells it; empty without one."""
+    get_classifier = getattr(model, "get_classifier", None)
+    if get_classifier is None:
+        return set()
+    found = get_classifier()
+    layers = found if isinstance(found, tuple) else (found,)  # distilled models have two
+    own = {id(parameter) for layer in layers for parameter in layer.parameters()}
+    return {name for name, parameter in model.named_parameters() if id(parameter) in own}

@@ -48,6 +48,10 @@ class ResNetFast(nn.Module):
         filters = components.T / (power[:, None] + 5e-4).sqrt()  # the constant keeps noise from being blown up
         self.whiten.weight.copy_(torch.cat((filters, -filters)).view_as(self.whiten.weight))
 
+    def get_classifier(self) -> nn.Module:
+        """The last layer, as timm's models tell it."""
+        return self.head
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits [b, num_classes] of normalised images [b, 3, h, w]."""
         features = self.blocks(F.gelu(self.whiten(images)))

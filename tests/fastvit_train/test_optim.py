@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastvit_train.config import OptimConfig
+from fastvit_train.config import MuonConfig, OptimConfig
 from fastvit_train.models import build_model
 from fastvit_train.optim import build_optimizer, clip_gradients, parameter_groups, set_lr
 
@@ -31,7 +31,7 @@ def test_frozen_parameters_are_left_out():
     assert sum(len(group["params"]) for group in parameter_groups(model, OptimConfig())) == 2
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd"])
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lamb"])
 def test_the_learning_rate_reaches_every_group(name):
     model = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
     optimizer = build_optimizer(model, OptimConfig(name=name, lr=0.1, norm_bias_lr_factor=10, weight_decay=0))
@@ -65,3 +65,72 @@ def test_clipping():
     assert layer.weight.grad.item() == 8
     clip_gradients(layer, 2.0)
     assert layer.weight.grad.item() == pytest.approx(2, rel=1e-4)
+
+
+def test_muon_takes_the_matrices_between_first_layer_and_classifier():
+    model = build_model("vit_small_cifar", num_classes=10, resolution=32)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    config = OptimConfig(name="muon", lr=1e-3, muon=MuonConfig(lr=0.05, weight_decay=0.2))
+    matrices = [group for group in parameter_groups(model, config) if group["kind"] == "matrix"]
+    assert [(group["base_lr"], group["weight_decay"]) for group in matrices] == [(0.05, 0.2)]
+    taken = {names[id(parameter)] for parameter in matrices[0]["params"]}
+    layers = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    assert taken == {f"blocks.{block}.{layer}.weight" for block in range(6) for layer in layers}
+
+
+def test_muon_takes_filters_but_no_depthwise_ones():
+    config = OptimConfig(name="muon")
+    for arch, rest in {
+        "resnet_fast_cifar": {"head.weight"},
+        "resnet18": {"conv1.weight", "fc.weight"},
+        "timm/convnext_atto": {"stem.0.weight", "head.fc.weight", "conv_dw"},
+    }.items():
+        model = build_model(arch, num_classes=10, resolution=32)
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        groups = parameter_groups(model, config)
+        left = {names[id(p)] for group in groups if group["kind"] == "weight" for p in group["params"]}
+        assert {"conv_dw" if "conv_dw" in name else name for name in left} == rest
+
+
+@pytest.mark.parametrize("rest", ["adamw", "sgd"])
+def test_muon_and_the_rest_step_together(rest):
+    model = build_model("resnet_fast_cifar", num_classes=3, resolution=32).to(memory_format=torch.channels_last)
+    optimizer = build_optimizer(model, OptimConfig(name="muon", lr=0.1, muon=MuonConfig(rest=rest)))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model(torch.randn(4, 3, 32, 32)).square().sum().backward()
+    before = [parameter.detach().clone() for parameter in trained]
+    set_lr(optimizer, 0.0)
+    optimizer.step()
+    assert all(torch.equal(old, new) for old, new in zip(before, trained, strict=True))
+    set_lr(optimizer, 0.5)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.01, 0.05, 0.05])
+    optimizer.step()
+    assert not any(torch.equal(old, new) for old, new in zip(before, trained, strict=True))
+
+
+def test_muon_wants_a_matrix():
+    model = build_model("resnet_fast_cifar", num_classes=3, resolution=32)
+    model.blocks.requires_grad_(False)
+    with pytest.raises(ValueError, match="the model has no matrix between first layer and classifier"):
+        build_optimizer(model, OptimConfig(name="muon"))
+
+
+def test_layer_decay_follows_the_depth():
+    model = build_model("vit_small_cifar", num_classes=10, resolution=32)
+    config = OptimConfig(lr=1.0, layer_decay=0.5, weight_decay=0.1)
+    rates = {id(p): group["base_lr"] for group in parameter_groups(model, config) for p in group["params"]}
+    depth = {
+        "head.weight": 0,
+        "norm.bias": 1,
+        "blocks.5.mlp.fc1.bias": 1,
+        "blocks.0.attn.qkv.weight": 6,
+        "pos_embed": 7,
+    }
+    for name, distance in depth.items():
+        assert rates[id(model.get_parameter(name))] == pytest.approx(0.5**distance), name
+    assert len(rates) == len(list(model.parameters()))
+
+
+def test_layer_decay_wants_layers():
+    with pytest.raises(ValueError, match="optim.layer_decay is 0.5, but the layers of this model are not known"):
+        build_optimizer(nn.Linear(1, 1), OptimConfig(layer_decay=0.5))

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from fastvit_train.config import ScheduleConfig
-from fastvit_train.schedule import lr_factor, total_steps
+from fastvit_train.config import Config, DataConfig, ModelConfig, ScheduleConfig
+from fastvit_train.schedule import Phase, lr_factor, phase_of, total_steps
 
 
 def factors(num_steps: int, **options) -> list[float]:
@@ -39,3 +39,17 @@ def test_warmup_longer_than_the_run_only_rises():
 @pytest.mark.parametrize(("epochs", "expected"), [(1, 25), (5.5, 138), (0.1, 3), (4.04, 101)])
 def test_total_steps(epochs: float, expected: int):
     assert total_steps(epochs, 25) == expected
+
+
+def test_without_phases_every_epoch_is_alike():
+    config = Config(data=DataConfig(resolution=96), model=ModelConfig(patch_drop=0.1))
+    assert {phase_of(config, epoch) for epoch in range(200)} == {Phase(96, 0.1)}
+
+
+def test_a_phase_takes_the_epochs_that_start_before_its_end():
+    config = Config(epochs=9, phases=((1 / 3, 16, 0.5), (0.7, 24, 0.0)), data=DataConfig(resolution=32))
+    assert [phase_of(config, epoch).resolution for epoch in range(10)] == [16] * 3 + [24] * 4 + [32] * 3
+    assert phase_of(config, 0) == Phase(16, 0.5)
+    assert phase_of(config, 3) == Phase(24, 0.0)
+    short = Config(epochs=0.5, phases=((0.5, 16, 0.0),))
+    assert phase_of(short, 0).resolution == 16

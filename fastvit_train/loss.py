@@ -1,0 +1,27 @@
+"""The loss of a batch."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def classification_loss(
+    logits: Tensor, targets: Tensor, *, kind: Literal["cross_entropy", "bce"], label_smoothing: float
+) -> Tensor:
+    """The mean loss of a batch, a scalar.
+
+    Args:
+        logits: Floats [b, num_classes].
+        targets: Labels int64 [b], or shares of the classes, floats [b, num_classes].
+        kind: `cross_entropy`, or `bce`: binary cross entropy of every class on its own, averaged over the classes too
+            (source: "ResNet strikes back", arXiv 2110.00476).
+        label_smoothing: Share of the targets that is spread over all classes.
+    """
+    if kind == "cross_entropy":
+        return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+    num_classes = logits.shape[1]
+    shares = targets if targets.is_floating_point() else F.one_hot(targets, num_classes).to(logits.dtype)
+    smoothed = torch.full_like(shares, 1 / num_classes).lerp(shares, 1 - label_smoothing)
+    return F.binary_cross_entropy_with_logits(logits, smoothed)

@@ -1,0 +1,72 @@
+"""How a ViT starts: position embeddings and weights other than timm's own."""
+
+import torch
+from timm.layers import build_sincos2d_pos_embed
+from timm.models import VisionTransformer
+from torch import Tensor, nn
+
+from fastvit_train.config import ModelConfig
+
+
+@torch.no_grad()
+def start_vit(model: nn.Module, config: ModelConfig) -> None:
+    """Give a new ViT the positions and the weights that `config` asks for; any other model if it asks for nothing.
+
+    Raises:
+        ValueError: It asks for something, and the model is not one of timm's VisionTransformers.
+    """
+    wanted = {
+        "model.positions sincos2d": (config.positions == "sincos2d", _fix_positions),
+        "model.mimetic_init": (config.mimetic_init, _mimic_trained_attention),
+        "model.zero_residual": (config.zero_residual, _zero_residuals),
+    }
+    for name, (is_wanted, change) in wanted.items():
+        if is_wanted:
+            if not isinstance(model, VisionTransformer):
+                raise ValueError(f"{name} is for ViTs, but the model is a {type(model).__name__}; leave it out")
+            change(model)
+
+
+def _fix_positions(model: VisionTransformer) -> None:
+    """Sines and cosines of row and column, which are not trained; zeros for class and register tokens.
+
+    Source: "Better plain ViT baselines for ImageNet-1k", arXiv 2205.01580.
+    """
+    grid = build_sincos2d_pos_embed(model.patch_embed.grid_size, dim=model.embed_dim, interleave_sin_cos=False)
+    model.pos_embed.zero_()
+    model.pos_embed[0, model.pos_embed.shape[1] - len(grid) :] = grid
+    model.pos_embed.requires_grad_(False)
+
+
+def _mimic_trained_attention(model: VisionTransformer) -> None:
+    """Queries meet keys of their own kind, and values come out negated, as in trained ViTs.
+
+    Per head, `W_q^T W_k` is the closest matrix of the head's rank to `0.7 I + 0.7 Z`, and `W_proj W_v` is
+    `0.4 Z - 0.4 I`, where Z has normal entries of variance 1 / dim. Source: "Mimetic Initialization of Self-Attention
+    Layers", arXiv 2305.09828.
+    """
+    for block in model.blocks:
+        attention, dim = block.attn, model.embed_dim
+        queries, keys, values = attention.qkv.weight.chunk(3)
+        for head in range(attention.num_heads):
+            rows = slice(head * attention.head_dim, (head + 1) * attention.head_dim)
+            left, right = _factors(0.7, 0.7, dim)
+            queries[rows], keys[rows] = left.T[: attention.head_dim], right[: attention.head_dim]
+        left, right = _factors(0.4, -0.4, dim)
+        attention.proj.weight.copy_(left)
+        values.copy_(right)
+
+
+def _factors(noise: float, diagonal: float, dim: int) -> tuple[Tensor, Tensor]:
+    """Two [dim, dim] matrices whose product is `noise * Z + diagonal * I`, the strongest directions first."""
+    product = noise * torch.randn(dim, dim) / dim**0.5 + diagonal * torch.eye(dim)
+    left, strengths, right = torch.linalg.svd(product)
+    return left * strengths.sqrt(), strengths.sqrt()[:, None] * right
+
+
+def _zero_residuals(model: VisionTransformer) -> None:
+    """The last layer of each residual branch gives nothing yet; the first step changes that."""
+    for block in model.blocks:
+        for layer in (block.attn.proj, block.mlp.fc2):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)

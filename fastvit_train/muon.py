@@ -1,0 +1,56 @@
+"""Muon for every matrix of a network, those of convolutions included."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Muon
+
+from fastvit_train.config import MuonConfig
+
+
+class FlatMuon(Muon):
+    """torch's Muon, which takes 2-D parameters alone, also for the filters of convolutions.
+
+    Filters [out, in, h, w] are trained as the matrix [out, in * h * w] that shares their memory; the order of its
+    columns, which follows the memory, changes nothing about an orthogonal update. Source: airbench94_muon of
+    KellerJordan/cifar10-airbench, for flattening and for `normalize`.
+
+    Args:
+        groups: Parameter groups of 2-D and 4-D weights, contiguous or channels_last, with what torch's Muon wants of
+            a group. The weights must stay where they are.
+        config: What all groups share.
+    """
+
+    def __init__(self, groups: Sequence[dict[str, Any]], config: MuonConfig) -> None:
+        self._normalize = config.normalize
+        self._flattened: list[tuple[nn.Parameter, nn.Parameter]] = []
+        super().__init__(
+            [{**group, "params": [self._flatten(weight) for weight in group["params"]]} for group in groups],
+            momentum=config.momentum,
+            ns_steps=config.num_iterations,
+        )
+
+    def _flatten(self, weight: nn.Parameter) -> nn.Parameter:
+        if weight.ndim == 2:
+            return weight
+        matrix = nn.Parameter(_as_matrix(weight.detach(), like=weight))
+        self._flattened.append((weight, matrix))
+        return matrix
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]  # no closure
+        """Update every weight that has a gradient."""
+        for weight, matrix in self._flattened:
+            matrix.grad = None if weight.grad is None else _as_matrix(weight.grad, like=weight)
+        if self._normalize:
+            for group in self.param_groups:
+                for matrix in group["params"]:
+                    matrix.mul_(len(matrix) ** 0.5 / matrix.norm())
+        super().step()  # type: ignore[no-untyped-call]
+
+
+def _as_matrix(filters: Tensor, *, like: Tensor) -> Tensor:
+    """[out, in, h, w] as [out, in * h * w], its columns in the order of the memory of `like`."""
+    return (filters if like.is_contiguous() else filters.permute(0, 2, 3, 1)).flatten(1)

@@ -1,0 +1,1 @@
+"""The recipes behind the presets, by dataset."""

@@ -1,0 +1,109 @@
+"""Starting from other weights."""
+
+import os
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from fastvit_train.config import ModelConfig
+from fastvit_train.initial_weights import load_initial_weights, read_weights
+from fastvit_train.models import build_model
+
+TINY = "timm/test_vit"
+
+
+def build(num_classes: int = 4, resolution: int = 64, **options) -> nn.Module:
+    return build_model(TINY, num_classes=num_classes, resolution=resolution, config=ModelConfig(**options))
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_the_same_model_takes_all_weights(tmp_path, suffix):
+    source, target = build(), build()
+    path = tmp_path / f"weights{suffix}"
+    (torch.save if suffix == ".pth" else save_file)(source.state_dict(), path)
+    assert load_initial_weights(target, path) == f"weights of {path}"
+    for name, weight in source.state_dict().items():
+        assert torch.equal(weight, target.state_dict()[name]), name
+
+
+def test_other_classes_get_a_new_head_and_another_resolution_other_positions(tmp_path):
+    source, target = build(4, 64), build(7, 96)
+    head = target.head.weight.detach().clone()
+    with torch.no_grad():
+        source.pos_embed[:, 1:] = 0.25  # the same everywhere, so that interpolation has to keep it
+    torch.save(source.state_dict(), tmp_path / "weights.pth")
+    assert "a new head.weight and head.bias" in load_initial_weights(target, tmp_path / "weights.pth")
+    assert torch.equal(target.head.weight, head)
+    assert torch.equal(target.blocks[0].attn.qkv.weight, source.blocks[0].attn.qkv.weight)
+    assert torch.equal(target.pos_embed[:, 0], source.pos_embed[:, 0])
+    assert target.pos_embed.shape[1] == 1 + 36
+    torch.testing.assert_close(target.pos_embed[:, 1:], torch.full_like(target.pos_embed[:, 1:], 0.25))
+
+
+def test_positions_keep_their_order(tmp_path):
+    source, target = build(resolution=64, pooling="avg"), build(resolution=128, pooling="avg")
+    with torch.no_grad():
+        source.pos_embed.view(4, 4, -1)[:] = torch.arange(4.0)[:, None, None]
+    torch.save(source.state_dict(), tmp_path / "weights.pth")
+    load_initial_weights(target, tmp_path / "weights.pth")
+    rows = target.pos_embed.detach().view(8, 8, -1)
+    assert (rows.diff(dim=0) > 0).all()
+    assert rows.diff(dim=1).abs().max() < 1e-5
+
+
+def test_averaged_weights_come_first(tmp_path):
+    ema, model = ({"w": torch.full((2,), value)} for value in (1.0, 2.0))
+    for name, state in {"a": {"ema": ema, "model": model}, "b": {"ema": None, "model": ema}, "c": ema}.items():
+        torch.save(state, tmp_path / name)
+        assert read_weights(tmp_path / name)["w"].tolist() == [1, 1], name
+
+
+@pytest.mark.parametrize(
+    ("arch", "options", "message"),
+    [
+        ("timm/test_resnet", {}, r"does not fit the model: .* is missing there; .* and \d+ more; check --arch"),
+        (TINY, {"qk_norm": True}, "blocks.0.attn.q_norm.weight is missing there"),
+        (
+            TINY,
+            {"pooling": "avg"},
+            r"pos_embed is \[1, 17, 64\] there and \[1, 16, 64\] here; fc_norm.weight is missing",
+        ),
+    ],
+)
+def test_weights_of_another_model_are_refused(tmp_path, arch, options, message):
+    torch.save(build().state_dict(), tmp_path / "weights.pth")
+    target = build_model(arch, num_classes=4, resolution=64, config=ModelConfig(**options))
+    before = {name: weight.clone() for name, weight in target.state_dict().items()}
+    with pytest.raises(ValueError, match=message) as error_info:
+        load_initial_weights(target, tmp_path / "weights.pth")
+    assert len(str(error_info.value)) < 600
+    assert all(torch.equal(weight, before[name]) for name, weight in target.state_dict().items())
+
+
+def test_another_width_is_refused(tmp_path):
+    state = {name: weight[..., :-1] if weight.ndim else weight for name, weight in build().state_dict().items()}
+    torch.save(state, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=r"cls_token is \[1, 1, \d+\] there and \[1, 1, \d+\] here"):
+        load_initial_weights(build(), tmp_path / "weights.pth")
+
+
+class _Harmful:
+    def __reduce__(self):
+        return os.mkdir, ("harm",)
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights", None, {"w": 3}, {}, [torch.zeros(2)], {"w": _Harmful()}])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_what_holds_no_weights_is_one_message(tmp_path, monkeypatch, content, suffix):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / f"weights{suffix}"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    with pytest.raises(ValueError, match=r"weights\.\w+ (cannot be read|holds no weights)") as error_info:
+        read_weights(path)
+    assert len(str(error_info.value).splitlines()) == 1
+    assert not (tmp_path / "harm").exists()

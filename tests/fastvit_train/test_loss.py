@@ -1,0 +1,39 @@
+"""The loss."""
+
+import pytest
+import torch
+from timm.loss import BinaryCrossEntropy
+from torch.nn import functional as F
+
+from fastvit_train.loss import classification_loss
+
+
+@pytest.fixture
+def logits() -> torch.Tensor:
+    return torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+
+
+LABELS = torch.tensor([0, 1, 2, 3, 4, 0])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_binary_cross_entropy_is_timms(logits, smoothing):
+    ours = classification_loss(logits, LABELS, kind="bce", label_smoothing=smoothing)
+    torch.testing.assert_close(ours, BinaryCrossEntropy(smoothing=smoothing)(logits, LABELS))
+
+
+@pytest.mark.parametrize("kind", ["cross_entropy", "bce"])
+def test_shares_of_one_class_are_its_label(logits, kind):
+    shares = F.one_hot(LABELS, 5).float()
+    ours = classification_loss(logits, shares, kind=kind, label_smoothing=0.2)
+    torch.testing.assert_close(ours, classification_loss(logits, LABELS, kind=kind, label_smoothing=0.2))
+
+
+def test_mixed_shares_mix_the_losses(logits):
+    first, second = F.one_hot(LABELS, 5).float(), F.one_hot(LABELS.flip(0), 5).float()
+    for kind in ("cross_entropy", "bce"):
+        mixed, *apart = (
+            classification_loss(logits, shares, kind=kind, label_smoothing=0.0)
+            for shares in (0.3 * first + 0.7 * second, first, second)
+        )
+        torch.testing.assert_close(mixed, 0.3 * apart[0] + 0.7 * apart[1])

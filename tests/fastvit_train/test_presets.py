@@ -1,0 +1,116 @@
+"""Every preset trains, and its durations come out as its source has them."""
+
+from dataclasses import replace
+
+import pytest
+
+from fastvit_train.config import Config
+from fastvit_train.models import MODELS
+from fastvit_train.presets import ARCH_PRESETS, PRESETS, build_preset
+from fastvit_train.schedule import lr_factor, phase_of, total_steps
+from fastvit_train.train import train
+
+NUM_IMAGES = {"cifar10": 50_000, "finetune": 50_000, "imagenet": 1_281_167}
+# timm's models for tests, in place of those that take long; both keep the options of the originals.
+TINY = {"vit_b16": "timm/test_vit", "vit_s16": "timm/test_vit", "resnet50": "timm/test_resnet"}
+
+
+def steps_per_epoch(name: str, config: Config) -> int:
+    return NUM_IMAGES[name.split("-")[0]] // config.batch_size
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_it_trains_a_few_steps(name, make_set, tmp_path):
+    config = build_preset(name)
+    if config.init_from is not None:
+        start = train(small(build_preset("imagenet-vit-b16-130"), make_set, tmp_path / "start", num_classes=5))
+        assert start["steps"] == 3
+        config = replace(config, init_from=tmp_path / "start" / "checkpoint.pt")
+    result = train(small(config, make_set, tmp_path / "run"))
+    assert result["steps"] == 3
+    assert (result["top1_averaged"] is None) == (config.eval_averaging == "none")
+    assert result["weights"] == ("ema" if config.ema_half_life_epochs else "model")
+
+
+def small(config: Config, make_set, out, num_classes: int = 3) -> Config:
+    """The recipe over 16 images in batches of 8, with a small model where its own is large."""
+    out.mkdir()
+    train_set = make_set(f"{out.name}/train.beton", 16, num_classes=num_classes)
+    val_set = make_set(f"{out.name}/val.beton", 8, num_classes=num_classes)
+    return replace(
+        config,
+        arch=TINY.get(config.arch, config.arch),
+        batch_size=8,
+        accumulate=min(2, config.accumulate),
+        max_steps=3,
+        out=out,
+        device="cpu",
+        precision="fp32",
+        data=replace(config.data, train=train_set.path, val=val_set.path, num_workers=1),
+    )
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_the_rate_peaks_after_the_warm_up_and_ends_at_nothing(name):
+    config = build_preset(name)
+    per_epoch = steps_per_epoch(name, config)
+    num_steps = total_steps(config.epochs, per_epoch)
+    peak = round(config.schedule.warmup_epochs * per_epoch)
+    assert peak <= num_steps / 4
+    first, best, last = (
+        lr_factor(config.schedule, step=step, num_steps=num_steps, steps_per_epoch=per_epoch)
+        for step in (0, peak, num_steps - 1)
+    )
+    assert first <= best == 1
+    assert 0 <= last < 0.02
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_durations_follow_the_epochs(name):
+    for epochs in (1, 10):
+        config = build_preset(name, epochs=epochs)
+        assert config.epochs == epochs
+        assert config.schedule.warmup_epochs <= epochs / 3
+        assert config.ema_half_life_epochs <= epochs / 10
+        assert phase_of(config, 10**6) == (config.data.resolution, config.model.patch_drop)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_steps", "warmup_steps"),
+    [
+        ("cifar10-resnet-fast", 200, 0),  # airbench94: 8 epochs of 25 steps
+        ("finetune-cifar10", 9_991, 500),  # ViT, table 4 and appendix B.1.1: 10,000 and 500
+        ("imagenet-vit-s16-90", 112_590, 10_008),  # big_vision: warmup_steps=10_000
+        ("imagenet-resnet50-ffcv", 110_088, 2_502),  # ffcv-imagenet: epochs 88, peak at epoch 2
+        ("cifar10-quick", 600, 138),
+    ],
+)
+def test_steps_are_those_of_the_source(name, num_steps, warmup_steps):
+    config = build_preset(name)
+    per_epoch = steps_per_epoch(name, config)
+    assert total_steps(config.epochs, per_epoch) == num_steps
+    assert round(config.schedule.warmup_epochs * per_epoch) == warmup_steps
+
+
+def test_phases_of_the_recipes():
+    resolutions = [phase_of(build_preset("imagenet-vit-b16-130"), epoch).resolution for epoch in range(130)]
+    assert resolutions == [192] * 110 + [224] * 20  # DeiT III ends with 20 epochs at 224
+    resolutions = [phase_of(build_preset("imagenet-resnet50-ffcv"), epoch).resolution for epoch in range(88)]
+    assert resolutions == [160] * 71 + [192] * 17  # ffcv-imagenet ramps from epoch 65 to 76, rounding to 32
+    fast = [phase_of(build_preset("cifar10-vit-small-fast"), epoch) for epoch in range(12)]
+    assert fast == [(24, 0.5)] * 8 + [(32, 0.0)] * 4
+
+
+def test_models_have_presets_of_their_own_kind():
+    for arch, name in ARCH_PRESETS.items():
+        assert arch in MODELS
+        assert build_preset(name).arch == arch
+
+
+def test_muons_other_rates_are_airbenchs():
+    optim = build_preset("cifar10-resnet-fast").optim
+    assert optim.lr / 2000 == pytest.approx(0.67 * (9 / 256) ** 2)  # logits are divided by 9 here and by 256 there
+    assert optim.lr * optim.norm_bias_lr_factor / 2000 == pytest.approx(0.053)
+    assert optim.lr * optim.weight_decay == pytest.approx(2e-6 * 2000)

@@ -1,0 +1,60 @@
+"""Positions and weights that a ViT starts with."""
+
+import pytest
+import torch
+
+from fastvit_train.config import ModelConfig
+from fastvit_train.models import build_model
+
+
+def build(arch: str = "vit_small_cifar", **options) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return build_model(arch, num_classes=10, resolution=32, config=ModelConfig(**options))
+
+
+@pytest.mark.parametrize(("pooling", "num_prefix"), [("token", 1), ("avg", 0)])
+def test_fixed_positions_are_sines_of_row_and_column(pooling, num_prefix):
+    model = build(positions="sincos2d", pooling=pooling)
+    positions = model.pos_embed[0]
+    assert not model.pos_embed.requires_grad
+    assert positions.shape == (num_prefix + 64, 384)
+    assert not positions[:num_prefix].any()
+    grid = positions[num_prefix:].view(8, 8, 384)
+    torch.testing.assert_close(grid.square().sum(-1), torch.full((8, 8), 192.0))  # sin^2 + cos^2 per frequency
+    shares = [(grid.diff(dim=axis).abs() > 1e-6).any(dim=(0, 1)).float().mean().item() for axis in (0, 1)]
+    assert shares == pytest.approx([0.5, 0.5], abs=0.05), "half of the numbers tell the row, the others the column"
+
+
+def test_mimetic_attention_has_its_products():
+    model = build(mimetic_init=True)
+    for block in model.blocks:
+        queries, keys, values = block.attn.qkv.weight.detach().chunk(3)
+        product = block.attn.proj.weight.detach() @ values
+        assert product.diagonal().mean().item() == pytest.approx(-0.4, abs=0.02)
+        assert (product - torch.diag(product.diagonal())).std().item() == pytest.approx(0.4 / 384**0.5, rel=0.05)
+        for query, key in zip(queries.split(64), keys.split(64), strict=True):
+            similarity = query.T @ key
+            assert torch.linalg.matrix_rank(similarity, rtol=1e-4) == 64
+            assert similarity.diagonal().mean() > 5 * similarity.fill_diagonal_(0).mean().abs()
+    first, second = (block.attn.qkv.weight for block in model.blocks[:2])
+    assert not torch.equal(first, second)
+
+
+def test_zero_residuals_make_the_identity():
+    model = build(zero_residual=True)
+    inputs = torch.randn(2, 65, 384)
+    for block in model.blocks:
+        assert torch.equal(block(inputs), inputs)
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"positions": "sincos2d"}, "model.positions sincos2d"),
+        ({"mimetic_init": True}, "model.mimetic_init"),
+        ({"zero_residual": True}, "model.zero_residual"),
+    ],
+)
+def test_other_models_refuse_it(options, name):
+    with pytest.raises(ValueError, match=f"{name} is for ViTs, but the model is a ResNetFast; leave it out"):
+        build("resnet_fast_cifar", **options)
