@@ -1,6 +1,8 @@
 """Augmentation on the device: batched, with parameters of its own for each sample.
 
 Drawing the parameters and applying them are apart, so that the second is a pure function, easy to compile and test.
+In the order of their application: flip and shift, the operations of a policy, colour jitter, normalisation, erasing,
+mixing.
 """
 
 from functools import cache
@@ -9,7 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastvit_train.augment_ops import channels, pack
+from fastvit_train.augment_policies import Jitter, Layer, apply_jitter, apply_layers, draw_jitter, draw_layers
 from fastvit_train.config import AugmentConfig
+from fastvit_train.mixing import Mixing, draw_erased, draw_mixing, erase, mix
 
 
 class Augmentation(NamedTuple):
@@ -19,9 +24,19 @@ class Augmentation(NamedTuple):
     """bool [b]: mirror left to right."""
     shift: Tensor
     """int64 [b, 2]: pixels down and to the right."""
+    layers: tuple[Layer, ...] = ()
+    """The operations of the policy, one of each layer."""
+    jitter: Jitter | None = None
+    """Brightness, contrast and saturation."""
+    erased: Tensor | None = None
+    """int64 [b, 4]: the box that is erased."""
+    mixing: Mixing | None = None
+    """What comes from another sample."""
 
 
-def draw(config: AugmentConfig, *, index: Tensor, epoch: int, generator: torch.Generator) -> Augmentation:
+def draw(
+    config: AugmentConfig, *, index: Tensor, resolution: int, epoch: int, generator: torch.Generator
+) -> Augmentation:
     """Draw the parameters for the samples `index` (int64 [b]) on the device of `index` and `generator`.
 
     An alternating flip mirrors one half of the dataset in even epochs and the other half in odd ones, so that two
@@ -37,7 +52,16 @@ def draw(config: AugmentConfig, *, index: Tensor, epoch: int, generator: torch.G
     else:
         flip = torch.zeros(num_samples, device=device, dtype=torch.bool)
     shift = torch.randint(-config.shift, config.shift + 1, (num_samples, 2), generator=generator, device=device)
-    return Augmentation(flip, shift)
+    size = {"num_images": num_samples, "height": resolution, "width": resolution}
+    strength, probability = config.color_jitter, config.erasing_probability
+    return Augmentation(
+        flip,
+        shift,
+        draw_layers(config, **size, generator=generator),
+        draw_jitter(strength, num_images=num_samples, generator=generator) if strength else None,
+        draw_erased(probability, **size, generator=generator) if probability else None,
+        draw_mixing(config, **size, generator=generator),
+    )
 
 
 def flip_and_shift(images: Tensor, augmentation: Augmentation) -> Tensor:
@@ -75,6 +99,13 @@ def normalize(images: Tensor, config: AugmentConfig, dtype: torch.dtype) -> Tens
     return normalized.view(num_images, height, width, num_channels).permute(0, 3, 1, 2)
 
 
+def _normalize_pixels(pixels: Tensor, config: AugmentConfig, dtype: torch.dtype) -> Tensor:
+    """The same for int32 [b, h, w] as `augment_ops` packs them."""
+    scales = zip(channels(pixels), config.mean, config.std, strict=True)
+    planes = [channel.float() * (1 / (255 * std)) + -mean / std for channel, mean, std in scales]
+    return torch.stack(planes, dim=-1).to(dtype).permute(0, 3, 1, 2)
+
+
 @cache
 def _row_scale_and_offset(config: AugmentConfig, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """What a row of pixels is multiplied by and what is added: float32 [width * 3] each."""
@@ -83,10 +114,20 @@ def _row_scale_and_offset(config: AugmentConfig, width: int, device: torch.devic
     return scale.to(device), offset.to(device)
 
 
-def augment(
-    images: Tensor, config: AugmentConfig, *, index: Tensor, epoch: int, generator: torch.Generator, dtype: torch.dtype
-) -> Tensor:
-    """A training batch as the model wants it: uint8 [b, 3, h, w] to normalised `dtype` [b, 3, h, w], channels_last."""
-    if config.flip != "none" or config.shift:
-        images = flip_and_shift(images, draw(config, index=index, epoch=epoch, generator=generator))
-    return normalize(images, config, dtype)
+def apply(images: Tensor, augmentation: Augmentation, config: AugmentConfig, dtype: torch.dtype) -> Tensor:
+    """Augment uint8 [b, 3, h, w] and normalise it to `dtype`, both channels_last; `augmentation` is `config`'s draw."""
+    if config.policy == "none" and augmentation.jitter is None:
+        if config.flip != "none" or config.shift:
+            images = flip_and_shift(images, augmentation)
+        normalized = normalize(images, config, dtype)
+    else:
+        pixels = pack(images)
+        if config.flip != "none" or config.shift:
+            pixels = flip_and_shift(pixels[:, None], augmentation)[:, 0]
+        pixels = apply_layers(pixels, augmentation.layers, config.policy)
+        if augmentation.jitter is not None:
+            pixels = apply_jitter(pixels, augmentation.jitter)
+        normalized = _normalize_pixels(pixels, config, dtype)
+    if augmentation.erased is not None:
+        normalized = erase(normalized, augmentation.erased)
+    return normalized if augmentation.mixing is None else mix(normalized, augmentation.mixing)

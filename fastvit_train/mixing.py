@@ -1,0 +1,106 @@
+"""Random erasing, mixup and cutmix: what happens to normalised images and their labels, drawn for each image."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastvit_train.config import AugmentConfig
+
+_ERASED_AREA = (0.02, 0.33)
+_ERASED_ASPECT = (0.3, 3.3)
+_NUM_TRIES = 10
+
+
+def inside(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Which pixels lie in the boxes int64 [b, 4] (top, bottom, left, right; ends excluded): bool [b, 1, h, w]."""
+    top, bottom, left, right = boxes[:, :, None, None].unbind(1)
+    row = torch.arange(height, device=boxes.device)[:, None]
+    column = torch.arange(width, device=boxes.device)
+    return ((row >= top) & (row < bottom) & (column >= left) & (column < right))[:, None]
+
+
+def draw_erased(probability: float, *, num_images: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    """Draw the box that is erased of each image: int64 [b, 4] as `inside` takes it, empty where nothing is.
+
+    As in torchvision's `v2.RandomErasing`, areas and aspects are drawn until a box fits, ten times at most; source:
+    arXiv 1708.04896.
+    """
+    device = generator.device
+    area_draw, aspect_draw = torch.rand((2, num_images, _NUM_TRIES), generator=generator, device=device)
+    chance, down, across = torch.rand((3, num_images), generator=generator, device=device)
+    area = height * width * torch.lerp(*_ends(_ERASED_AREA, device), area_draw)
+    aspect = torch.lerp(*_ends(tuple(math.log(end) for end in _ERASED_ASPECT), device), aspect_draw).exp()
+    tall, wide = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
+    fits = (tall < height) & (wide < width)
+    first = fits.int().argmax(dim=1, keepdim=True)  # the first try where none fits
+    erased = (chance < probability) & fits.any(dim=1)
+    tall = torch.where(erased, tall.gather(1, first)[:, 0], 0)
+    wide = torch.where(erased, wide.gather(1, first)[:, 0], 0)
+    top, left = (down * (height - tall + 1)).floor(), (across * (width - wide + 1)).floor()
+    return torch.stack([top, top + tall, left, left + wide], dim=1).long()
+
+
+def _ends(ends: tuple[float, ...], device: torch.device) -> list[Tensor]:
+    return [torch.full((), end, device=device) for end in ends]
+
+
+def erase(images: Tensor, boxes: Tensor) -> Tensor:
+    """Set the boxes int64 [b, 4] of normalised images [b, 3, h, w] to the mean colour."""
+    return images.masked_fill(inside(boxes, *images.shape[2:]), 0)
+
+
+class Mixing(NamedTuple):
+    """How much of each image is its own; the rest is of the one before it in the batch."""
+
+    opacity: Tensor
+    """float32 [b]: weight of its own pixels outside the box."""
+    box: Tensor
+    """int64 [b, 4], as `inside` takes it: where all pixels are the other's."""
+    share: Tensor
+    """float32 [b]: weight of its own label."""
+
+
+def draw_mixing(
+    config: AugmentConfig, *, num_images: int, height: int, width: int, generator: torch.Generator
+) -> Mixing | None:
+    """Draw mixup or cutmix for each image on the device of `generator`; None when the config asks for neither.
+
+    Source: arXiv 1710.09412 and 1905.04899, with the boxes of torchvision's `v2.CutMix`.
+    """
+    if not config.mixup_alpha and not config.cutmix_alpha:
+        return None
+    device = generator.device
+    alphas = torch.tensor([config.mixup_alpha or 1.0, config.cutmix_alpha or 1.0], device=device)
+    # A pair of numbers from a Dirichlet distribution with two equal parameters: each follows Beta(alpha, alpha).
+    drawn = torch._sample_dirichlet(alphas[:, None, None].expand(2, num_images, 2), generator=generator)[..., 0]
+    chance, down, across = torch.rand((3, num_images), generator=generator, device=device)
+    probability = config.switch_probability if config.mixup_alpha and config.cutmix_alpha else config.cutmix_alpha > 0
+    cut = chance < probability
+    half = 0.5 * (1 - drawn[1]).sqrt()
+    top, bottom = _clipped((down * height).floor(), (half * height).floor(), height)
+    left, right = _clipped((across * width).floor(), (half * width).floor(), width)
+    box = torch.where(cut[:, None], torch.stack([top, bottom, left, right], dim=1), 0).long()
+    rest = 1 - (bottom - top) * (right - left) / (height * width)
+    return Mixing(torch.where(cut, 1, drawn[0]), box, torch.where(cut, rest, drawn[0]))
+
+
+def _clipped(center: Tensor, half: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    return (center - half).clamp(min=0), (center + half).clamp(max=side)
+
+
+def mix(images: Tensor, mixing: Mixing) -> Tensor:
+    """Mix normalised images [b, 3, h, w], each with the one before it, the first with the last."""
+    opacity = torch.where(inside(mixing.box, *images.shape[2:]), 0, mixing.opacity[:, None, None, None])
+    other = images.roll(1, 0)
+    return (other + opacity * (images - other)).to(images.dtype)
+
+
+def mix_labels(labels: Tensor, mixing: Mixing, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Mix int64 [b] alike: probabilities float32 [b, classes], and the label int64 [b] that has the larger share."""
+    hot = F.one_hot(labels, num_classes).float()
+    share = mixing.share[:, None]
+    largest = torch.where(mixing.share >= 0.5, labels, labels.roll(1, 0))
+    return share * hot + (1 - share) * hot.roll(1, 0), largest
