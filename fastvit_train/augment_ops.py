@@ -146,21 +146,25 @@ def _stretch(channel: Tensor) -> Tensor:
 
 
 def equalize(images: Tensor, _: Tensor) -> Tensor:
-    """Make the values of each channel equally frequent, as Pillow does."""
-    return _pack([_equalize(channel.flatten(1).long()).view(images.shape) for channel in channels(images)])
+    """Make the values of each channel equally frequent, as Pillow does; one that has hardly any stays as it is."""
+    planes = [channel.flatten(1).long() for channel in channels(images)]
+    tables = _equalizing(torch.stack([_histogram(plane) for plane in planes]))
+    return _pack([tables[number].gather(1, plane).view(images.shape) for number, plane in enumerate(planes)])
 
 
-def _equalize(channel: Tensor) -> Tensor:
-    """Equalize int64 [n, pixels], 0 to 255, to int32."""
-    num_images, num_pixels = channel.shape
-    counts = torch.zeros(num_images, 256, dtype=torch.int32, device=channel.device)
-    counts = counts.scatter_add(1, channel, torch.ones_like(channel, dtype=torch.int32))
-    below = counts.cumsum(1, dtype=torch.int32) - counts
-    of_highest = num_pixels - torch.where(counts > 0, below, 0).amax(1, keepdim=True)
-    step = (num_pixels - of_highest) // 255
-    table = ((below + step // 2) // step.clamp(min=1)).clamp(max=255)
-    table = torch.where(step > 0, table, torch.arange(256, dtype=torch.int32, device=channel.device))
-    return table.gather(1, channel)
+def _histogram(plane: Tensor) -> Tensor:
+    """How often each value occurs: int32 [n, 256] for int64 [n, pixels]."""
+    one = torch.ones((), dtype=torch.int32, device=plane.device)
+    counts = torch.zeros((len(plane), 256), dtype=torch.int32, device=plane.device)
+    return counts.scatter_add(1, plane, one.expand_as(plane))
+
+
+def _equalizing(counts: Tensor) -> Tensor:
+    """What becomes of each value: int32 [..., 256], as the histograms."""
+    below = counts.cumsum(-1, dtype=torch.int32) - counts
+    step = torch.where(counts > 0, below, 0).amax(-1, keepdim=True) // 255  # Pillow leaves the highest value out
+    same = torch.arange(256, dtype=torch.int32, device=counts.device)
+    return torch.where(step > 0, ((below + step // 2) // step.clamp(min=1)).clamp(max=255), same)
 
 
 def sharpness(images: Tensor, magnitude: Tensor) -> Tensor:
@@ -193,5 +197,7 @@ def _smooth(channel: Tensor, weights: Tensor, dim: int) -> Tensor:
     """Average float [n, h, w] along `dim` with weights [n, taps]; it gets shorter by taps - 1."""
     num_taps = weights.shape[1]
     length = channel.shape[dim] - num_taps + 1
-    taps = [channel.narrow(dim, tap, length) * weights[:, tap, None, None] for tap in range(num_taps)]
-    return torch.stack(taps).sum(0)
+    result = channel.narrow(dim, 0, length) * weights[:, 0, None, None]
+    for tap in range(1, num_taps):
+        result = result + channel.narrow(dim, tap, length) * weights[:, tap, None, None]
+    return result

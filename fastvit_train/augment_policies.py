@@ -127,9 +127,9 @@ def apply_layers(images: Tensor, layers: tuple[Layer, ...], policy: str) -> Tens
     """Apply layer after layer, exactly as torchvision would, to images int32 [b, h, w] as `augment_ops` packs them."""
     for layer in layers:
         slots = POLICIES[policy](*images.shape[1:])
-        dealt = images[layer.source].chunk(len(slots))
-        magnitudes = layer.magnitude.chunk(len(slots))
-        results = [slot.operation(*given) for slot, *given in zip(slots, dealt, magnitudes, strict=True)]
+        dealt, share = images[layer.source], len(layer.source) // len(slots)
+        places = [slice(first, first + share) for first in range(0, len(dealt), share)]
+        results = [slot.operation(dealt[at], layer.magnitude[at]) for slot, at in zip(slots, places, strict=True)]
         images = torch.cat(results)[layer.place]
     return images
 
