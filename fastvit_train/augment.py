@@ -5,8 +5,9 @@ In the order of their application: flip and shift, the operations of a policy, c
 mixing.
 """
 
+from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from fastvit_train.augment_ops import channels, pack
 from fastvit_train.augment_policies import Jitter, Layer, apply_jitter, apply_layers, draw_jitter, draw_layers
 from fastvit_train.config import AugmentConfig
-from fastvit_train.mixing import Mixing, draw_erased, draw_mixing, erase, mix
+from fastvit_train.mixing import Mixing, draw_erased, draw_mixing, erase, mix, mix_labels
 
 
 class Augmentation(NamedTuple):
@@ -52,15 +53,14 @@ def draw(
     else:
         flip = torch.zeros(num_samples, device=device, dtype=torch.bool)
     shift = torch.randint(-config.shift, config.shift + 1, (num_samples, 2), generator=generator, device=device)
-    size = {"num_images": num_samples, "height": resolution, "width": resolution}
-    strength, probability = config.color_jitter, config.erasing_probability
+    shape = (num_samples, resolution, resolution)
     return Augmentation(
         flip,
         shift,
-        draw_layers(config, **size, generator=generator),
-        draw_jitter(strength, num_images=num_samples, generator=generator) if strength else None,
-        draw_erased(probability, **size, generator=generator) if probability else None,
-        draw_mixing(config, **size, generator=generator),
+        draw_layers(config, shape, generator),
+        draw_jitter(config.color_jitter, num_samples, generator),
+        draw_erased(config.erasing_probability, shape, generator),
+        draw_mixing(config, shape, generator),
     )
 
 
@@ -115,19 +115,73 @@ def _row_scale_and_offset(config: AugmentConfig, width: int, device: torch.devic
 
 
 def apply(images: Tensor, augmentation: Augmentation, config: AugmentConfig, dtype: torch.dtype) -> Tensor:
-    """Augment uint8 [b, 3, h, w] and normalise it to `dtype`, both channels_last; `augmentation` is `config`'s draw."""
-    if config.policy == "none" and augmentation.jitter is None:
-        if config.flip != "none" or config.shift:
-            images = flip_and_shift(images, augmentation)
-        normalized = normalize(images, config, dtype)
-    else:
+    """Augment uint8 [b, 3, h, w] and normalise it to `dtype`, both channels_last; `augmentation` is drawn for `config`.
+
+    Compiles without graph breaks.
+    """
+    moves = config.flip != "none" or config.shift > 0
+    if augmentation.layers or augmentation.jitter:
         pixels = pack(images)
-        if config.flip != "none" or config.shift:
+        if moves:
             pixels = flip_and_shift(pixels[:, None], augmentation)[:, 0]
         pixels = apply_layers(pixels, augmentation.layers, config.policy)
-        if augmentation.jitter is not None:
+        if augmentation.jitter:
             pixels = apply_jitter(pixels, augmentation.jitter)
         normalized = _normalize_pixels(pixels, config, dtype)
+    else:
+        normalized = normalize(flip_and_shift(images, augmentation) if moves else images, config, dtype)
     if augmentation.erased is not None:
         normalized = erase(normalized, augmentation.erased)
-    return normalized if augmentation.mixing is None else mix(normalized, augmentation.mixing)
+    return mix(normalized, augmentation.mixing) if augmentation.mixing else normalized
+
+
+@cache
+def compiled_apply() -> Callable[[Tensor, Augmentation, AugmentConfig, torch.dtype], Tensor]:
+    """`apply`, compiled for the shapes that it is given."""
+    # What several loads or operations use is computed once: inlined into each gather, it costs several times as much.
+    compiled = torch.compile(apply, dynamic=False, options={"realize_reads_threshold": 0})
+    return cast("Callable[[Tensor, Augmentation, AugmentConfig, torch.dtype], Tensor]", compiled)
+
+
+class Augmented(NamedTuple):
+    """A training batch as the model and the loss want it."""
+
+    images: Tensor
+    """Normalised [b, 3, h, w], channels_last."""
+    targets: Tensor
+    """int64 [b], or where samples are mixed their classes' shares, float32 [b, classes]."""
+    labels: Tensor
+    """int64 [b]: of each sample, the label that has the largest share."""
+
+
+def augment(
+    images: Tensor,
+    labels: Tensor,
+    config: AugmentConfig,
+    *,
+    index: Tensor,
+    epoch: int,
+    num_classes: int,
+    generator: torch.Generator,
+    dtype: torch.dtype,
+    compiled: bool = False,
+) -> Augmented:
+    """Draw and apply the augmentation of a batch.
+
+    Args:
+        images: uint8 [b, 3, h, h], channels_last.
+        labels: int64 [b].
+        config: What may happen.
+        index: int64 [b], positions in the dataset.
+        epoch: Decides alternating flips.
+        num_classes: Length of mixed targets.
+        generator: On the device of the images; all randomness comes from it.
+        dtype: Of the resulting images.
+        compiled: Compile what is applied, anew for every shape.
+    """
+    augmentation = draw(config, index=index, resolution=images.shape[-1], epoch=epoch, generator=generator)
+    transform = compiled_apply() if compiled else apply
+    inputs = transform(images, augmentation, config, dtype)
+    if augmentation.mixing is None:
+        return Augmented(inputs, labels, labels)
+    return Augmented(inputs, *mix_labels(labels, augmentation.mixing, num_classes))

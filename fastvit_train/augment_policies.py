@@ -1,8 +1,9 @@
 """Which operations an image gets: RandAugment, TrivialAugment and 3-Augment.
 
 A batch is dealt out to the operations of a policy like cards: each operation gets an equal share of the images, at
-random. For the single image that is an independent draw, every operation as likely as the others; for the batch it means
-that shapes never depend on the draw and that an operation costs no more than its share.
+random. Every operation is as likely for an image as the others, but shapes never depend on what is drawn, and an operation
+costs no more than its share. Layers follow each other in the pixels' own precision, as in torchvision: the only difference
+from its policies is that the images of a batch are not drawn independently of each other.
 """
 
 from collections.abc import Callable
@@ -85,12 +86,11 @@ class Layer(NamedTuple):
     """float32 [places]."""
 
 
-def draw_layers(
-    config: AugmentConfig, *, num_images: int, height: int, width: int, generator: torch.Generator
-) -> tuple[Layer, ...]:
-    """Draw what each image gets, one operation per layer, on the device of `generator`."""
+def draw_layers(config: AugmentConfig, shape: tuple[int, int, int], generator: torch.Generator) -> tuple[Layer, ...]:
+    """Draw what each image gets of a batch of `shape` [b, h, w], one operation per layer, on the generator's device."""
     if config.policy == "none":
         return ()
+    num_images, height, width = shape
     table, signed = _magnitudes(config.policy, height, width, generator.device)
     level = config.magnitude if config.policy == "randaugment" else None
     num_layers = config.num_ops if config.policy == "randaugment" else 1
@@ -143,8 +143,10 @@ class Jitter(NamedTuple):
     """float32 [b, 3]: factor less one, in that order."""
 
 
-def draw_jitter(strength: float, *, num_images: int, generator: torch.Generator) -> Jitter:
-    """Draw factors in [1 - strength, 1 + strength] and their order, on the device of `generator`."""
+def draw_jitter(strength: float, num_images: int, generator: torch.Generator) -> Jitter | None:
+    """Draw factors in [1 - strength, 1 + strength] and their order, on the device of `generator`; None for 0."""
+    if not strength:
+        return None
     uniform = torch.rand((2, num_images, 3), generator=generator, device=generator.device)
     return Jitter(uniform[0].argsort(dim=1), (2 * uniform[1] - 1) * strength)
 

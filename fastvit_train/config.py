@@ -180,7 +180,8 @@ class Config:
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """bf16 autocast; auto takes it where the device computes in it."""
     compile: Literal["auto", "off", "default", "reduce-overhead", "max-autotune"] = "auto"
-    """torch.compile mode; auto is default on cuda and off on the CPU, where it gains nothing."""
+    """torch.compile mode; auto is default on cuda and off on the CPU, where it gains nothing for
+    the model: there it compiles the augmentation alone, if that has a policy or colour jitter."""
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

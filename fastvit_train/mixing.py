@@ -22,17 +22,21 @@ def inside(boxes: Tensor, height: int, width: int) -> Tensor:
     return ((row >= top) & (row < bottom) & (column >= left) & (column < right))[:, None]
 
 
-def draw_erased(probability: float, *, num_images: int, height: int, width: int, generator: torch.Generator) -> Tensor:
-    """Draw the box that is erased of each image: int64 [b, 4] as `inside` takes it, empty where nothing is.
+def draw_erased(probability: float, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor | None:
+    """Draw the box that is erased of each image, int64 [b, 4] as `inside` takes it, empty where nothing is; None for 0.
 
     As in torchvision's `v2.RandomErasing`, areas and aspects are drawn until a box fits, ten times at most; source:
     arXiv 1708.04896.
     """
+    if not probability:
+        return None
+    num_images, height, width = shape
     device = generator.device
     area_draw, aspect_draw = torch.rand((2, num_images, _NUM_TRIES), generator=generator, device=device)
     chance, down, across = torch.rand((3, num_images), generator=generator, device=device)
-    area = height * width * torch.lerp(*_ends(_ERASED_AREA, device), area_draw)
-    aspect = torch.lerp(*_ends(tuple(math.log(end) for end in _ERASED_ASPECT), device), aspect_draw).exp()
+    area = height * width * (_ERASED_AREA[0] + (_ERASED_AREA[1] - _ERASED_AREA[0]) * area_draw)
+    log_aspect = [math.log(end) for end in _ERASED_ASPECT]
+    aspect = (log_aspect[0] + (log_aspect[1] - log_aspect[0]) * aspect_draw).exp()
     tall, wide = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
     fits = (tall < height) & (wide < width)
     first = fits.int().argmax(dim=1, keepdim=True)  # the first try where none fits
@@ -43,13 +47,9 @@ def draw_erased(probability: float, *, num_images: int, height: int, width: int,
     return torch.stack([top, top + tall, left, left + wide], dim=1).long()
 
 
-def _ends(ends: tuple[float, ...], device: torch.device) -> list[Tensor]:
-    return [torch.full((), end, device=device) for end in ends]
-
-
 def erase(images: Tensor, boxes: Tensor) -> Tensor:
     """Set the boxes int64 [b, 4] of normalised images [b, 3, h, w] to the mean colour."""
-    return images.masked_fill(inside(boxes, *images.shape[2:]), 0)
+    return torch.where(inside(boxes, *images.shape[2:]), 0, images)  # unlike `masked_fill`, it keeps channels_last
 
 
 class Mixing(NamedTuple):
@@ -63,28 +63,33 @@ class Mixing(NamedTuple):
     """float32 [b]: weight of its own label."""
 
 
-def draw_mixing(
-    config: AugmentConfig, *, num_images: int, height: int, width: int, generator: torch.Generator
-) -> Mixing | None:
-    """Draw mixup or cutmix for each image on the device of `generator`; None when the config asks for neither.
+def draw_mixing(config: AugmentConfig, shape: tuple[int, int, int], generator: torch.Generator) -> Mixing | None:
+    """Draw mixup or cutmix for each image of a batch of `shape` [b, h, w]; None when the config asks for neither.
 
     Source: arXiv 1710.09412 and 1905.04899, with the boxes of torchvision's `v2.CutMix`.
     """
     if not config.mixup_alpha and not config.cutmix_alpha:
         return None
+    num_images, height, width = shape
     device = generator.device
-    alphas = torch.tensor([config.mixup_alpha or 1.0, config.cutmix_alpha or 1.0], device=device)
-    # A pair of numbers from a Dirichlet distribution with two equal parameters: each follows Beta(alpha, alpha).
-    drawn = torch._sample_dirichlet(alphas[:, None, None].expand(2, num_images, 2), generator=generator)[..., 0]
+    own = _draw_beta(config.mixup_alpha, num_images, generator)
+    half = 0.5 * (1 - _draw_beta(config.cutmix_alpha, num_images, generator)).sqrt()
     chance, down, across = torch.rand((3, num_images), generator=generator, device=device)
     probability = config.switch_probability if config.mixup_alpha and config.cutmix_alpha else config.cutmix_alpha > 0
     cut = chance < probability
-    half = 0.5 * (1 - drawn[1]).sqrt()
     top, bottom = _clipped((down * height).floor(), (half * height).floor(), height)
     left, right = _clipped((across * width).floor(), (half * width).floor(), width)
     box = torch.where(cut[:, None], torch.stack([top, bottom, left, right], dim=1), 0).long()
     rest = 1 - (bottom - top) * (right - left) / (height * width)
-    return Mixing(torch.where(cut, 1, drawn[0]), box, torch.where(cut, rest, drawn[0]))
+    return Mixing(torch.where(cut, 1, own), box, torch.where(cut, rest, own))
+
+
+def _draw_beta(alpha: float, num_images: int, generator: torch.Generator) -> Tensor:
+    """Draw float32 [b] from Beta(alpha, alpha); ones for an alpha of 0."""
+    if not alpha:
+        return torch.ones(num_images, device=generator.device)
+    pair = torch.full((num_images, 2), alpha, device=generator.device)
+    return torch._sample_dirichlet(pair, generator=generator)[:, 0]  # of two equal parameters: that distribution
 
 
 def _clipped(center: Tensor, half: Tensor, side: int) -> tuple[Tensor, Tensor]:
@@ -94,8 +99,8 @@ def _clipped(center: Tensor, half: Tensor, side: int) -> tuple[Tensor, Tensor]:
 def mix(images: Tensor, mixing: Mixing) -> Tensor:
     """Mix normalised images [b, 3, h, w], each with the one before it, the first with the last."""
     opacity = torch.where(inside(mixing.box, *images.shape[2:]), 0, mixing.opacity[:, None, None, None])
-    other = images.roll(1, 0)
-    return (other + opacity * (images - other)).to(images.dtype)
+    other = torch.cat([images[-1:], images[:-1]])  # unlike `roll`, it keeps channels_last
+    return ((images - other) * opacity + other).to(images.dtype)
 
 
 def mix_labels(labels: Tensor, mixing: Mixing, num_classes: int) -> tuple[Tensor, Tensor]:

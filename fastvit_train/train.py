@@ -102,19 +102,28 @@ def train_step(run: Run, images: Tensor, labels: Tensor, index: Tensor, totals: 
     """One optimizer step; nothing in it waits for the device."""
     config, step = run.config, run.progress.step
     generator = torch.Generator(run.world.device).manual_seed((config.seed << 40 ^ step << 12 ^ run.world.rank) % 2**63)
-    inputs = augment(
-        images, config.augment, index=index, epoch=run.progress.epoch, generator=generator, dtype=run.dtype
+    batch = augment(
+        images,
+        labels,
+        config.augment,
+        index=index,
+        epoch=run.progress.epoch,
+        num_classes=run.num_classes,
+        generator=generator,
+        dtype=run.dtype,
+        # A batch from which the loader left samples out is not worth compiling for.
+        compiled=run.compile_augment and len(images) == config.batch_size,
     )
     factor = lr_factor(config.schedule, step=step, num_steps=run.schedule_steps, steps_per_epoch=run.steps_per_epoch)
     set_lr(run.optimizer, factor)
     with run.autocast():
-        logits = run.parallel_model(inputs).float()
-        loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+        logits = run.parallel_model(batch.images).float()
+        loss = F.cross_entropy(logits, batch.targets, label_smoothing=config.label_smoothing)
     loss.backward()  # type: ignore[no-untyped-call]
     clip_gradients(run.model, config.optim.clip_norm)
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
-    totals.add(loss, logits, labels)
+    totals.add(loss, logits, batch.labels)
 
 
 class Interval:
