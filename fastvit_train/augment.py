@@ -120,7 +120,7 @@ def apply(images: Tensor, augmentation: Augmentation, config: AugmentConfig, dty
     Compiles without graph breaks.
     """
     moves = config.flip != "none" or config.shift > 0
-    if augmentation.layers or augmentation.jitter:
+    if augmentation.layers or augmentation.jitter or torch.compiler.is_compiling():  # compiled, packing costs nothing
         pixels = pack(images)
         if moves:
             pixels = flip_and_shift(pixels[:, None], augmentation)[:, 0]

@@ -1,9 +1,9 @@
 """Which operations an image gets: RandAugment, TrivialAugment and 3-Augment.
 
 A batch is dealt out to the operations of a policy like cards: each operation gets an equal share of the images, at
-random. Every operation is as likely for an image as the others, but shapes never depend on what is drawn, and an operation
-costs no more than its share. Layers follow each other in the pixels' own precision, as in torchvision: the only difference
-from its policies is that the images of a batch are not drawn independently of each other.
+random. For an image, all operations are equally likely; but shapes never depend on what is drawn, and an operation
+costs no more than its share. The layers of RandAugment follow each other on whole pixel values, as in torchvision: all
+that differs from its policies is that the images of a batch are not drawn independently of each other.
 """
 
 from collections.abc import Callable
