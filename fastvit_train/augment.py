@@ -1,7 +1,7 @@
 """Augmentation on the device: batched, with parameters of its own for each sample.
 
 Drawing the parameters and applying them are apart, so that the second is a pure function, easy to compile and test.
-In the order of their application: flip and shift, the operations of a policy, colour jitter, normalisation, erasing,
+In the order of their application: flip and shift, the operations of a policy, colour jitter, erasing, normalisation,
 mixing.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from fastvit_train.augment_ops import channels, pack
 from fastvit_train.augment_policies import Jitter, Layer, apply_jitter, apply_layers, draw_jitter, draw_layers
 from fastvit_train.config import AugmentConfig
-from fastvit_train.mixing import Mixing, draw_erased, draw_mixing, erase, mix, mix_labels
+from fastvit_train.mixing import ERASED, Mixing, draw_erased, draw_mixing, erase, mix, mix_labels, partners
 
 
 class Augmentation(NamedTuple):
@@ -99,13 +99,6 @@ def normalize(images: Tensor, config: AugmentConfig, dtype: torch.dtype) -> Tens
     return normalized.view(num_images, height, width, num_channels).permute(0, 3, 1, 2)
 
 
-def _normalize_pixels(pixels: Tensor, config: AugmentConfig, dtype: torch.dtype) -> Tensor:
-    """The same for int32 [b, h, w] as `augment_ops` packs them."""
-    scales = zip(channels(pixels), config.mean, config.std, strict=True)
-    planes = [channel.float() * (1 / (255 * std)) + -mean / std for channel, mean, std in scales]
-    return torch.stack(planes, dim=-1).to(dtype).permute(0, 3, 1, 2)
-
-
 @cache
 def _row_scale_and_offset(config: AugmentConfig, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """What a row of pixels is multiplied by and what is added: float32 [width * 3] each."""
@@ -120,19 +113,28 @@ def apply(images: Tensor, augmentation: Augmentation, config: AugmentConfig, dty
     Compiles without graph breaks.
     """
     moves = config.flip != "none" or config.shift > 0
-    if augmentation.layers or augmentation.jitter or torch.compiler.is_compiling():  # compiled, packing costs nothing
-        pixels = pack(images)
-        if moves:
-            pixels = flip_and_shift(pixels[:, None], augmentation)[:, 0]
-        pixels = apply_layers(pixels, augmentation.layers, config.policy)
-        if augmentation.jitter:
-            pixels = apply_jitter(pixels, augmentation.jitter)
-        normalized = _normalize_pixels(pixels, config, dtype)
-    else:
-        normalized = normalize(flip_and_shift(images, augmentation) if moves else images, config, dtype)
+    plain = len(augmentation.layers) == 0 and all(part is None for part in augmentation[3:])
+    if plain and not torch.compiler.is_compiling():  # compiled, the other way costs no more
+        return normalize(flip_and_shift(images, augmentation) if moves else images, config, dtype)
+    pixels = pack(images)
+    if moves:
+        pixels = flip_and_shift(pixels[:, None], augmentation)[:, 0]
+    pixels = apply_layers(pixels, augmentation.layers, config.policy)
+    if augmentation.jitter is not None:
+        pixels = apply_jitter(pixels, augmentation.jitter)
     if augmentation.erased is not None:
-        normalized = erase(normalized, augmentation.erased)
-    return mix(normalized, augmentation.mixing) if augmentation.mixing else normalized
+        pixels = erase(pixels, augmentation.erased)
+    planes = _normalized_channels(pixels, config)
+    if augmentation.mixing is not None:
+        planes = mix(planes, _normalized_channels(partners(pixels), config), augmentation.mixing)
+    return torch.stack(planes, dim=-1).to(dtype).permute(0, 3, 1, 2)
+
+
+def _normalized_channels(pixels: Tensor, config: AugmentConfig) -> list[Tensor]:
+    """The channels of int32 [b, h, w], as `augment_ops` packs them: float32 with zero mean and unit deviation."""
+    moments = zip(channels(pixels), config.mean, config.std, strict=True)
+    normalized = [channel.float() * (1 / (255 * std)) - mean / std for channel, mean, std in moments]
+    return [torch.where(pixels == ERASED, 0, channel) for channel in normalized]
 
 
 @cache

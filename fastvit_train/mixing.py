@@ -1,4 +1,4 @@
-"""Random erasing, mixup and cutmix: what happens to normalised images and their labels, drawn for each image."""
+"""Random erasing, mixup and cutmix, drawn for each image."""
 
 import math
 from typing import NamedTuple
@@ -9,17 +9,20 @@ from torch.nn import functional as F
 
 from fastvit_train.config import AugmentConfig
 
+ERASED = -1
+"""An erased pixel; it becomes 0, the mean colour, when it is normalised."""
+
 _ERASED_AREA = (0.02, 0.33)
 _ERASED_ASPECT = (0.3, 3.3)
 _NUM_TRIES = 10
 
 
 def inside(boxes: Tensor, height: int, width: int) -> Tensor:
-    """Which pixels lie in the boxes int64 [b, 4] (top, bottom, left, right; ends excluded): bool [b, 1, h, w]."""
+    """Which pixels lie in the boxes int64 [b, 4] (top, bottom, left, right; ends excluded): bool [b, h, w]."""
     top, bottom, left, right = boxes[:, :, None, None].unbind(1)
     row = torch.arange(height, device=boxes.device)[:, None]
     column = torch.arange(width, device=boxes.device)
-    return ((row >= top) & (row < bottom) & (column >= left) & (column < right))[:, None]
+    return (row >= top) & (row < bottom) & (column >= left) & (column < right)
 
 
 def draw_erased(probability: float, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor | None:
@@ -48,17 +51,17 @@ def draw_erased(probability: float, shape: tuple[int, int, int], generator: torc
 
 
 def erase(images: Tensor, boxes: Tensor) -> Tensor:
-    """Set the boxes int64 [b, 4] of normalised images [b, 3, h, w] to the mean colour."""
-    return torch.where(inside(boxes, *images.shape[2:]), 0, images)  # unlike `masked_fill`, it keeps channels_last
+    """Mark what lies in the boxes int64 [b, 4] of images int32 [b, h, w], as `augment_ops` packs them, as ERASED."""
+    return torch.where(inside(boxes, *images.shape[1:]), ERASED, images)
 
 
 class Mixing(NamedTuple):
-    """How much of each image is its own; the rest is of the one before it in the batch."""
+    """How much of each image is its own; the rest is its partner's."""
 
     opacity: Tensor
     """float32 [b]: weight of its own pixels outside the box."""
     box: Tensor
-    """int64 [b, 4], as `inside` takes it: where all pixels are the other's."""
+    """int64 [b, 4], as `inside` takes it: where all pixels are the partner's."""
     share: Tensor
     """float32 [b]: weight of its own label."""
 
@@ -96,16 +99,20 @@ def _clipped(center: Tensor, half: Tensor, side: int) -> tuple[Tensor, Tensor]:
     return (center - half).clamp(min=0), (center + half).clamp(max=side)
 
 
-def mix(images: Tensor, mixing: Mixing) -> Tensor:
-    """Mix normalised images [b, 3, h, w], each with the one before it, the first with the last."""
-    opacity = torch.where(inside(mixing.box, *images.shape[2:]), 0, mixing.opacity[:, None, None, None])
-    other = torch.cat([images[-1:], images[:-1]])  # unlike `roll`, it keeps channels_last
-    return ((images - other) * opacity + other).to(images.dtype)
+def mix(own: list[Tensor], other: list[Tensor], mixing: Mixing) -> list[Tensor]:
+    """Mix the normalised channels [b, h, w] of the images with those of the images that they are mixed with."""
+    opacity = torch.where(inside(mixing.box, *own[0].shape[1:]), 0, mixing.opacity[:, None, None])
+    return [theirs + opacity * (mine - theirs) for mine, theirs in zip(own, other, strict=True)]
+
+
+def partners(values: Tensor) -> Tensor:
+    """What each sample [b, ...] is mixed with: the one before it, for the first the last."""
+    return values.roll(1, 0)
 
 
 def mix_labels(labels: Tensor, mixing: Mixing, num_classes: int) -> tuple[Tensor, Tensor]:
     """Mix int64 [b] alike: probabilities float32 [b, classes], and the label int64 [b] that has the larger share."""
     hot = F.one_hot(labels, num_classes).float()
     share = mixing.share[:, None]
-    largest = torch.where(mixing.share >= 0.5, labels, labels.roll(1, 0))
-    return share * hot + (1 - share) * hot.roll(1, 0), largest
+    largest = torch.where(mixing.share >= 0.5, labels, partners(labels))
+    return share * hot + (1 - share) * partners(hot), largest

@@ -11,6 +11,7 @@ from fastvit_train.augment import Augmentation, apply, augment, compiled_apply, 
 from fastvit_train.augment_ops import pack
 from fastvit_train.augment_policies import POLICIES
 from fastvit_train.config import AugmentConfig
+from fastvit_train.mixing import inside
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -159,3 +160,14 @@ def test_compiling_changes_nothing_but_rounding(device):
 def test_packing_keeps_the_channels_apart():
     images = some_images(2)
     assert torch.equal(pack(images)[1, 3, 4], (images[1, :, 3, 4].int() * torch.tensor([1, 256, 65536])).sum())
+
+
+def test_erased_pixels_have_the_mean_colour():
+    config = AugmentConfig(erasing_probability=1.0)
+    images = some_images(6, 32, 32)
+    drawn = draw(config, index=torch.arange(6), resolution=32, epoch=0, generator=seeded())
+    result, plain = apply(images, drawn, config, torch.float32), normalize(images, config, torch.float32)
+    erased = inside(drawn.erased, 32, 32)[:, None].expand_as(result)
+    assert erased.any()
+    assert (result[erased] == 0).all()
+    assert torch.allclose(result[~erased], plain[~erased], atol=1e-5)
