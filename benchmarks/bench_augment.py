@@ -145,18 +145,14 @@ def _kornia(config: BenchAugment, images: Tensor) -> Batches:
     if config.policy == "three":
         raise ValueError("kornia has no 3-Augment: leave it out of --contenders")
     policy = auto.RandAugment(n=2, m=9) if config.policy == "randaugment" else auto.TrivialAugment()
+    moments = (config.augment.mean, config.augment.std)
+    mean, std = (torch.tensor(values, device=config.device)[:, None, None] for values in moments)
 
     def batches(number: int) -> Iterator[Tensor]:
         for _ in range(number):
-            augmented = policy(images.to(config.device).float() / 255)
-            mean, std = (torch.tensor(values, device=config.device)[:, None, None] for values in _mean_and_std(config))
-            yield (augmented - mean) / std
+            yield (policy(images.to(config.device).float() / 255) - mean) / std
 
     return batches
-
-
-def _mean_and_std(config: BenchAugment) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    return config.augment.mean, config.augment.std
 
 
 CONTENDERS: dict[str, Callable[[BenchAugment, Tensor], Batches]] = {

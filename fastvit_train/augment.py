@@ -113,8 +113,7 @@ def apply(images: Tensor, augmentation: Augmentation, config: AugmentConfig, dty
     Compiles without graph breaks.
     """
     moves = config.flip != "none" or config.shift > 0
-    plain = len(augmentation.layers) == 0 and all(part is None for part in augmentation[3:])
-    if plain and not torch.compiler.is_compiling():  # compiled, the other way costs no more
+    if config.is_plain and not torch.compiler.is_compiling():  # compiled, the other way costs no more
         return normalize(flip_and_shift(images, augmentation) if moves else images, config, dtype)
     pixels = pack(images)
     if moves:

@@ -3,7 +3,10 @@
 A pixel is one int32 with red in the lowest byte, then green and blue: a gather then moves whole pixels, and arithmetic
 fills vector registers whatever the number of channels. Every operation takes images int32 [n, h, w] and magnitudes
 float32 [n], and gives images of the same shape; the formulas, and the magnitudes' meaning, are those of torchvision's
-`v2.RandAugment` for uint8 tensors, rounding included: nearest neighbours, and black where nothing is.
+`v2.RandAugment` for uint8 tensors, rounding included: nearest neighbours, and black where nothing is. Brightness,
+colour, contrast, sharpness and blur may be one level off in a few pixels, as floats are added in another order; the
+others have the same bits, but where the source of a pixel lies exactly between two others. Sides are at least 3 pixels,
+for the blur at least 7.
 """
 
 import math

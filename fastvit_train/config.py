@@ -102,6 +102,12 @@ class AugmentConfig:
             _require(getattr(self, name) >= 0, f"augment.{name}", "not be negative", getattr(self, name))
         _require(min(self.std) > 0, "augment.std", "be positive", self.std)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether images are at most flipped and shifted."""
+        strengths = (self.color_jitter, self.erasing_probability, self.mixup_alpha, self.cutmix_alpha)
+        return self.policy == "none" and not any(strengths)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimConfig:
@@ -181,7 +187,7 @@ class Config:
     """bf16 autocast; auto takes it where the device computes in it."""
     compile: Literal["auto", "off", "default", "reduce-overhead", "max-autotune"] = "auto"
     """torch.compile mode; auto is default on cuda and off on the CPU, where it gains nothing for
-    the model: there it compiles the augmentation alone, if that has a policy or colour jitter."""
+    the model: there it compiles the augmentation alone, where that does more than flip and shift."""
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

@@ -120,7 +120,7 @@ def resolve_compile(config: Config, device: torch.device) -> str | None:
 def compiles_augmentation(config: Config, device: torch.device) -> bool:
     """Whether the augmentation is compiled: auto does so on cuda, and on the CPU where it gains something."""
     if config.compile == "auto":
-        return device.type == "cuda" or config.augment.policy != "none" or config.augment.color_jitter > 0
+        return device.type == "cuda" or not config.augment.is_plain
     return config.compile != "off"
 
 
