@@ -195,9 +195,10 @@ class CodeTable {
             first_symbols_[length] = number;
             for (int left = spec.counts[length]; left > 0; --left, ++number, ++code) {
                 require(code < (1u << length) - 1);  // all ones is none
+                const Entry found = entry(spec.symbols[number], length, is_dc);
                 if (length > kLookupBits) continue;
                 const int rest = kLookupBits - length;
-                std::fill_n(entries_.begin() + (code << rest), 1 << rest, entry(spec.symbols[number], length, is_dc));
+                std::fill_n(entries_.begin() + (code << rest), 1 << rest, found);
             }
         }
         spec_ = spec;
