@@ -185,7 +185,7 @@ def decode_rgb(data: bytes) -> NDArray[np.uint8]:
             return np.ascontiguousarray(opaque.convert("RGB"))
     except UnidentifiedImageError as error:
         raise ValueError(f"it is none of {', '.join(_FORMATS)}, or its header is damaged") from error
-    except SyntaxError as error:  # Pillow's word for a damaged PNG
+    except (SyntaxError, Image.DecompressionBombError) as error:  # a damaged PNG; sizes that no photo has
         raise ValueError(str(error)) from error
 
 

@@ -12,7 +12,15 @@ from typing import BinaryIO, Literal
 
 import tyro
 
-from loaders.beton import DEFAULT_PAGE_SIZE, BetonStream, EncodedImage, FieldKind, ImageMode
+from loaders.beton import (
+    DEFAULT_PAGE_SIZE,
+    BetonError,
+    BetonStream,
+    EncodedImage,
+    FieldKind,
+    ImageMode,
+    page_size_fault,
+)
 from tools.card import Card, card_path
 from tools.conversion import (
     ConversionOptions,
@@ -63,6 +71,8 @@ class WriteFfcv(ConversionOptions):
             raise ValueError(f"mode {self.mode} is for JPEG files, but cifar10 has none: use raw, mixed or reencode")
         if not 0 <= self.raw_fraction <= 1:
             raise ValueError(f"raw_fraction must lie in [0, 1], got {self.raw_fraction}")
+        if fault := page_size_fault(self.page_size):
+            raise ValueError(fault)
 
     @property
     def storage_mode(self) -> Mode:
@@ -117,13 +127,16 @@ class PartialBeton:
 
     def recall(self, job: Job) -> None:
         """Take up all records that stand in both files, undamaged, and cut off what comes after them."""
-        num_list_bytes = 0
+        num_list_bytes, num_data_bytes = 0, self.data_path.stat().st_size
         for line, sample in zip(read_record_list(self.list_path, complete=False), job.samples(), strict=False):
             if line.name != sample.name:
                 break
             if isinstance(line, RecordLine):
-                data = os.pread(self._data.fileno(), line.num_bytes, self._stream.offset_of_next(line.num_bytes))
-                if len(data) != line.num_bytes or zlib.crc32(data) != line.crc32:
+                start = self._stream.offset_of_next(line.num_bytes)
+                if start + line.num_bytes > num_data_bytes:
+                    break
+                data = os.pread(self._data.fileno(), line.num_bytes, start)
+                if zlib.crc32(data) != line.crc32:
                     break
                 self._stream.recall(_values(line, data))
             self.outcome.add(line)
@@ -135,7 +148,10 @@ class PartialBeton:
     def append(self, line: RecordLine | SkippedLine, data: bytes) -> None:
         """Write the next record, or note that a sample was left out."""
         if isinstance(line, RecordLine):
-            self._stream.append(_values(line, data))
+            try:
+                self._stream.append(_values(line, data))
+            except BetonError as error:
+                raise BetonError(f"{error} (at {line.name})") from error
         self._lines.write(format_line(line))
         self.outcome.add(line)
 
