@@ -183,19 +183,24 @@ def partial_paths(out: Path) -> tuple[Path, Path, Path]:
 
 @contextmanager
 def _partial_beton(out: Path, job: Job, config: WriteFfcv) -> Iterator[PartialBeton]:
-    """Open the files, new or with what an interrupted conversion left; after an exception they stay if they hold records."""
+    """Open the files, new or as an interrupted conversion left them; after an exception they stay if they hold records."""
     data_path, list_path, job_path = partial_paths(out)
-    is_resumed = claim(job_path, job, resume=config.resume, overwrite=config.overwrite)
-    mode: Literal["r+b", "w+b"] = "r+b" if is_resumed and data_path.exists() and list_path.exists() else "w+b"
-    with data_path.open(mode) as data, list_path.open(mode) as lines:
-        partial = PartialBeton(out, job, data, lines, page_size=config.page_size)
-        partial.recall(job)
-        try:
-            yield partial
-        except BaseException:
-            if partial.outcome.num_samples == 0:
-                partial.discard()
-            raise
+    try:
+        is_resumed = claim(job_path, job, resume=config.resume, overwrite=config.overwrite)
+        mode: Literal["r+b", "w+b"] = "r+b" if is_resumed and data_path.exists() and list_path.exists() else "w+b"
+        with data_path.open(mode) as data, list_path.open(mode) as lines:
+            partial = PartialBeton(out, job, data, lines, page_size=config.page_size)
+            partial.recall(job)
+            try:
+                yield partial
+            except BaseException:
+                if partial.outcome.num_samples == 0:
+                    partial.discard()
+                raise
+    except OSError as error:  # closing writes what is still buffered: on a full disk that fails again
+        raise ValueError(
+            f"{out}: cannot be written: {error.strerror or error}; make room there or choose another place"
+        ) from error
 
 
 def _values(line: RecordLine, data: bytes) -> tuple[EncodedImage, int]:
