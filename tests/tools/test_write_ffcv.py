@@ -217,6 +217,22 @@ def test_what_was_converted_is_a_source(folder: Path, tmp_path: Path):
     assert read_card(tmp_path / "three.beton")["class_names"] == [f"class {label}" for label in range(4)]
 
 
+def test_parquet_has_one_order(make_folder, out: Path, capsys: pytest.CaptureFixture[str]):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    files = sorted(make_folder(60).glob("*/*"))
+    rows = [
+        {"image": {"bytes": file.read_bytes(), "path": file.name}, "label": int(file.parts[-2][-1])} for file in files
+    ]
+    out.parent.mkdir(parents=True)
+    source = out.with_name("train.parquet")
+    parquet.write_table(arrow.table({"image": images, "label": labels}), source, row_group_size=7)
+    assert run("parquet", source, out, "--seed", "1") == 1
+    assert_one_message(capsys, "cannot be shuffled by a seed; convert it without one, then", "--dataset beton")
+    assert run("parquet", source, out) == 0
+    assert run("folder", make_folder(60), out.with_name("folder.beton")) == 0
+    assert out.read_bytes() == out.with_name("folder.beton").read_bytes()
+
+
 def test_broken_images_are_skipped_and_listed(make_folder, out: Path, capsys: pytest.CaptureFixture[str]):
     source = make_folder(60, broken=(0, 31, 59))
     assert run("folder", source, out, "--on-error", "skip") == 0
