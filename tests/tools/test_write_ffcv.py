@@ -220,9 +220,8 @@ def test_what_was_converted_is_a_source(folder: Path, tmp_path: Path):
 def test_parquet_has_one_order(make_folder, out: Path, capsys: pytest.CaptureFixture[str]):
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     files = sorted(make_folder(60).glob("*/*"))
-    rows = [
-        {"image": {"bytes": file.read_bytes(), "path": file.name}, "label": int(file.parts[-2][-1])} for file in files
-    ]
+    images = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
+    labels = [int(file.parent.name.removeprefix("class ")) for file in files]
     out.parent.mkdir(parents=True)
     source = out.with_name("train.parquet")
     parquet.write_table(arrow.table({"image": images, "label": labels}), source, row_group_size=7)
