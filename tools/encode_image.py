@@ -191,7 +191,7 @@ def read_jpeg_header(data: bytes) -> tuple[int, int, int]:
         ValueError: The file is cut short.
     """
     height, width, num_components, scan_offset = _native.read_jpeg_header(_as_array(data))
-    if data.find(_JPEG_END, scan_offset) < 0:  # a preview in the header has an end marker of its own
+    if data.rfind(_JPEG_END, scan_offset) < 0:  # a preview in the header has an end marker of its own
         raise ValueError("the JPEG is cut short: it has no end marker")
     return height, width, num_components
 
