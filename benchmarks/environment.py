@@ -11,7 +11,7 @@ import psutil
 from benchmarks import _limit
 from fastvit_train.run_folder import provenance
 
-_CONTENDERS = ("ffcv", "nvidia-dali-cuda130")
+_CONTENDERS = ("ffcv", "kornia", "nvidia-dali-cuda130")
 
 
 def environment() -> dict[str, Any]:

@@ -1,15 +1,21 @@
 """Augmentation on the device: batched, with parameters of its own for each sample.
 
 Drawing the parameters and applying them are apart, so that the second is a pure function, easy to compile and test.
+In the order of their application: flip and shift, the operations of a policy, colour jitter, erasing, normalisation,
+mixing.
 """
 
+from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
+from fastvit_train.augment_ops import channels, pack
+from fastvit_train.augment_policies import Jitter, Layer, apply_jitter, apply_layers, draw_jitter, draw_layers
 from fastvit_train.config import AugmentConfig
+from fastvit_train.mixing import ERASED, Mixing, draw_erased, draw_mixing, erase, mix, mix_labels, partners
 
 
 class Augmentation(NamedTuple):
@@ -19,9 +25,19 @@ class Augmentation(NamedTuple):
     """bool [b]: mirror left to right."""
     shift: Tensor
     """int64 [b, 2]: pixels down and to the right."""
+    layers: tuple[Layer, ...] = ()
+    """The operations of the policy, one of each layer."""
+    jitter: Jitter | None = None
+    """Brightness, contrast and saturation."""
+    erased: Tensor | None = None
+    """int64 [b, 4]: the box that is erased."""
+    mixing: Mixing | None = None
+    """What comes from another sample."""
 
 
-def draw(config: AugmentConfig, *, index: Tensor, epoch: int, generator: torch.Generator) -> Augmentation:
+def draw(
+    config: AugmentConfig, *, index: Tensor, resolution: int, epoch: int, generator: torch.Generator
+) -> Augmentation:
     """Draw the parameters for the samples `index` (int64 [b]) on the device of `index` and `generator`.
 
     An alternating flip mirrors one half of the dataset in even epochs and the other half in odd ones, so that two
@@ -37,7 +53,15 @@ def draw(config: AugmentConfig, *, index: Tensor, epoch: int, generator: torch.G
     else:
         flip = torch.zeros(num_samples, device=device, dtype=torch.bool)
     shift = torch.randint(-config.shift, config.shift + 1, (num_samples, 2), generator=generator, device=device)
-    return Augmentation(flip, shift)
+    shape = (num_samples, resolution, resolution)
+    return Augmentation(
+        flip,
+        shift,
+        draw_layers(config, shape, generator),
+        draw_jitter(config.color_jitter, num_samples, generator),
+        draw_erased(config.erasing_probability, shape, generator),
+        draw_mixing(config, shape, generator),
+    )
 
 
 def flip_and_shift(images: Tensor, augmentation: Augmentation) -> Tensor:
@@ -83,10 +107,82 @@ def _row_scale_and_offset(config: AugmentConfig, width: int, device: torch.devic
     return scale.to(device), offset.to(device)
 
 
+def apply(images: Tensor, augmentation: Augmentation, config: AugmentConfig, dtype: torch.dtype) -> Tensor:
+    """Augment uint8 [b, 3, h, w] and normalise it to `dtype`, both channels_last; `augmentation` is drawn for `config`.
+
+    Compiles without graph breaks.
+    """
+    moves = config.flip != "none" or config.shift > 0
+    if config.is_plain and not torch.compiler.is_compiling():  # compiled, the other way costs no more
+        return normalize(flip_and_shift(images, augmentation) if moves else images, config, dtype)
+    pixels = pack(images)
+    if moves:
+        pixels = flip_and_shift(pixels[:, None], augmentation)[:, 0]
+    pixels = apply_layers(pixels, augmentation.layers, config.policy)
+    if augmentation.jitter is not None:
+        pixels = apply_jitter(pixels, augmentation.jitter)
+    if augmentation.erased is not None:
+        pixels = erase(pixels, augmentation.erased)
+    planes = _normalized_channels(pixels, config)
+    if augmentation.mixing is not None:
+        planes = mix(planes, _normalized_channels(partners(pixels), config), augmentation.mixing)
+    return torch.stack(planes, dim=-1).to(dtype).permute(0, 3, 1, 2)
+
+
+def _normalized_channels(pixels: Tensor, config: AugmentConfig) -> list[Tensor]:
+    """The channels of int32 [b, h, w], as `augment_ops` packs them: float32 with zero mean and unit deviation."""
+    moments = zip(channels(pixels), config.mean, config.std, strict=True)
+    normalized = [channel.float() * (1 / (255 * std)) - mean / std for channel, mean, std in moments]
+    return [torch.where(pixels == ERASED, 0, channel) for channel in normalized]
+
+
+@cache
+def compiled_apply() -> Callable[[Tensor, Augmentation, AugmentConfig, torch.dtype], Tensor]:
+    """`apply`, compiled for the shapes that it is given."""
+    # What several loads or operations use is computed once: inlined into each gather, it costs several times as much.
+    compiled = torch.compile(apply, dynamic=False, options={"realize_reads_threshold": 0})
+    return cast("Callable[[Tensor, Augmentation, AugmentConfig, torch.dtype], Tensor]", compiled)
+
+
+class Augmented(NamedTuple):
+    """A training batch as the model and the loss want it."""
+
+    images: Tensor
+    """Normalised [b, 3, h, w], channels_last."""
+    targets: Tensor
+    """int64 [b], or where samples are mixed their classes' shares, float32 [b, classes]."""
+    labels: Tensor
+    """int64 [b]: of each sample, the label that has the largest share."""
+
+
 def augment(
-    images: Tensor, config: AugmentConfig, *, index: Tensor, epoch: int, generator: torch.Generator, dtype: torch.dtype
-) -> Tensor:
-    """A training batch as the model wants it: uint8 [b, 3, h, w] to normalised `dtype` [b, 3, h, w], channels_last."""
-    if config.flip != "none" or config.shift:
-        images = flip_and_shift(images, draw(config, index=index, epoch=epoch, generator=generator))
-    return normalize(images, config, dtype)
+    images: Tensor,
+    labels: Tensor,
+    config: AugmentConfig,
+    *,
+    index: Tensor,
+    epoch: int,
+    num_classes: int,
+    generator: torch.Generator,
+    dtype: torch.dtype,
+    compiled: bool = False,
+) -> Augmented:
+    """Draw and apply the augmentation of a batch.
+
+    Args:
+        images: uint8 [b, 3, h, h], channels_last.
+        labels: int64 [b].
+        config: What may happen.
+        index: int64 [b], positions in the dataset.
+        epoch: Decides alternating flips.
+        num_classes: Length of mixed targets.
+        generator: On the device of the images; all randomness comes from it.
+        dtype: Of the resulting images.
+        compiled: Compile what is applied, anew for every shape.
+    """
+    augmentation = draw(config, index=index, resolution=images.shape[-1], epoch=epoch, generator=generator)
+    transform = compiled_apply() if compiled else apply
+    inputs = transform(images, augmentation, config, dtype)
+    if augmentation.mixing is None:
+        return Augmented(inputs, labels, labels)
+    return Augmented(inputs, *mix_labels(labels, augmentation.mixing, num_classes))

@@ -82,6 +82,22 @@ class AugmentConfig:
     own."""
     shift: int = 0
     """Shift by up to this many pixels in both directions, the border reflected."""
+    policy: Literal["none", "randaugment", "trivial", "three"] = "none"
+    """Random operations: RandAugment, TrivialAugment (wide) or 3-Augment, which goes with a color_jitter of 0.3."""
+    num_ops: int = 2
+    """Operations that RandAugment applies to an image, one after another."""
+    magnitude: int = 9
+    """Strength of RandAugment's operations, from 0 to 30."""
+    color_jitter: float = 0.0
+    """Change brightness, contrast and saturation by factors up to this far from 1."""
+    erasing_probability: float = 0.0
+    """Share of the images of which a random box is erased."""
+    mixup_alpha: float = 0.0
+    """Mix pairs of images and their labels in shares from Beta(alpha, alpha); 0 is never."""
+    cutmix_alpha: float = 0.0
+    """Paste a box of another image, its area as a share from Beta(alpha, alpha), and mix the labels; 0 is never."""
+    switch_probability: float = 0.5
+    """Share of the images that get cutmix where both mixup and cutmix are on."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     """Mean of each channel, of values in [0, 1]."""
     std: tuple[float, float, float] = IMAGENET_STD
@@ -89,7 +105,20 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         _require(self.shift >= 0, "augment.shift", "not be negative", self.shift)
+        _require(self.num_ops > 0, "augment.num_ops", "be positive", self.num_ops)
+        _require(0 <= self.magnitude <= 30, "augment.magnitude", "lie in [0, 30]", self.magnitude)
+        _require(0 <= self.color_jitter <= 1, "augment.color_jitter", "lie in [0, 1]", self.color_jitter)
+        for name in ("erasing_probability", "switch_probability"):
+            _require(0 <= getattr(self, name) <= 1, f"augment.{name}", "lie in [0, 1]", getattr(self, name))
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            _require(getattr(self, name) >= 0, f"augment.{name}", "not be negative", getattr(self, name))
         _require(min(self.std) > 0, "augment.std", "be positive", self.std)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether images are at most flipped and shifted."""
+        strengths = (self.color_jitter, self.erasing_probability, self.mixup_alpha, self.cutmix_alpha)
+        return self.policy == "none" and not any(strengths)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,7 +169,8 @@ class Config:
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """bf16 autocast; auto takes it where the device computes in it."""
     compile: Literal["auto", "off", "default", "reduce-overhead", "max-autotune"] = "auto"
-    """torch.compile mode; auto is default on cuda and off on the CPU, where it gains nothing."""
+    """torch.compile mode; auto is default on cuda and off on the CPU, where it gains nothing for
+    the model: there it compiles the augmentation alone, where that does more than flip and shift."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

@@ -65,6 +65,7 @@ class Run:
     num_classes: int
     steps_per_epoch: int
     dtype: torch.dtype
+    compile_augment: bool
     autocast: Callable[[], AbstractContextManager[object]]
     progress: Progress = field(default_factory=Progress)
 
@@ -117,6 +118,7 @@ def start_run(config: Config, world: World, folder: Path, loader: ImageLoader, n
         num_classes=num_classes,
         steps_per_epoch=steps_per_epoch,
         dtype=dtype,
+        compile_augment=compiles_augmentation(config, world.device),
         autocast=partial(torch.autocast, world.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16),
     )
 
@@ -160,6 +162,13 @@ def resolve_compile(config: Config, device: torch.device) -> str | None:
     if config.compile == "auto":
         return "default" if device.type == "cuda" else None
     return None if config.compile == "off" else config.compile
+
+
+def compiles_augmentation(config: Config, device: torch.device) -> bool:
+    """Whether the augmentation is compiled: auto does so on cuda, and on the CPU where it gains something."""
+    if config.compile == "auto":
+        return device.type == "cuda" or not config.augment.is_plain
+    return config.compile != "off"
 
 
 def computes_in_bf16(config: Config, device: torch.device) -> bool:

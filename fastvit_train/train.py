@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastvit_train.augment import augment
+from fastvit_train.augment import Augmented, augment
 from fastvit_train.config import Config
 from fastvit_train.cpu_memory import keep_freed_memory
 from fastvit_train.data import build_loaders
@@ -105,12 +105,21 @@ def train_step(run: Run, images: Tensor, labels: Tensor, index: Tensor, totals: 
     """One optimizer step; nothing in it waits for the device."""
     config, step = run.config, run.progress.step
     generator = torch.Generator(run.world.device).manual_seed((config.seed << 40 ^ step << 12 ^ run.world.rank) % 2**63)
-    inputs = augment(
-        images, config.augment, index=index, epoch=run.progress.epoch, generator=generator, dtype=run.dtype
+    batch = augment(
+        images,
+        labels,
+        config.augment,
+        index=index,
+        epoch=run.progress.epoch,
+        num_classes=run.num_classes,
+        generator=generator,
+        dtype=run.dtype,
+        # A batch from which the loader left samples out is not worth compiling for.
+        compiled=run.compile_augment and len(images) == config.batch_size,
     )
     factor = lr_factor(config.schedule, step=step, num_steps=run.schedule_steps, steps_per_epoch=run.steps_per_epoch)
     set_lr(run.optimizer, factor)
-    add_gradients(run, inputs, labels, totals)
+    add_gradients(run, batch, totals)
     clip_gradients(run.model, config.optim.clip_norm)
     run.optimizer.step()
     run.model.zero_grad(set_to_none=True)
@@ -118,19 +127,17 @@ def train_step(run: Run, images: Tensor, labels: Tensor, index: Tensor, totals: 
         run.ema.update(run.model, step=step + 1)
 
 
-def add_gradients(run: Run, inputs: Tensor, labels: Tensor, totals: Totals) -> None:
+def add_gradients(run: Run, batch: Augmented, totals: Totals) -> None:
     """Add up the gradients of a batch's mean loss, part by part as `accumulate` has it."""
     config = run.config
-    parts = list(zip(inputs.chunk(config.accumulate), labels.chunk(config.accumulate), strict=True))
-    for number, (part_inputs, part_labels) in enumerate(parts, start=1):
+    parts = list(zip(*(whole.chunk(config.accumulate) for whole in batch), strict=True))
+    for number, (images, targets, labels) in enumerate(parts, start=1):
         with nullcontext() if number == len(parts) else without_averaging(run.parallel_model):
             with run.autocast():
-                logits = run.parallel_model(part_inputs).float()
-                loss = classification_loss(
-                    logits, part_labels, kind=config.loss, label_smoothing=config.label_smoothing
-                )
-            (loss * (len(part_labels) / len(labels))).backward()  # type: ignore[no-untyped-call]
-        totals.add(loss, logits, part_labels)
+                logits = run.parallel_model(images).float()
+                loss = classification_loss(logits, targets, kind=config.loss, label_smoothing=config.label_smoothing)
+            (loss * (len(labels) / len(batch.labels))).backward()  # type: ignore[no-untyped-call]
+        totals.add(loss, logits, labels)
 
 
 class Interval:

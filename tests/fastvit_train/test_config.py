@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from fastvit_train.cli import parse
-from fastvit_train.config import Config, DataConfig, from_dict, to_dict
+from fastvit_train.config import AugmentConfig, Config, DataConfig, from_dict, to_dict
 from fastvit_train.presets import PRESETS, build_preset
 
 
@@ -135,3 +136,20 @@ def test_unknown_backend_lists_the_choices(capsys):
 def test_values_that_make_no_sense_are_refused(values: dict, message: str):
     with pytest.raises(ValueError, match=message):
         from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_ops": 0}, "augment.num_ops must be positive, got 0"),
+        ({"magnitude": 31}, "augment.magnitude must lie in [0, 30], got 31"),
+        ({"color_jitter": 1.5}, "augment.color_jitter must lie in [0, 1], got 1.5"),
+        ({"erasing_probability": -0.1}, "augment.erasing_probability must lie in [0, 1], got -0.1"),
+        ({"switch_probability": 2}, "augment.switch_probability must lie in [0, 1], got 2"),
+        ({"mixup_alpha": -1}, "augment.mixup_alpha must not be negative, got -1"),
+        ({"cutmix_alpha": -1}, "augment.cutmix_alpha must not be negative, got -1"),
+    ],
+)
+def test_augmentation_out_of_range_is_refused(changes, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        AugmentConfig(**changes)

@@ -146,6 +146,22 @@ def test_a_killed_run_resumes_bit_by_bit(config):
     assert steps == list(range(1, 161)), "lines from after the checkpoint must not come twice"
 
 
+def test_strong_augmentation_learns_and_resumes_bit_by_bit(config):
+    """All of it at once, compiled on the CPU as `auto` says, and stopped in the middle of an epoch."""
+    augment = AugmentConfig(
+        policy="three", color_jitter=0.3, erasing_probability=0.25, mixup_alpha=0.8, cutmix_alpha=1.0, flip="random"
+    )
+    config = replace(config, augment=augment, label_smoothing=0.1, epochs=2, checkpoint_every_steps=1)
+    whole = replace(config, out=config.out.with_name("whole"))
+    result = train(whole)
+    train(replace(config, max_steps=3))
+    train(replace(config, resume="auto"))
+    assert same_weights(config.out, whole.out)
+    lines = [line for line in read_metrics(whole.out / "metrics.jsonl") if line["kind"] == "train"]
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert result["top1"] > 0.25
+
+
 def test_resume_without_a_checkpoint_starts_anew(config):
     assert train(replace(config, max_steps=2, resume="auto"))["steps"] == 2
 
