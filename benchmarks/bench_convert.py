@@ -3,8 +3,8 @@
 import os
 import shutil
 import statistics
-from collections.abc import Callable
-from contextlib import ExitStack, redirect_stderr
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,17 @@ from tempfile import TemporaryDirectory
 from typing import Literal, NamedTuple
 
 from benchmarks.harness import Contender, Turn
-from benchmarks.rows import Row, about, appended_rows, common_columns, costs, median_ratio, print_table, split_names
+from benchmarks.rows import (
+    Row,
+    about,
+    appended_rows,
+    cost_columns,
+    costs,
+    median_ratio,
+    print_table,
+    speed_columns,
+    split_names,
+)
 from loaders.beton import Beton
 from tools.image_sources import ImageFolder
 from tools.write_ffcv import WriteFfcv, write_ffcv
@@ -176,18 +186,24 @@ def _measure(contenders: dict[str, Contender[Converting]], out: Path, num_rounds
     work = partial(Converting.convert, out=out / "images")
     measurements: dict[str, Measurement] = {}
     for name, contender in contenders.items():
-        out.mkdir()
-        peak_rss_bytes = contender.run_watched(work)
-        measurements[name] = Measurement(
-            peak_rss_bytes=peak_rss_bytes, stored_bytes=_stored_bytes(out / "images"), rounds=[]
-        )
-        shutil.rmtree(out)
+        with _folder(out):
+            peak_rss_bytes = contender.run_watched(work)
+            stored_bytes = _stored_bytes(out / "images")
+        measurements[name] = Measurement(peak_rss_bytes=peak_rss_bytes, stored_bytes=stored_bytes, rounds=[])
     for _ in range(num_rounds):
         for name, measurement in measurements.items():
-            out.mkdir()
-            measurement.rounds.append(contenders[name].run(work))
-            shutil.rmtree(out)
+            with _folder(out):
+                measurement.rounds.append(contenders[name].run(work))
     return measurements
+
+
+@contextmanager
+def _folder(path: Path) -> Iterator[None]:
+    """A folder for one turn, after which nothing is left, not even for the kernel to write during the next turn."""
+    path.mkdir()
+    yield
+    shutil.rmtree(path)
+    os.sync()
 
 
 def _stored_bytes(path: Path) -> float:
@@ -223,7 +239,8 @@ def _print(rows: list[Row]) -> None:
     ratios = [(row["ratio_to_counterpart"], row["counterpart"]) for row in rows]
     columns = {
         "converter": [row["converter"] for row in rows],
-        **common_columns(rows),
+        **speed_columns(rows),
+        **cost_columns(rows),
         "source MB/s": [f"{row['source_megabytes_per_second']:,.0f}" for row in rows],
         "stored bytes/image": [f"{row['stored_bytes_per_image']:,.0f}" for row in rows],
         "ratio": [f"{ratio:.2f} to {counterpart}" if ratio else "" for ratio, counterpart in ratios],

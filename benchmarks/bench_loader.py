@@ -13,7 +13,17 @@ import torch
 
 from benchmarks.harness import Contender, Turn
 from benchmarks.peers import Epochs
-from benchmarks.rows import Row, about, appended_rows, common_columns, costs, median_ratio, print_table, split_names
+from benchmarks.rows import (
+    Row,
+    about,
+    appended_rows,
+    cost_columns,
+    costs,
+    median_ratio,
+    print_table,
+    speed_columns,
+    split_names,
+)
 from loaders import BACKENDS, LoaderConfig, build_loader
 from loaders.crop import Crop
 
@@ -187,7 +197,8 @@ def _print(rows: list[Row]) -> None:
     first = rows[0]
     columns = {
         "loader": [row["loader"] for row in rows],
-        **common_columns(rows),
+        **speed_columns(rows),
+        **cost_columns(rows),
         f"ratio to {first['loader']}": [f"{row['ratio_to_first']:.2f}" for row in rows],
         "ratio to limit": [f"{row['ratio_to_limit']:.2f}" if row["ratio_to_limit"] else "" for row in rows],
         "first batch s": [f"{row['first_batch_seconds']:.2f}" for row in rows],

@@ -90,11 +90,17 @@ def print_table(title: str, columns: Mapping[str, Sequence[str]], machine: Mappi
     Console(width=None if sys.stdout.isatty() else _TABLE_WIDTH).print(table)
 
 
-def common_columns(rows: Sequence[Row]) -> dict[str, list[str]]:
-    """The columns of the table that `costs` fills."""
+def speed_columns(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """The columns of the table that say how fast each was."""
     return {
         "images/s": [f"{row['images_per_second']:,.0f}" for row in rows],
         "spread": [f"{min(row['rounds']):,.0f}-{max(row['rounds']):,.0f}" for row in rows],
+    }
+
+
+def cost_columns(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """The columns of the table that say what each took of the machine."""
+    return {
         "CPU us/image": [f"{1e6 * row['cpu_seconds_per_image']:,.0f}" for row in rows],
         "peak MiB": [f"{row['peak_rss_bytes'] / 2**20:,.0f}" for row in rows],
     }
