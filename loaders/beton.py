@@ -39,6 +39,7 @@ __all__ = [
     "EncodedImage",
     "FieldKind",
     "ImageMode",
+    "page_size_fault",
 ]
 
 _DAMAGED = "the file is cut short or damaged: copy or write it again"

@@ -323,10 +323,10 @@ def claim(job_file: Path, job: Job, *, resume: bool, overwrite: bool) -> bool:
     wanted = json.loads(json.dumps({"part": job.part, "num_planned": job.num_planned, **job.identity}))
     if job_file.exists() and resume:
         try:
-            found = json.loads(job_file.read_bytes())
-        except (ValueError, RecursionError) as error:
+            found = dict(json.loads(job_file.read_bytes()))
+        except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{job_file}: damaged; start anew with --overwrite instead of --resume") from error
-        different = [key for key in wanted if not isinstance(found, dict) or found.get(key) != wanted[key]]
+        different = [key for key in wanted if found.get(key) != wanted[key]]
         if different:
             raise ValueError(
                 f"{job_file}: the interrupted conversion had another {different[0]} than {wanted[different[0]]}; pass "

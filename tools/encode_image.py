@@ -190,10 +190,10 @@ def read_jpeg_header(data: bytes) -> tuple[int, int, int]:
         RuntimeError: The header is damaged, or of a kind that libjpeg-turbo does not decode.
         ValueError: The file is cut short.
     """
-    header = _native.read_jpeg_header(_as_array(data))
-    if data.rfind(_JPEG_END) < 0:
+    height, width, num_components, scan_offset = _native.read_jpeg_header(_as_array(data))
+    if data.find(_JPEG_END, scan_offset) < 0:  # a preview in the header has an end marker of its own
         raise ValueError("the JPEG is cut short: it has no end marker")
-    return header
+    return height, width, num_components
 
 
 def decode_rgb(data: bytes) -> NDArray[np.uint8]:
@@ -212,7 +212,7 @@ def decode_rgb(data: bytes) -> NDArray[np.uint8]:
             return np.ascontiguousarray(opaque.convert("RGB"))
     except UnidentifiedImageError as error:
         raise ValueError(f"it is none of {', '.join(_FORMATS)}, or its header is damaged") from error
-    except SyntaxError as error:  # Pillow's word for a damaged PNG
+    except (SyntaxError, Image.DecompressionBombError) as error:  # a damaged PNG; sizes that no photo has
         raise ValueError(str(error)) from error
 
 

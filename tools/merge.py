@@ -48,7 +48,11 @@ def merge(config: Merge) -> tuple[Path, Card]:
     parts = _in_order({part: read_card(part if part.suffix == ".json" else card_path(part)) for part in config.parts})
     started = time.perf_counter()
     files, cards = list(parts), list(parts.values())
-    if config.out.suffix == ".json":
+    are_shards = "page_size" not in cards[0].job
+    if are_shards != (config.out.suffix == ".json"):
+        whole = "shards make a card, name a .json file" if are_shards else "a .beton file make one, name a .beton file"
+        raise ValueError(f"{config.out}: parts of {whole}")
+    if are_shards:
         card = _joined_card(cards, num_bytes=sum(card.num_bytes for card in cards), started=started)
         card.write(config.out)
         return config.out, card
@@ -70,6 +74,8 @@ def _in_order(cards: dict[Path, Card]) -> dict[Path, Card]:
     """The parts sorted by their numbers; all must be there, and of one data set."""
     numbers: dict[int, Path] = {}
     counts = set[int]()
+    if not cards:
+        raise ValueError("no parts; name all parts of a data set")
     first_path, first = next(iter(cards.items()))
     for path, card in cards.items():
         if card.part is None:

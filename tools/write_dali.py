@@ -84,8 +84,13 @@ def write_dali(config: WriteDali) -> tuple[Path, Card]:
     if card_file.exists() and not config.overwrite:
         raise ValueError(f"{card_file}: exists already; remove it and its shards, name others, or pass --overwrite")
     job_file = card_file.with_suffix(".partial.json")
+    earlier = _earlier_shards(config, shards, is_whole=job.part is None)
+    if earlier and not job_file.exists() and not config.overwrite:
+        raise ValueError(f"{earlier[0]}: exists already; remove it, name other shards, or pass --overwrite")
     if not claim(job_file, job, resume=config.resume, overwrite=config.overwrite):
-        _clear(config, shards, is_whole=job.part is None)
+        for shard in earlier:
+            for path in (shard, shard.with_suffix(".idx"), record_list_path(shard)):
+                path.unlink(missing_ok=True)
     outcome = Outcome()
     num_shards_done = _recall(shards, outcome)
     started, num_resumed = time.perf_counter(), outcome.num_samples
@@ -115,20 +120,11 @@ def _shard_paths(config: WriteDali, job: Job) -> list[Path]:
     return [config.out.with_name(f"{config.out.name}-{number:06}.{config.format}") for number in range(first, last)]
 
 
-def _clear(config: WriteDali, shards: Sequence[Path], *, is_whole: bool) -> None:
-    """Remove what an earlier conversion left under these names, so that its shards do not mix with the new ones.
-
-    Raises:
-        ValueError: There is something, and it is not to be replaced.
-    """
+def _earlier_shards(config: WriteDali, shards: Sequence[Path], *, is_whole: bool) -> list[Path]:
+    """What an earlier conversion left under these names, which must not mix with the new shards."""
     number = "[0-9]" * 6
-    earlier = config.out.parent.glob(f"{glob.escape(config.out.name)}-{number}.{config.format}")
-    found = [shard for shard in earlier if is_whole or shard in set(shards)]
-    if found and not config.overwrite:
-        raise ValueError(f"{found[0]}: exists already; remove it, name other shards, or pass --overwrite")
-    for shard in found:
-        for path in (shard, shard.with_suffix(".idx"), record_list_path(shard)):
-            path.unlink(missing_ok=True)
+    found = config.out.parent.glob(f"{glob.escape(config.out.name)}-{number}.{config.format}")
+    return [shard for shard in found if is_whole or shard in set(shards)]
 
 
 def _recall(shards: Sequence[Path], outcome: Outcome) -> int:

@@ -13,7 +13,15 @@ from typing import BinaryIO, Literal
 
 import tyro
 
-from loaders.beton import DEFAULT_PAGE_SIZE, BetonStream, EncodedImage, FieldKind, ImageMode
+from loaders.beton import (
+    DEFAULT_PAGE_SIZE,
+    BetonError,
+    BetonStream,
+    EncodedImage,
+    FieldKind,
+    ImageMode,
+    page_size_fault,
+)
 from tools.card import Card, card_path
 from tools.conversion import (
     ConversionOptions,
@@ -66,6 +74,8 @@ class WriteFfcv(ConversionOptions):
             raise ValueError(f"mode {self.mode} is for JPEG files, but cifar10 has none: use raw, mixed or reencode")
         if not 0 <= self.raw_fraction <= 1:
             raise ValueError(f"raw_fraction must lie in [0, 1], got {self.raw_fraction}")
+        if fault := page_size_fault(self.page_size):
+            raise ValueError(fault)
 
     @property
     def storage_mode(self) -> Mode:
@@ -123,13 +133,16 @@ class PartialBeton:
 
     def recall(self, job: Job) -> None:
         """Take up all records that stand in both files, undamaged, and cut off what comes after them."""
-        num_list_bytes = 0
+        num_list_bytes, num_data_bytes = 0, self.data_path.stat().st_size
         for line, sample in zip(read_record_list(self.list_path, complete=False), job.samples(), strict=False):
             if line.name != sample.name:
                 break
             if isinstance(line, RecordLine):
-                data = os.pread(self._data.fileno(), line.num_bytes, self._stream.offset_of_next(line.num_bytes))
-                if len(data) != line.num_bytes or zlib.crc32(data) != line.crc32:
+                start = self._stream.offset_of_next(line.num_bytes)
+                if start + line.num_bytes > num_data_bytes:
+                    break
+                data = os.pread(self._data.fileno(), line.num_bytes, start)
+                if zlib.crc32(data) != line.crc32:
                     break
                 self._stream.recall(_values(line, data))
             self.outcome.add(line)
@@ -141,7 +154,10 @@ class PartialBeton:
     def append(self, line: RecordLine | SkippedLine, data: bytes) -> None:
         """Write the next record, or note that a sample was left out."""
         if isinstance(line, RecordLine):
-            self._stream.append(_values(line, data))
+            try:
+                self._stream.append(_values(line, data))
+            except BetonError as error:
+                raise BetonError(f"{error} (at {line.name})") from error
             if self._stream.end - self._synced_end > _SYNC_BYTES:
                 self._sync_behind()
         self._lines.write(format_line(line))
@@ -189,19 +205,24 @@ def partial_paths(out: Path) -> tuple[Path, Path, Path]:
 def _partial_beton(out: Path, job: Job, config: WriteFfcv) -> Iterator[PartialBeton]:
     """Open the files, new or as an interrupted conversion left them; after an exception they stay if records came."""
     data_path, list_path, job_path = partial_paths(out)
-    is_resumed = claim(job_path, job, resume=config.resume, overwrite=config.overwrite)
-    mode: Literal["r+b", "w+b"] = "r+b" if is_resumed and data_path.exists() and list_path.exists() else "w+b"
-    with data_path.open(mode) as data, list_path.open(mode) as lines:
-        partial = PartialBeton(out, job, data, lines, page_size=config.page_size)
-        partial.recall(job)
-        try:
-            yield partial
-        except BaseException:
-            if partial.outcome.num_samples == 0:
-                partial.discard()
-            raise
-        finally:
-            partial.close()
+    try:
+        is_resumed = claim(job_path, job, resume=config.resume, overwrite=config.overwrite)
+        mode: Literal["r+b", "w+b"] = "r+b" if is_resumed and data_path.exists() and list_path.exists() else "w+b"
+        with data_path.open(mode) as data, list_path.open(mode) as lines:
+            partial = PartialBeton(out, job, data, lines, page_size=config.page_size)
+            partial.recall(job)
+            try:
+                yield partial
+            except BaseException:
+                if partial.outcome.num_samples == 0:
+                    partial.discard()
+                raise
+            finally:
+                partial.close()
+    except OSError as error:  # closing writes what is still buffered: on a full disk that fails again
+        raise ValueError(
+            f"{out}: cannot be written: {error.strerror or error}; make room there or choose another place"
+        ) from error
 
 
 def _values(line: RecordLine, data: bytes) -> tuple[EncodedImage, int]:

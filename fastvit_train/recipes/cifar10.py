@@ -107,9 +107,10 @@ def vit_small_fast(epochs: float = 12) -> Config:
 def vit_small(epochs: float = 100) -> Config:
     """The small ViT from scratch.
 
-    Expected: not yet run; published 93.6 % for a plain ViT of 2.8 M parameters in 100 epochs, with AutoAugment, where this
-    has TrivialAugment, and repeated augmentation, which this lacks. Cost: 21 PFLOP. Source: aanna0701/SPT_LSA_ViT (AdamW, rate 1e-3, decay 0.05, batch 128, drop path
-    0.1, label smoothing 0.1), with the start of arXiv 2305.09828, which is worth over 5 points there.
+    Expected: not yet run; published 93.6 % for a plain ViT of 2.8 M parameters in 100 epochs, with AutoAugment, where
+    this has TrivialAugment, and repeated augmentation, which this lacks. Cost: 21 PFLOP. Source: aanna0701/SPT_LSA_ViT
+    (AdamW, rate 1e-3, decay 0.05, batch 128, drop path 0.1, label smoothing 0.1), with the start of arXiv 2305.09828,
+    which is worth over 5 points there.
     """
     return Config(
         preset="cifar10-vit-small",
@@ -138,8 +139,8 @@ def vit_b16(epochs: float = 100) -> Config:
     """ViT-B/16 from scratch at 224 px, from 50,000 images of 32 px: what a large ViT makes of little data.
 
     Expected: not yet run, and no published figure is known for it. Cost: 525 PFLOP (105 GFLOP per image). Source: the
-    optimizer and augmentation of DeiT (arXiv 2012.12877), whose rate is 1e-3 for a batch of 1024 and whose RandAugment of
-    9 out of 10 is 27 out of 30 here, with a higher drop path.
+    optimizer and augmentation of DeiT (arXiv 2012.12877), whose rate is 1e-3 for a batch of 1024 and whose RandAugment
+    of 9 out of 10 is 27 out of 30 here, with a higher drop path.
     """
     return Config(
         preset="cifar10-vit-b16",

@@ -6,8 +6,8 @@ a batch does not fit into the memory, a larger `--accumulate` does.
 
 from fastvit_train.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, ScheduleConfig
 
-# big_vision counts RandAugment's magnitude up to 10, torchvision and this up to 30: 10 there is 30 here, and 15 more than
-# either of these has.
+# big_vision counts RandAugment's magnitude up to 10, torchvision and this up to 30: 10 there is 30 here, and 15 is more
+# than either of these has.
 _STRONGEST = 30
 
 VIT_B16_MODEL = ModelConfig(drop_path=0.1, pooling="avg", positions="sincos2d")

@@ -80,7 +80,7 @@ auto read_jpeg_header(const ByteVector& jpeg) {
     const nb::gil_scoped_release unlocked;
     static thread_local JpegDecoder decoder;
     decoder.open(span_of(jpeg));
-    return std::make_tuple(decoder.height(), decoder.width(), decoder.num_components());
+    return std::make_tuple(decoder.height(), decoder.width(), decoder.num_components(), decoder.scan_offset());
 }
 
 PixelArray array_of(const PixelView& view) {

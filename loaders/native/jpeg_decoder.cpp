@@ -40,6 +40,7 @@ void JpegDecoder::open(std::span<const std::uint8_t> jpeg) {
     // libjpeg keeps tables for images that have none, whose pixels would depend on the image that came before.
     jpeg_destroy_decompress(&info_);
     create();
+    jpeg_size_ = jpeg.size();
     run([&] {
         jpeg_mem_src(&info_, jpeg.data(), static_cast<unsigned long>(jpeg.size()));
         jpeg_read_header(&info_, TRUE);

@@ -52,6 +52,9 @@ class JpegDecoder {
     std::int32_t width() const { return static_cast<std::int32_t>(info_.image_width); }
     int num_components() const { return info_.num_components; }
 
+    // Where in the file the first scan's data begins; to be asked before `start`.
+    std::size_t scan_offset() const { return jpeg_size_ - info_.src->bytes_in_buffer; }
+
     // Get ready to decode at 1/`shrink` (1, 2, 4 or 8) of the size, to RGB or, with `may_be_ycc`, to YCbCr where that is what
     // the image is stored in; tells whether it is YCbCr. Throws ImageError.
     bool start(int shrink, bool may_be_ycc = false);
@@ -82,6 +85,7 @@ class JpegDecoder {
     jpeg_decompress_struct info_{};
     JpegErrorManager errors_;
     jpeg_progress_mgr progress_{};
+    std::size_t jpeg_size_;
     HuffmanDecoder huffman_;
     bool is_ours_;               // the entropy decoding
     int rows_above_, rows_left_;  // of the region

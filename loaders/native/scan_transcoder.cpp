@@ -173,7 +173,9 @@ constexpr std::uint32_t table_number(std::size_t component, bool is_ac) { return
 using Token = std::uint32_t;
 constexpr int kSymbolShift = 16;
 
-constexpr int kMaxDcBits = 11;
+// Of values in 8-bit JPEGs. Two codes of 16 bits with such values are what one refill of the reader, and of the writer,
+// holds.
+constexpr int kMaxDcBits = 11, kMaxAcBits = 10;
 
 // A table with a code for every AC symbol that there can be was made for no image in particular.
 constexpr std::size_t kAllAcSymbols = 162;
@@ -190,6 +192,7 @@ class CodeTable {
     static constexpr int kEndOfBlock = 128;
 
     void build(const TableSpec& spec, bool is_dc) {
+        require(!spec.symbols.empty());
         if (is_built_from(spec)) return;
         spec_ = {};  // until all of it is checked
         has_skims_ = false;
@@ -251,7 +254,7 @@ class CodeTable {
 
     static Entry entry(std::uint8_t symbol, int length, bool is_dc) {
         const int size = is_dc ? symbol : symbol & 15, zeros = symbol >> 4;
-        require(!is_dc || size <= kMaxDcBits);
+        require(size <= (is_dc ? kMaxDcBits : kMaxAcBits));
         require(is_dc || size > 0 || zeros == 0 || zeros == 15);
         const int step = is_dc ? 0 : symbol == 0 ? kEndOfBlock : zeros + 1;
         return {static_cast<std::uint8_t>(length + size), symbol, static_cast<std::uint8_t>(step), static_cast<std::uint8_t>(size)};
@@ -778,6 +781,7 @@ std::vector<std::uint8_t> write(const Tokenizer& image, std::vector<std::uint8_t
 }  // namespace
 
 int nearest_divisor(int number, int wanted) {
+    wanted = std::min(wanted, number);
     for (int distance = 0;; ++distance) {
         if (wanted - distance >= 1 && number % (wanted - distance) == 0) return wanted - distance;
         if (wanted + distance <= number && number % (wanted + distance) == 0) return wanted + distance;

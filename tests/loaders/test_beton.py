@@ -2,22 +2,22 @@
 
 import os
 import pickle
-import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
 
 from loaders._beton_format import ALLOCATION_TYPE, FIELD_TYPE, HEADER_TYPE, MIN_PAGE_SIZE, metadata_type
-from loaders.beton import Beton, BetonError, BetonWriter, EncodedImage, FieldKind, ImageMode, write_beton
+from loaders.beton import Beton, BetonError, BetonStream, BetonWriter, EncodedImage, FieldKind, ImageMode
 
 pytestmark = pytest.mark.timeout(60)
 
 FIELDS = {"image": FieldKind.RGB_IMAGE, "label": FieldKind.INT, "weight": FieldKind.FLOAT}
+METADATA_OFFSET = HEADER_TYPE.itemsize + len(FIELDS) * FIELD_TYPE.itemsize
 Sample = tuple[EncodedImage, int, float]
 
 
@@ -34,8 +34,10 @@ def make_samples(num_samples: int, modes: tuple[ImageMode, ...] = tuple(ImageMod
     return samples
 
 
-def write(path: Path, samples: list[Sample], fields: dict[str, FieldKind] = FIELDS) -> None:
-    with BetonWriter(path, fields, num_samples=len(samples), page_size=MIN_PAGE_SIZE) as writer:
+def write(
+    path: Path, samples: list[Sample], fields: dict[str, FieldKind] = FIELDS, *, num_samples: int | None = None
+) -> None:
+    with BetonWriter(path, fields, num_samples=num_samples or len(samples), page_size=MIN_PAGE_SIZE) as writer:
         for sample in samples:
             writer.append(sample)
 
@@ -133,100 +135,80 @@ def test_pickling_carries_the_path_alone(path: Path):
         assert copy.image_bytes(499).tobytes() == samples[499][0].data.tobytes()
 
 
-# Writing in parallel
+# Writing step by step
 
 
-def test_the_file_does_not_depend_on_the_number_of_workers(tmp_path: Path):
-    samples = make_samples(300)
-
-    def encode(index: int) -> Sample:
-        threading.Event().wait((index * 7919 % 5) / 5000)  # finish out of order
-        return samples[index]
-
-    files = [tmp_path / f"{num_workers}.beton" for num_workers in (1, 2, 7)]
-    for file in files:
-        counts: list[int] = []
-        write_beton(
-            file, FIELDS, iter(range(300)), encode,
-            num_samples=300, num_workers=int(file.stem), page_size=MIN_PAGE_SIZE, on_progress=counts.append,
-        )  # fmt: skip
-        assert counts == list(range(1, 301))
-    write(tmp_path / "one by one", samples)
-    assert len({file.read_bytes() for file in [*files, tmp_path / "one by one"]}) == 1
+def stream(file: BinaryIO, path: Path, num_samples: int) -> BetonStream:
+    return BetonStream(file, path, FIELDS, num_samples=num_samples, page_size=MIN_PAGE_SIZE)
 
 
-@pytest.mark.parametrize("num_workers", [1, 4])
-def test_a_failing_sample_is_named_and_stops_everything(path: Path, num_workers: int):
-    path.write_bytes(b"what stood there before")
-    threads = set(threading.enumerate())
-    encoded: list[str] = []
+@pytest.mark.parametrize("num_recalled", [0, 1, 119, 120])
+def test_a_stream_goes_on_where_another_one_ended(path: Path, num_recalled: int):
+    samples = make_samples(120)
+    samples[60] = (EncodedImage(bytes(MIN_PAGE_SIZE), ImageMode.JPG, 9, 9), 0, 0.0)  # pages begin in the middle
+    write(path, samples)
+    other = path.with_name("other.beton")
+    with other.open("w+b") as file:
+        first = stream(file, other, 120)
+        for sample in samples[:num_recalled]:
+            first.append(sample)
+        file.flush()
+        second = stream(file, other, 120)
+        for sample in samples[:num_recalled]:
+            second.recall(sample)
+        assert (second.num_records, second.end) == (first.num_records, first.end)
+        file.truncate(second.end)
+        file.seek(0)
+        with pytest.raises(BetonError, match=r"version|empty file|zeros|finish"):
+            Beton(other)
+        for sample in samples[num_recalled:]:
+            second.append(sample)
+        second.finish()
+    assert other.read_bytes() == path.read_bytes()
 
-    def encode(name: str) -> Sample:
-        encoded.append(name)
-        if name == "photo 20.jpg":
-            raise OSError("it is cut short")
-        return make_samples(1)[0]
 
-    names = (f"photo {index}.jpg" for index in range(10**9))
-    with pytest.raises(BetonError, match=r"data\.beton: .*sample 20 \(photo 20\.jpg\): it is cut short"):
-        write_beton(path, FIELDS, names, encode, num_samples=10**5, num_workers=num_workers)
-    assert len(encoded) < 20 + 10 * num_workers
-    assert os.listdir(path.parent) == [path.name]
-    assert path.read_bytes() == b"what stood there before"
-    assert not set(threading.enumerate()) - threads
+def test_fewer_records_than_the_largest_number(path: Path):
+    """As where some were left out: the pages begin behind the room for all of them."""
+    samples = make_samples(30)
+    with path.open("w+b") as file:
+        long = stream(file, path, 100_000)
+        for sample in samples:
+            long.append(sample)
+        long.finish()
+    with Beton(path) as beton:
+        assert beton.num_samples == 30
+        room = METADATA_OFFSET + 100_000 * metadata_type(FIELDS).itemsize
+        assert beton.offsets[0] == -(-room // MIN_PAGE_SIZE) * MIN_PAGE_SIZE
+        for index, (image, label, _) in enumerate(samples):
+            assert beton.image_bytes(index).tobytes() == image.data.tobytes()
+            assert beton.labels[index] == label
 
 
-def test_a_sample_that_does_not_suit_its_fields_is_named(path: Path):
-    with pytest.raises(BetonError, match=r"sample 3 \(3\): field 'label': .*'float'"):
-        write_beton(path, FIELDS, range(5), lambda i: (make_samples(1)[0][0], 1.5 if i == 3 else 1, 0.0), num_samples=5)
-    assert os.listdir(path.parent) == []
+def test_a_stream_without_records(path: Path):
+    with path.open("w+b") as file, pytest.raises(BetonError, match="no record came"):
+        stream(file, path, 5).finish()
 
 
 @pytest.mark.parametrize("num_samples", [4, 6])
 def test_another_number_of_samples_than_announced(path: Path, num_samples: int):
+    path.write_bytes(b"what stood there before")
     with pytest.raises(BetonError, match=f"num_samples={num_samples}"):
-        write_beton(path, FIELDS, make_samples(5), lambda sample: sample, num_samples=num_samples)
-    assert os.listdir(path.parent) == []
-
-
-SLOW_WRITER = """
-import signal, sys, time
-from loaders.beton import EncodedImage, FieldKind, ImageMode, write_beton
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
-def encode(index):
-    time.sleep(0.01)
-    return [EncodedImage(b"x", ImageMode.JPG, 1, 1)]
-def on_progress(num_written):
-    if num_written == 20:
-        print("running", flush=True)
-write_beton(sys.argv[1], {"image": FieldKind.RGB_IMAGE}, range(10**6), encode,
-            num_samples=10**6, num_workers=4, on_progress=on_progress)
-"""
-
-
-def test_ctrl_c_leaves_nothing(path: Path):
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOW_WRITER, path], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    with process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"running\n"
-        assert len(os.listdir(path.parent)) == 1
-        process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=30)
-    assert stderr.rstrip().endswith(b"KeyboardInterrupt")
-    assert os.listdir(path.parent) == []
+        write(path, make_samples(5), num_samples=num_samples)
+    assert os.listdir(path.parent) == [path.name]
+    assert path.read_bytes() == b"what stood there before"
 
 
 LIMITED_WRITER = """
 import os, resource, sys
-from loaders.beton import BetonError, EncodedImage, FieldKind, ImageMode, write_beton
+from loaders.beton import BetonError, BetonWriter, EncodedImage, FieldKind, ImageMode
 fields = {"image": FieldKind.RGB_IMAGE}
 image = EncodedImage(bytes(2**20), ImageMode.JPG, 1, 1)
 for limit in sys.argv[2:]:
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), resource.RLIM_INFINITY))
     try:
-        write_beton(sys.argv[1], fields, range(9), lambda _: [image], num_samples=9, num_workers=2)
+        with BetonWriter(sys.argv[1], fields, num_samples=9) as writer:
+            for _ in range(9):
+                writer.append([image])
     except BetonError as error:
         print(error, os.listdir(os.path.dirname(sys.argv[1])))
 """
@@ -294,8 +276,6 @@ def test_other_things_that_cannot_be_written(path: Path):
         BetonWriter(path, FIELDS, num_samples=0)
     with pytest.raises(BetonError, match="it is a folder"):
         BetonWriter(path.parent, FIELDS, num_samples=1)
-    with pytest.raises(BetonError, match="num_workers must be positive, got 0"):
-        write_beton(path, FIELDS, make_samples(1), lambda sample: sample, num_samples=1, num_workers=0)
     missing = path.parent / "missing" / "data.beton"
     with pytest.raises(BetonError, match="No such file or directory"), BetonWriter(missing, FIELDS, num_samples=1):
         pass
@@ -348,9 +328,6 @@ def test_truncated_anywhere(path: Path):
         path.write_bytes(content[:length])
         with pytest.raises(BetonError, match=r"data\.beton: "):
             Beton(path)
-
-
-METADATA_OFFSET = HEADER_TYPE.itemsize + len(FIELDS) * FIELD_TYPE.itemsize
 
 
 @pytest.mark.parametrize("name", HEADER_TYPE.names or ())

@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from loaders._beton_format import MIN_PAGE_SIZE
-from loaders.beton import Beton, EncodedImage, FieldKind, ImageMode, write_beton
+from loaders.beton import Beton, BetonWriter, EncodedImage, FieldKind, ImageMode
 from tools.get_cifar10 import read_cifar10
 from tools.write_ffcv import WriteFfcv
 from tools.write_ffcv import write_ffcv as convert
@@ -57,10 +57,9 @@ def encoded(image: np.ndarray, mode: ImageMode) -> EncodedImage:
 
 
 def write_ours(path: Path, images: Sequence[EncodedImage]) -> None:
-    write_beton(
-        path, FIELDS, list(enumerate(images)), lambda sample: (sample[1], sample[0], sample[0] / 7),
-        num_samples=len(images), num_workers=2, page_size=MIN_PAGE_SIZE,
-    )  # fmt: skip
+    with BetonWriter(path, FIELDS, num_samples=len(images), page_size=MIN_PAGE_SIZE) as writer:
+        for index, image in enumerate(images):
+            writer.append((image, index, index / 7))
 
 
 def write_ffcv(path: Path, images: Sequence[np.ndarray], field: RGBImageField, *, num_workers: int) -> None:
@@ -202,7 +201,7 @@ def test_real_photos_there_and_back(tmp_path: Path):
     """500 ImageNet photos: kept as they are by our tool and read by FFCV; written by FFCV and read by us."""
     folder = Path(os.environ["FASTVIT_DATA"], "imagenet_sample", "train")
     config = WriteFfcv(dataset="folder", source=folder, out=tmp_path / "ours.beton", mode="keep")
-    card = convert(config)
+    _, card = convert(config)
     assert card.treatments == {"kept": 500}
     files = sorted(folder.glob("*/*"))
     assert [data for _, data in read_ffcv(config.out)] == [file.read_bytes() for file in files]
@@ -223,7 +222,8 @@ def test_all_of_cifar10_there_and_back(tmp_path: Path, split):
     """All 60,000 images and labels: written by our tool and read by FFCV; written by FFCV and read by us."""
     images, labels = read_cifar10(CIFAR10, split)
     config = WriteFfcv(dataset="cifar10", source=CIFAR10, split=split, out=tmp_path / "ours.beton")
-    assert convert(config).num_images == len(labels) == {"train": 50_000, "test": 10_000}[split]
+    _, card = convert(config)
+    assert card.num_images == len(labels) == {"train": 50_000, "test": 10_000}[split]
     rows, stored = zip(*read_ffcv(config.out), strict=True)
     assert b"".join(stored) == images.tobytes()
     assert [row["f1"] for row in rows] == labels.tolist()

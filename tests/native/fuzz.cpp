@@ -1,5 +1,6 @@
-// Damaged JPEGs through the engine and the transcoder, built with sanitizers. Each is decoded twice, as one of two that
+// Damaged JPEGs through the engine and the converters, built with sanitizers. Each is decoded twice, as one of two that
 // take turns, which is how the loading threads do it, and alone: both must give the same pixels or fail for the same reason.
+// What the converters write of it must be whole, and have the same pixels where its scan was written anew.
 //   fuzz NUM_IMAGES    prints how many decoded and how many failed
 #include <algorithm>
 #include <cstdio>
@@ -10,9 +11,11 @@
 #include <string>
 #include <vector>
 
+#include "image_converter.hpp"
 #include "jpeg_files.hpp"
 #include "restart_transcoder.hpp"
 #include "sampler.hpp"
+#include "scan_transcoder.hpp"
 
 using namespace fastvit;
 
@@ -179,6 +182,56 @@ class Fuzzer {
     Sampler alone_;
 };
 
+class ConverterCheck {
+  public:
+    void rewrite(const Bytes& bytes, int interval) {
+        const std::optional<Bytes> transcoded = transcode_scan(bytes, interval);
+        if (transcoded) {
+            ++num_transcoded;
+            compare("written anew", decode(bytes), decode(*transcoded));
+        }
+        try {
+            add_restart_markers(bytes, interval);
+        } catch (const ImageError&) {
+        }
+    }
+
+    void reencode(const Bytes& bytes, std::mt19937& random) {
+        const auto below = [&](unsigned limit) { return static_cast<int>(random() % limit); };
+        const SizeLimits limits{below(200), below(2) ? below(100) : 0};
+        const JpegOptions options{1 + below(100), 1 + below(2), 1 + below(2), below(9)};
+        try {
+            const PixelView view = converter_.decode(bytes, limits, below(2));
+            const Bytes encoded = converter_.encode(view, options);
+            ++num_encoded;
+            const Outcome outcome = decode(encoded);
+            if (outcome.pixels.size() != 3 * static_cast<std::size_t>(view.height) * static_cast<std::size_t>(view.width))
+                compare("encoded", outcome, {});
+        } catch (const ImageError&) {
+        }
+    }
+
+    int num_transcoded = 0, num_encoded = 0, num_different = 0;
+
+  private:
+    Outcome decode(const Bytes& bytes) {
+        try {
+            const PixelView view = whole_.decode(bytes, {0, 0}, false);
+            return {Bytes(view.data, view.data + std::ptrdiff_t{3} * view.height * view.width), ""};
+        } catch (const ImageError& error) {
+            return {{}, error.what()};
+        }
+    }
+
+    void compare(const char* what, const Outcome& before, const Outcome& after) {
+        if (before == after) return;
+        std::printf("%s: \"%s\" before, \"%s\" after\n", what, before.failure.c_str(), after.failure.c_str());
+        ++num_different;
+    }
+
+    ImageConverter converter_, whole_;
+};
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -189,6 +242,7 @@ int main(int argc, char** argv) {
         for (const auto& [height, width] : {std::pair{97, 131}, {16, 16}, {1, 1}, {40, 7}, {150, 230}})
             originals.push_back(encode(kind, height, width, random));
     Fuzzer exact(false), scaled(true);
+    ConverterCheck converters;
     for (int number = 0; number < num_images; ++number) {
         const auto index = static_cast<std::size_t>(number);
         Bytes bytes = originals[index % originals.size()];
@@ -203,16 +257,13 @@ int main(int argc, char** argv) {
             scaled.finish();
             if (exact.num_failed + scaled.num_failed > 0) return std::puts("a whole image failed"), 1;
         }
-        if (number % 8 == 0) {
-            try {
-                add_restart_markers(image.bytes, 1 + number % 5);
-            } catch (const ImageError&) {
-            }
-        }
+        if (number % 4 == 0) converters.rewrite(image.bytes, 1 + number % 5);
+        if (number % 4 == 2) converters.reencode(image.bytes, random);
     }
     exact.finish();
     scaled.finish();
     std::printf("%d mutated JPEGs: %d decoded, %d failed by name\n", num_images, exact.num_decoded + scaled.num_decoded,
                 exact.num_failed + scaled.num_failed);
-    return exact.num_different + scaled.num_different > 0;
+    std::printf("%d rewritten symbol by symbol, %d re-encoded\n", converters.num_transcoded, converters.num_encoded);
+    return exact.num_different + scaled.num_different + converters.num_different > 0;
 }

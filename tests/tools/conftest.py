@@ -6,6 +6,7 @@ import json
 import pickle
 import struct
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -141,3 +142,33 @@ def shard_samples() -> list[ShardSample]:
             Image.fromarray(pixels[index - 4]).save(buffer, "PNG")
             samples.append(ShardSample(f"{index:08}", buffer.getvalue(), "png", label))
     return samples
+
+
+MakeFolder = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def make_folder(tmp_path_factory: pytest.TempPathFactory) -> MakeFolder:
+    """Make a folder of small images in classes: JPEG, every tenth one grey or CMYK or a PNG under the name of a JPEG.
+
+    Those of the numbers `broken` are cut short. A folder is made once.
+    """
+    made: dict[tuple[int, tuple[int, ...]], Path] = {}
+
+    def make(num_images: int, *, broken: tuple[int, ...] = ()) -> Path:
+        if (num_images, broken) in made:
+            return made[num_images, broken]
+        folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(2)
+        for index in range(num_images):
+            path = folder / f"class {4 * index // num_images}" / f"{index:04}.JPEG"
+            path.parent.mkdir(exist_ok=True)
+            height, width = rng.integers(8, 33, 2)
+            image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+            image = image.convert({3: "L", 7: "CMYK"}.get(index % 10, "RGB"))
+            image.save(path, "PNG" if index % 10 == 9 else "JPEG")
+            if index in broken:
+                path.write_bytes(path.read_bytes()[:-40])
+        made[num_images, broken] = folder
+        return folder
+
+    return make

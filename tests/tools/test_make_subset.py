@@ -270,4 +270,4 @@ def test_of_a_real_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     manifest = read_manifest(tmp_path / "m.txt")
     assert [name.rsplit("/", 1)[0] for name in manifest.names] == 3 * ["cat/inner"] + 3 * ["dog/inner"]
     assert main([*command, "--fraction", "1/2", "--overwrite", "--split", "train"]) == 1
-    assert "split train" in capsys.readouterr().err
+    assert "no split 'train'" in capsys.readouterr().err

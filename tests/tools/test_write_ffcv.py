@@ -1,8 +1,10 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from loaders.beton import Beton, ImageMode
 from tools import image_sources
 from tools.encode_image import ImageEncoder
 from tools.image_sources import ImageFolder
+from tools.record_list import RecordLine, SkippedLine, format_line, read_record_list
 from tools.write_ffcv import main
 
 pytestmark = pytest.mark.timeout(60)
@@ -20,6 +23,8 @@ pytestmark = pytest.mark.timeout(60)
 REPOSITORY = Path(__file__).parents[2]
 CIFAR_IMAGES = np.random.default_rng(0).integers(0, 256, (50, 32, 32, 3), dtype=np.uint8)
 CIFAR_LABELS = np.random.default_rng(1).integers(0, 10, 50)
+PARTIAL = ["data.beton.partial", "data.beton.partial.json", "data.beton.partial.records.tsv"]
+WHOLE = ["data.beton", "data.beton.json", "data.beton.records.tsv"]
 
 
 @pytest.fixture
@@ -27,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
     """Four classes of five images: JPEG, of which one is grey and one CMYK, and a PNG under the name of a JPEG."""
     rng = np.random.default_rng(2)
     for index in range(20):
-        path = tmp_path / "images" / f"class {index // 5}" / f"{index}.JPEG"
+        path = tmp_path / "images" / f"class {index // 5}" / f"{index:02}.JPEG"
         path.parent.mkdir(parents=True, exist_ok=True)
         image = Image.fromarray(rng.integers(0, 256, (20 + index, 30, 3), dtype=np.uint8))
         image = image.convert({3: "L", 7: "CMYK"}.get(index, "RGB"))
@@ -61,9 +66,31 @@ def read_card(out: Path) -> dict[str, object]:
     return json.loads(out.with_name(out.name + ".json").read_text())
 
 
+def lines_of(out: Path) -> list[RecordLine | SkippedLine]:
+    return list(read_record_list(out.with_name(out.name + ".records.tsv")))
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def made_by(out: Path) -> list[bytes]:
+    """The file and its record list; the card tells how long it took."""
+    assert sorted(os.listdir(out.parent)) == WHOLE
+    return [out.read_bytes(), out.with_name(out.name + ".records.tsv").read_bytes()]
+
+
+def decoded(data: bytes | Path) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data) if isinstance(data, bytes) else data).convert("RGB"))
+
+
+# What is written
+
+
 def test_folder_keeps_jpeg_files(folder: Path, out: Path, capsys: pytest.CaptureFixture[str]):
-    assert run("folder", folder, out) == 0
+    assert run("folder", folder, out, "--mode", "keep") == 0
     files = sorted(folder.glob("*/*"), key=str)
+    lines = lines_of(out)
     with Beton(out) as beton:
         assert beton.field_names == ("image", "label")
         for index, path in enumerate(files):
@@ -73,34 +100,60 @@ def test_folder_keeps_jpeg_files(folder: Path, out: Path, capsys: pytest.Capture
             assert (beton.image_bytes(index).tobytes() == path.read_bytes()) is kept
             assert path.parent.name == f"class {beton.labels[index]}"
             assert Image.open(io.BytesIO(beton.image_bytes(index))).mode in ("RGB", "L")
+            assert lines[index].name == f"{path.parent.name}/{path.name}"
+            assert lines[index].num_bytes == beton.sizes[index]
         assert set(beton.modes) == {ImageMode.JPG}
     card = read_card(out)
     assert card["class_names"] == ["class 0", "class 1", "class 2", "class 3"]
     assert (card["num_images"], card["num_classes"], card["num_bytes"]) == (20, 4, out.stat().st_size)
-    assert card["modes"] == {"jpg": 20, "raw": 0}
+    assert card["formats"] == {"jpg": 20}
     assert card["treatments"] == {"kept": 18, "converted": 2}
-    assert card["seed"] is None
-    assert card["options"]["mode"] == "keep"
+    assert card["job"]["seed"] is None
+    assert card["job"]["mode"] == "keep"
     printed = capsys.readouterr().out
-    for line in ("images     20", "classes    4", "stored     20 jpg, 0 raw", "treatment  2 converted, 18 kept"):
+    for line in (
+        "images     20",
+        "classes    4",
+        "stored     20 jpg",
+        "treatment  2 converted, 18 kept",
+        "skipped    0",
+    ):
         assert line in printed.splitlines()
     assert f"bytes      {out.stat().st_size:,}" in printed
-    assert sorted(os.listdir(out.parent)) == ["data.beton", "data.beton.json"]
+    assert sorted(os.listdir(out.parent)) == WHOLE
 
 
 def test_folder_modes_and_sizes(folder: Path, out: Path):
-    assert run("folder", folder, out, "--mode", "reencode", "--jpeg-quality", "50", "--max-side", "30") == 0
+    assert run("folder", folder, out, "--jpeg-quality", "50", "--max-side", "30") == 0
     assert read_card(out)["treatments"] == {"re-encoded": 11, "resized": 9}
     with Beton(out) as beton:
         assert max(beton.widths.max(), beton.heights.max()) == 30
         small = beton.sizes.sum()
     assert run("folder", folder, out, "--mode", "raw", "--overwrite") == 0
-    assert read_card(out)["modes"] == {"jpg": 0, "raw": 20}
+    assert read_card(out)["formats"] == {"raw": 20}
     with Beton(out) as beton:
         assert beton.sizes.sum() > 2 * small
-        last = sorted(folder.glob("*/*"), key=str)[-1]
-        pixels = np.asarray(Image.open(last).convert("RGB"))
+        pixels = decoded(sorted(folder.glob("*/*"), key=str)[-1])
         np.testing.assert_array_equal(beton.image_bytes(19).reshape(pixels.shape), pixels)
+
+
+def test_folder_with_restart_markers(folder: Path, out: Path):
+    assert run("folder", folder, out, "--mode", "restart") == 0
+    assert read_card(out)["treatments"] == {"rewritten": 18, "converted": 2}
+    with Beton(out) as beton:
+        for index, path in enumerate(sorted(folder.glob("*/*"), key=str)):
+            if index not in (7, 11):
+                np.testing.assert_array_equal(decoded(beton.image_bytes(index).tobytes()), decoded(path))
+
+
+def test_mixed(folder: Path, out: Path, make_folder):
+    assert run("folder", make_folder(300), out, "--mode", "mixed", "--raw-fraction", "0.3", "--seed", "5") == 0
+    with Beton(out) as beton:
+        assert (beton.modes == ImageMode.RAW).mean() == pytest.approx(0.3, abs=0.08)
+        raw = {line.name for line in lines_of(out) if line.format == "raw"}
+        assert len(raw) == (beton.modes == ImageMode.RAW).sum() == read_card(out)["formats"]["raw"]
+    assert run("folder", make_folder(300), out, "--mode", "mixed", "--raw-fraction", "0.3", "--overwrite") == 0
+    assert {line.name for line in lines_of(out) if line.format == "raw"} == raw
 
 
 def test_cifar10_raw(cifar10: list[str], tmp_path: Path, out: Path):
@@ -133,7 +186,69 @@ def test_the_seed_alone_shuffles(tmp_path: Path):
         ]
         assert sorted(order) == list(range(50))
         np.testing.assert_array_equal(beton.labels, CIFAR_LABELS[order])
-    assert read_card(tmp_path / "3")["seed"] == 3
+        assert [line.name for line in lines_of(tmp_path / "3")] == [f"train/{index:05}" for index in order]
+    assert read_card(tmp_path / "3")["job"]["seed"] == 3
+
+
+def test_a_manifest_chooses_images(folder: Path, out: Path, tmp_path: Path):
+    from tools.make_subset import main as make_subset
+
+    manifest = tmp_path / "half.txt"
+    arguments = ["--dataset", "folder", "--source", str(folder), "--out", str(manifest), "--fraction", "0.4"]
+    assert make_subset(arguments) == 0
+    assert run("folder", folder, out, "--manifest", str(manifest)) == 0
+    names = [line.split("\t")[1] for line in manifest.read_text().splitlines() if not line.startswith("#")]
+    assert [line.name for line in lines_of(out)] == names
+    assert len(names) == 8
+    with Beton(out) as beton:
+        np.testing.assert_array_equal(beton.labels, [0, 0, 1, 1, 2, 2, 3, 3])
+    assert read_card(out)["num_planned"] == 8
+
+
+def test_what_was_converted_is_a_source(folder: Path, tmp_path: Path):
+    """Also the way to shuffle what cannot be read in any order."""
+    assert run("folder", folder, tmp_path / "one.beton") == 0
+    assert run("beton", tmp_path / "one.beton", tmp_path / "two.beton", "--mode", "keep") == 0
+    assert run("beton", tmp_path / "one.beton", tmp_path / "three.beton", "--mode", "keep", "--seed", "1") == 0
+    assert (tmp_path / "one.beton").read_bytes() == (tmp_path / "two.beton").read_bytes()
+    checksums = [[line.crc32 for line in lines_of(tmp_path / f"{name}.beton")] for name in ("one", "three")]
+    assert checksums[0] != checksums[1]
+    assert sorted(checksums[0]) == sorted(checksums[1])
+    assert read_card(tmp_path / "three.beton")["class_names"] == [f"class {label}" for label in range(4)]
+
+
+def test_parquet_has_one_order(make_folder, out: Path, capsys: pytest.CaptureFixture[str]):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    files = sorted(make_folder(60).glob("*/*"))
+    images = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
+    labels = [int(file.parent.name.removeprefix("class ")) for file in files]
+    out.parent.mkdir(parents=True)
+    source = out.with_name("train.parquet")
+    parquet.write_table(arrow.table({"image": images, "label": labels}), source, row_group_size=7)
+    assert run("parquet", source, out, "--seed", "1") == 1
+    assert_one_message(capsys, "cannot be shuffled by a seed; convert it without one, then", "--dataset beton")
+    assert run("parquet", source, out) == 0
+    assert run("folder", make_folder(60), out.with_name("folder.beton")) == 0
+    assert out.read_bytes() == out.with_name("folder.beton").read_bytes()
+
+
+def test_broken_images_are_skipped_and_listed(make_folder, out: Path, capsys: pytest.CaptureFixture[str]):
+    source = make_folder(60, broken=(0, 31, 59))
+    assert run("folder", source, out, "--on-error", "skip") == 0
+    skipped = read_card(out)["skipped"]
+    assert [image["name"] for image in skipped] == ["class 0/0000.JPEG", "class 2/0031.JPEG", "class 3/0059.JPEG"]
+    assert all(image["reason"] for image in skipped)
+    assert "skipped    3" in capsys.readouterr().out.splitlines()
+    assert (read_card(out)["num_images"], read_card(out)["num_planned"]) == (57, 60)
+    lines = lines_of(out)
+    assert [index for index, line in enumerate(lines) if isinstance(line, SkippedLine)] == [0, 31, 59]
+    with Beton(out) as beton:
+        assert beton.num_samples == 57
+        assert [line.num_bytes for line in lines if isinstance(line, RecordLine)] == beton.sizes.tolist()
+        np.testing.assert_array_equal(beton.labels, [line.label for line in lines if isinstance(line, RecordLine)])
+
+
+# What is refused
 
 
 def assert_one_message(capsys: pytest.CaptureFixture[str], *parts: str) -> None:
@@ -146,30 +261,45 @@ def assert_one_message(capsys: pytest.CaptureFixture[str], *parts: str) -> None:
         assert part in errors[0]
 
 
-def test_an_existing_file_is_refused(folder: Path, out: Path, capsys: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize("option", [[], ["--resume"]])
+def test_an_existing_file_is_refused(folder: Path, out: Path, option: list[str], capsys: pytest.CaptureFixture[str]):
     out.parent.mkdir(parents=True)
     out.write_bytes(b"precious")
-    assert run("folder", folder, out) == 1
+    assert run("folder", folder, out, *option) == 1
     assert_one_message(capsys, str(out), "exists already", "--overwrite")
-    assert out.read_bytes() == b"precious"
+    assert files_in(out.parent) == {"data.beton": b"precious"}
 
 
-@pytest.mark.parametrize("mode", ["keep", "reencode"])
+@pytest.mark.parametrize("mode", ["keep", "restart", "reencode"])
 def test_a_damaged_image_is_named(folder: Path, out: Path, mode: str, capsys: pytest.CaptureFixture[str]):
+    """What comes before it stays to go on from; where nothing does, nothing stays."""
     path = folder / "class 2" / "14.JPEG"
-    path.write_bytes(path.read_bytes()[:-100])
+    content = path.read_bytes()
+    path.write_bytes(content[:-100])
+    assert run("folder", folder, out, "--mode", mode, "--num-workers", "1") == 1
+    assert_one_message(capsys, str(path), "cannot be converted: the JPEG is cut short", "--on-error skip")
+    assert sorted(os.listdir(out.parent)) == PARTIAL
+    path.write_bytes(content)
     assert run("folder", folder, out, "--mode", mode) == 1
-    assert_one_message(capsys, str(out), f"sample 14 ({path})", "cut short" if mode == "keep" else "truncated")
+    assert_one_message(capsys, PARTIAL[1], "go on with --resume", "start anew with --overwrite")
+    assert run("folder", folder, out, "--mode", mode, "--resume") == 0
+    assert run("folder", folder, out.with_name("once.beton"), "--mode", mode) == 0
+    assert out.read_bytes() == out.with_name("once.beton").read_bytes()
+
+
+def test_a_damaged_first_image_leaves_nothing(folder: Path, out: Path, capsys: pytest.CaptureFixture[str]):
+    (folder / "class 0" / "00.JPEG").write_bytes(b"")
+    assert run("folder", folder, out) == 1
+    assert_one_message(capsys, "00.JPEG", "it is none of JPEG, PNG")
     assert os.listdir(out.parent) == []
 
 
 def test_a_file_that_vanishes_is_named(folder: Path, out: Path, monkeypatch, capsys: pytest.CaptureFixture[str]):
     source = ImageFolder(folder)
-    (folder / "class 1" / "6.JPEG").unlink()
-    monkeypatch.setattr("tools.write_ffcv.ImageFolder", lambda _: source)
+    (folder / "class 1" / "06.JPEG").unlink()
+    monkeypatch.setattr("tools.conversion.open_source", lambda *_: source)
     assert run("folder", folder, out) == 1
-    assert_one_message(capsys, "sample 6", "class 1/6.JPEG", "No such file")
-    assert os.listdir(out.parent) == []
+    assert_one_message(capsys, "class 1/06.JPEG", "No such file")
 
 
 def test_sources_without_images(tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]):
@@ -183,47 +313,342 @@ def test_sources_without_images(tmp_path: Path, out: Path, capsys: pytest.Captur
     assert not out.parent.exists()
 
 
-def test_an_image_larger_than_a_page(tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]):
-    (tmp_path / "images" / "cat").mkdir(parents=True)
-    Image.new("RGB", (1000, 1000)).save(tmp_path / "images" / "cat" / "large.png")
-    assert run("folder", tmp_path / "images", out, "--mode", "raw", "--page-size", str(2**21)) == 1
-    assert_one_message(capsys, "large.png", "3000000 bytes", "page_size=2097152", "raise page_size to 4194304")
-    assert os.listdir(out.parent) == []
+def test_only_broken_images(make_folder, out: Path, capsys: pytest.CaptureFixture[str]):
+    assert run("folder", make_folder(4, broken=(0, 1, 2, 3)), out, "--on-error", "skip") == 1
+    assert_one_message(capsys, str(out), "no record came")
+
+
+@pytest.mark.parametrize("num_before", [0, 3])
+def test_an_image_larger_than_a_page(folder: Path, out: Path, num_before: int, capsys: pytest.CaptureFixture[str]):
+    name = "class 0/large.png" if num_before else "another class/large.png"
+    (folder / name).parent.mkdir(exist_ok=True)
+    Image.new("RGB", (1000, 1000)).save(folder / name)
+    options = ["--mode", "raw", "--page-size", str(2**21), "--max-side", "0"]
+    assert run("folder", folder, out, *options) == 1
+    assert_one_message(capsys, name, "3000000 bytes", "page_size=2097152", "raise page_size to 4194304")
+    assert sorted(os.listdir(out.parent)) == (PARTIAL if num_before else [])
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--dataset", "cifar10", "--mode", "keep"], "use raw or"),
-        (["--dataset", "folder", "--split", "train"], "belongs to"),
-        (["--dataset", "folder", "--max-side", "0"], "got 0"),
+        (["--dataset", "cifar10", "--mode", "keep"], "use raw, mixed"),
+        (["--dataset", "cifar10", "--mode", "restart"], "use raw, mixed"),
         (["--dataset", "folder", "--jpeg-quality", "101"], "got 101"),
+        (["--dataset", "folder", "--raw-fraction", "1.5"], "got 1.5"),
         (["--dataset", "folder", "--num-workers", "0"], "got 0"),
-        (["--dataset", "folder", "--seed", "-1"], "got -1"),
-        (["--dataset", "imagenet"], "cifar10"),
+        (["--dataset", "folder", "--part", "3/2"], "got '3/2'"),
+        (["--dataset", "folder", "--page-size", "4096"], "page_size must be a power of two"),
+        (["--dataset", "image-net"], "cifar10"),
     ],
 )
 def test_options_that_make_no_sense(tmp_path: Path, options: list[str], message: str, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([*options, "--source", str(tmp_path), "--out", str(tmp_path / "out")])
     assert stopped.value.code == 2
-    assert message in capsys.readouterr().err
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
     assert os.listdir(tmp_path) == []
 
 
-def test_a_page_size_that_ffcv_does_not_have(folder: Path, out: Path, capsys: pytest.CaptureFixture[str]):
-    assert run("folder", folder, out, "--page-size", "4096") == 1
-    assert_one_message(capsys, "page_size must be a power of two", "got 4096")
+# What is interrupted
 
 
-def test_ctrl_c(folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
+Interrupt = Callable[..., None]
 
-    monkeypatch.setattr(ImageEncoder, "encode", interrupted)
-    assert run("folder", folder, out) == 130
-    assert capsys.readouterr().err.endswith("interrupted: no partial file is left\n")
+
+@pytest.fixture
+def interrupt(monkeypatch: pytest.MonkeyPatch, out: Path) -> Interrupt:
+    """Convert a folder until Ctrl-C comes while image number `at` is encoded."""
+
+    def convert(folder: Path, at: int, *options: str) -> None:
+        encode, num_encoded = ImageEncoder.encode, 0
+
+        def interrupted(self: ImageEncoder, *arguments: object, **named: object) -> object:
+            nonlocal num_encoded
+            num_encoded += 1
+            if num_encoded == at:
+                raise KeyboardInterrupt
+            return encode(self, *arguments, **named)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ImageEncoder, "encode", interrupted)
+            assert run("folder", folder, out, *options) == 130
+
+    return convert
+
+
+@pytest.fixture
+def num_encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the images that are encoded."""
+    names: list[str] = []
+    encode = ImageEncoder.encode
+
+    def counted(self: ImageEncoder, data: object, *, name: str) -> object:
+        names.append(name)
+        return encode(self, data, name=name)
+
+    monkeypatch.setattr(ImageEncoder, "encode", counted)
+    return names
+
+
+@pytest.fixture
+def expected(make_folder, tmp_path: Path) -> Callable[..., list[bytes]]:
+    """What an uninterrupted conversion makes."""
+
+    def convert(folder: Path, *options: str) -> list[bytes]:
+        assert run("folder", folder, tmp_path / "expected" / "data.beton", *options) == 0
+        return made_by(tmp_path / "expected" / "data.beton")
+
+    return convert
+
+
+def test_ctrl_c(make_folder, out: Path, interrupt: Interrupt, expected, num_encoded, capsys):
+    folder = make_folder(200)
+    interrupt(folder, 1)
     assert os.listdir(out.parent) == []
+    interrupt(folder, 150, "--num-workers", "3")
+    assert capsys.readouterr().err.endswith("interrupted; go on with the same options and --resume\n")
+    assert sorted(os.listdir(out.parent)) == PARTIAL
+    num_encoded.clear()
+    assert run("folder", folder, out, "--resume", "--num-workers", "1") == 0
+    assert 0 < len(num_encoded) < 150
+    assert made_by(out) == expected(folder)
+    assert read_card(out)["num_images"] == 200
+    assert read_card(out)["formats"] == {"jpg": 200}
+
+
+def flipped(path: Path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path: Path, num_bytes: int) -> None:
+    path.write_bytes(path.read_bytes()[:num_bytes])
+
+
+def add(path: Path, data: bytes) -> None:
+    path.write_bytes(path.read_bytes() + data)
+
+
+def line_of(name: str) -> bytes:
+    """The line of an image that is larger than any file."""
+    return format_line(RecordLine(7, 10**17, "jpg", 9, 9, 0, "kept", name))
+
+
+DAMAGE: dict[str, tuple[Callable[[Path, Path], None], int]] = {
+    "none": (lambda _data, _lines: None, 40),
+    "a byte of record 20": (lambda data, _: flipped(data, 2**23 + offset_of(data, 20) + 3), 20),
+    "a byte of record 0": (lambda data, _: flipped(data, 2**23 + 3), 0),
+    "data cut in record 20": (lambda data, _: cut(data, 2**23 + offset_of(data, 20) + 3), 20),
+    "data cut in the table": (lambda data, _: cut(data, 100), 0),
+    "no data": (lambda data, _: cut(data, 0), 0),
+    "data missing": (lambda data, _: data.unlink(), 0),
+    "more data": (lambda data, _: add(data, b"more" * 1000), 40),
+    "list torn": (lambda _, lines: cut(lines, len(lines.read_bytes()) - 3), 39),
+    "list cut after a line": (lambda _, lines: cut(lines, len(b"".join(lines.read_bytes().splitlines(True)[:20]))), 20),
+    "list empty": (lambda _, lines: cut(lines, 0), 0),
+    "list missing": (lambda _, lines: lines.unlink(), 0),
+    "a line too many": (
+        lambda _, lines: add(lines, b"0badcafe\t999999999999\tjpg\t9\t9\t0\tkept\tclass 1/0050.JPEG\n"),
+        40,
+    ),
+    "a line of another image": (lambda _, lines: add(lines, b"0badcafe\t9\tjpg\t9\t9\t0\tkept\telse.JPEG\n"), 40),
+    "zeros behind the list": (lambda _, lines: add(lines, bytes(4096)), 40),
+}
+
+
+def offset_of(data: Path, number: int) -> int:
+    """Where a record begins in the first page."""
+    lines = read_record_list(data.with_name(data.name + ".records.tsv"), complete=False)
+    sizes = [line.num_bytes for line in lines if isinstance(line, RecordLine)]
+    return sum(sizes[:number])
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_to_what_is_resumed(
+    make_folder, out: Path, interrupt: Interrupt, expected, num_encoded: list[str], damage: str
+):
+    """It goes on from what is whole."""
+    folder = make_folder(60)
+    interrupt(folder, 45, "--num-workers", "1")
+    data, _, lines = (out.with_name(name) for name in PARTIAL)
+    assert len(lines.read_bytes().splitlines()) == 40
+    change, num_left = DAMAGE[damage]
+    change(data, lines)
+    num_encoded.clear()
+    assert run("folder", folder, out, "--resume") == 0
+    assert len(num_encoded) == 60 - num_left
+    assert made_by(out) == expected(folder)
+
+
+def test_a_list_that_is_none(make_folder, out: Path, interrupt: Interrupt, capsys: pytest.CaptureFixture[str]):
+    folder = make_folder(60)
+    interrupt(folder, 45)
+    lines = out.with_name(PARTIAL[2])
+    lines.write_bytes(b"garbage\n" + lines.read_bytes())
+    capsys.readouterr()
+    assert run("folder", folder, out, "--resume") == 1
+    assert_one_message(capsys, f"{lines}: line 1 is 'garbage'")
+    assert run("folder", folder, out, "--overwrite") == 0
+
+
+@pytest.mark.parametrize("seed", [[], ["--seed", "7"]])
+def test_resuming_with_skipped_images(make_folder, out: Path, interrupt: Interrupt, expected, num_encoded, seed):
+    folder = make_folder(60, broken=(0, 1, 20, 33, 59))
+    options = ["--on-error", "skip", *seed]
+    interrupt(folder, 45, "--num-workers", "1", *options)
+    num_encoded.clear()
+    assert run("folder", folder, out, "--resume", *options) == 0
+    assert len(num_encoded) == 20
+    assert made_by(out) == expected(folder, *options)
+    names = [image["name"] for image in read_card(out)["skipped"]]
+    assert sorted(names) == [f"class {number // 15}/{number:04}.JPEG" for number in (0, 1, 20, 33, 59)]
+
+
+def test_resuming_with_other_options(make_folder, out: Path, interrupt: Interrupt, expected, capsys):
+    folder, other = make_folder(60), make_folder(61)
+    interrupt(folder, 45)
+    before = files_in(out.parent)
+    for options, difference in (
+        (["--mode", "raw"], "another mode (reencode where it is now raw)"),
+        (["--jpeg-quality", "80"], "another jpeg_quality (90 where it is now 80)"),
+        (["--chroma", "4:4:4"], "another chroma (4:2:0 where it is now 4:4:4)"),
+        (["--min-side", "9"], "another min_side (None where it is now 9)"),
+        (["--seed", "0"], "another seed"),
+        (["--page-size", str(2**22)], "another page_size"),
+        (["--source", str(other)], "another num_planned"),
+    ):
+        capsys.readouterr()
+        assert run("folder", folder, out, "--resume", *options) == 1
+        assert_one_message(capsys, difference, "pass the same options, or start anew with --overwrite")
+    assert files_in(out.parent) == before
+    assert run("folder", folder, out, "--overwrite", "--mode", "raw") == 0
+    assert made_by(out) == expected(folder, "--mode", "raw")
+
+
+def test_there_is_nothing_to_resume(make_folder, out: Path, expected):
+    assert run("folder", make_folder(60), out, "--resume") == 0
+    assert made_by(out) == expected(make_folder(60))
+
+
+# A process of its own imports all once, then forks for each moment.
+KILLER = """
+import os, resource, signal, sys
+from pathlib import Path
+from tools import write_ffcv
+from tools.encode_image import ImageEncoder
+
+def kill(): os.kill(os.getpid(), signal.SIGKILL)
+
+def before(function, number, act):
+    calls = 0
+    def counted(*arguments, **named):
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            act(*arguments)
+        return function(*arguments, **named)
+    return counted
+
+def flush(partial, *_):
+    partial._lines.flush()
+    kill()
+
+def sigint(*_): os.kill(os.getpid(), signal.SIGINT)
+
+def prepare(moment, number):
+    Partial = write_ffcv.PartialBeton
+    if moment == "append":
+        Partial.append = before(Partial.append, number, lambda *_: kill())
+    elif moment == "list first":
+        Partial.append = before(Partial.append, number, flush)
+    elif moment == "data first":
+        Partial.append = before(Partial.append, number, lambda partial, *_: (partial._data.flush(), kill()))
+    elif moment == "both":
+        Partial.append = before(Partial.append, number, lambda partial, *_: (partial._data.flush(), flush(partial)))
+    elif moment == "replace":
+        Path.replace = before(Path.replace, number, lambda *_: kill())
+    elif moment == "unlink":
+        Path.unlink = before(Path.unlink, number, lambda *_: kill())
+    elif moment == "ctrl-c":
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        ImageEncoder.encode = before(ImageEncoder.encode, number, sigint)
+    elif moment == "disk":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (number, resource.RLIM_INFINITY))
+
+for line in sys.stdin.read().splitlines():
+    moment, number, *arguments = line.split("\\t")
+    if os.fork() == 0:
+        prepare(moment, int(number))
+        os._exit(write_ffcv.main(arguments))
+    _, status = os.wait()
+    print(os.waitstatus_to_exitcode(status), flush=True)
+"""
+
+MOMENTS = [
+    *(("append", number) for number in (1, 2, 100, 201, 300)),
+    *(("list first", number) for number in (2, 150)),
+    *(("data first", number) for number in (2, 150)),
+    *(("both", number) for number in (2, 150, 300)),
+    *(("replace", number) for number in (1, 2, 3, 4)),  # the job's, the list's, the card's, the file's own
+    ("unlink", 1),
+]
+
+
+def run_and_stop(
+    folder: Path, moments: list[tuple[str, int]], outs: list[Path], *options: str
+) -> tuple[list[int], str]:
+    """Convert the folder and be stopped at each of the moments: exit codes, and all that was printed on stderr."""
+    arguments = ["--dataset", "folder", "--source", str(folder), "--num-workers", "2", *options]
+    script = "".join(
+        "\t".join([moment, str(number), *arguments, "--out", str(out)]) + "\n"
+        for (moment, number), out in zip(moments, outs, strict=True)
+    )
+    command = [sys.executable, "-c", KILLER]
+    result = subprocess.run(
+        command, cwd=REPOSITORY, input=script, capture_output=True, text=True, timeout=50, check=True
+    )
+    return [int(code) for code in result.stdout.splitlines()], result.stderr
+
+
+def test_kill_at_any_moment_and_resume(make_folder, tmp_path: Path, expected, num_encoded: list[str]):
+    folder, options = make_folder(300, broken=(0, 150, 299)), ["--on-error", "skip", "--seed", "1"]
+    outs = [tmp_path / f"{moment} {number}" / "data.beton" for moment, number in MOMENTS]
+    codes, _ = run_and_stop(folder, MOMENTS, outs, *options)
+    assert codes == [-signal.SIGKILL] * len(MOMENTS)
+    wanted = expected(folder, *options)
+    for (moment, number), out in zip(MOMENTS, outs, strict=True):
+        num_encoded.clear()
+        if moment == "unlink":  # the file was whole, but its job was not taken away
+            assert out.read_bytes() == wanted[0]
+            assert run("folder", folder, out, "--overwrite", *options) == 0
+        else:
+            assert not out.exists()
+            assert run("folder", folder, out, "--resume", "--num-workers", "3", *options) == 0
+        if moment == "both":
+            assert len(num_encoded) == 301 - number
+        # A temporary file of the killed process may be left.
+        for left in out.parent.glob(".*.tmp"):
+            left.unlink()
+        assert made_by(out) == wanted, f"{moment} {number}"
+
+
+def test_ctrl_c_and_a_full_disk_in_a_process(make_folder, tmp_path: Path, expected):
+    moments = [("ctrl-c", 1), ("ctrl-c", 200), ("disk", 2**23 + 50_000), ("disk", 0)]
+    outs = [tmp_path / str(number) / "data.beton" for number in range(len(moments))]
+    codes, errors = run_and_stop(make_folder(300), moments, outs)
+    assert codes == [130, 130, 1, 1]
+    assert errors.count("interrupted; go on with the same options and --resume\n") == 2
+    full = [line for line in errors.splitlines() if "File too large" in line]
+    assert len(full) == 2
+    for line, out in zip(full, outs[2:], strict=True):
+        assert line == f"error: {out}: cannot be written: File too large; make room there or choose another place"
+    assert "Traceback" not in errors
+    assert [sorted(os.listdir(out.parent)) for out in outs[1:]] == [PARTIAL, PARTIAL, []]
+    for out in outs:
+        assert run("folder", make_folder(300), out, "--resume") == 0
+        assert made_by(out) == expected(make_folder(300), "--overwrite")
 
 
 def test_as_a_script(folder: Path, out: Path):
@@ -231,6 +656,3 @@ def test_as_a_script(folder: Path, out: Path):
     result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=50, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(f"{out}\nimages     20\n")
-    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=50, check=False)
-    assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.startswith(f"error: {out}: exists already")
