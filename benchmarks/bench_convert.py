@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from subprocess import run
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Literal, NamedTuple
 
 from benchmarks.harness import Contender, Turn
@@ -43,7 +43,7 @@ class BenchConvert:
     source: Path
     """The images: one folder for each class."""
     work: Path
-    """Where to write; what is written is removed after each turn."""
+    """Where to write; converted files are removed after each turn, copies in the end."""
     converters: tuple[str, ...] = ("keep", "restart", "reencode", "ffcv", "ffcv-500", "copy")
     """Which, separated by spaces or commas: tools/write_ffcv.py's modes `keep`, `restart` and `reencode` (to at most
     500 px); FFCV's DatasetWriter, which always encodes anew with JPEG quality 90, at full size (`ffcv`) or to at most
@@ -153,12 +153,12 @@ def bench_convert(config: BenchConvert) -> list[Row]:
     config.work.mkdir(parents=True, exist_ok=True)
     with appended_rows(config.json) as rows, ExitStack() as stack:
         work = Path(stack.enter_context(TemporaryDirectory(prefix="fastvit-bench-", dir=config.work)))
-        images = _link_images(config.source, work / "images", config.num_images)
+        images = _link_images(config.source, work / "source", config.num_images)
         contenders = {
             name: stack.enter_context(Contender(name, partial(Converting, name, config, images)))
             for name in config.names
         }
-        measurements = _measure(contenders, work / "out", config.rounds)
+        measurements = _measure(contenders, work, config.rounds)
         origin = about()
         rows += [_row(name, config, images, measurements) | origin for name in contenders]
     _print(rows)
@@ -180,29 +180,34 @@ def _link_images(source: Path, folder: Path, num_images: int | None) -> LinkedIm
     return LinkedImages(folder, wanted, num_bytes)
 
 
-def _measure(contenders: dict[str, Contender[Converting]], out: Path, num_rounds: int) -> dict[str, Measurement]:
+def _measure(contenders: dict[str, Contender[Converting]], work: Path, num_rounds: int) -> dict[str, Measurement]:
     for contender in contenders.values():
         contender.wait_until_ready()
-    work = partial(Converting.convert, out=out / "images")
     measurements: dict[str, Measurement] = {}
     for name, contender in contenders.items():
-        with _folder(out):
-            peak_rss_bytes = contender.run_watched(work)
-            stored_bytes = _stored_bytes(out / "images")
+        with _place(work) as out:
+            peak_rss_bytes = contender.run_watched(partial(Converting.convert, out=out))
+            stored_bytes = _stored_bytes(out)
         measurements[name] = Measurement(peak_rss_bytes=peak_rss_bytes, stored_bytes=stored_bytes, rounds=[])
     for _ in range(num_rounds):
         for name, measurement in measurements.items():
-            with _folder(out):
-                measurement.rounds.append(contenders[name].run(work))
+            with _place(work) as out:
+                measurement.rounds.append(contenders[name].run(partial(Converting.convert, out=out)))
     return measurements
 
 
 @contextmanager
-def _folder(path: Path) -> Iterator[None]:
-    """A folder for one turn, after which nothing is left, not even for the kernel to write during the next turn."""
-    path.mkdir()
-    yield
-    shutil.rmtree(path)
+def _place(work: Path) -> Iterator[Path]:
+    """Where to write in one turn, after which the kernel has nothing left to write during the next turn.
+
+    Copied folders stay: ext4 passes over inodes that were freed in the last minutes one by one, so that the next copy
+    would take up to ten times as long.
+    """
+    folder = Path(mkdtemp(prefix="turn-", dir=work))
+    out = folder / "images"
+    yield out
+    if out.is_file():
+        shutil.rmtree(folder)
     os.sync()
 
 
