@@ -326,12 +326,12 @@ def claim(job_file: Path, job: Job, *, resume: bool, overwrite: bool) -> bool:
             found = dict(json.loads(job_file.read_bytes()))
         except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{job_file}: damaged; start anew with --overwrite instead of --resume") from error
-        different = [key for key in wanted if found.get(key) != wanted[key]]
-        if different:
-            raise ValueError(
-                f"{job_file}: the interrupted conversion had another {different[0]} than {wanted[different[0]]}; pass "
-                "the same options, or start anew with --overwrite instead of --resume"
-            )
+        for key, value in wanted.items():
+            if found.get(key) != value:
+                raise ValueError(
+                    f"{job_file}: the interrupted conversion had another {key} ({str(found.get(key))[:80]} where it is "
+                    f"now {str(value)[:80]}); pass the same options, or start anew with --overwrite instead of --resume"
+                )
         return True
     if job_file.exists() and not overwrite:
         raise ValueError(

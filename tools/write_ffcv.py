@@ -165,7 +165,8 @@ class PartialBeton:
 
     def finish(self) -> None:
         """Make a whole file of it."""
-        self._sync_behind()
+        if self._sync:
+            self._sync.result()  # an error of the disk is told once
         self._stream.finish()
         for file in (self._data, self._lines):
             file.flush()

@@ -3,6 +3,7 @@
 import heapq
 import io
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -195,6 +196,9 @@ def blocks_of(data: bytes) -> list[Block]:
     return blocks
 
 
+ALL_AC_SYMBOLS = [0, 0xF0, *(zeros << 4 | size for zeros in range(16) for size in range(1, 11))]
+
+
 def hand_made(
     blocks: list[list[tuple[int, int]]], *, symbols: list[int] | None = None, width: int | None = None
 ) -> bytes:
@@ -249,6 +253,23 @@ SEQUENTIAL: dict[str, Callable[[], bytes]] = {
 }
 
 
+def test_several_at_once_come_out_as_alone():
+    """Of all kinds, whole, cut short and none at all; the codes of some are kept, those of others are made anew."""
+    whole = [load() for load in SEQUENTIAL.values()]
+    progressive = jpeg(photo(97, 130), progressive=True)
+    files = [*whole, *map(with_restarts, whole), progressive, b"none", *(data[: len(data) // 2] for data in whole)]
+    random.Random(0).shuffle(files)
+    results = _native.add_restart_markers_to_all([array(data) for data in files], 4)
+    for data, result in zip(files, results, strict=True):
+        if isinstance(result, bytes):
+            assert result == with_restarts(data)
+        else:
+            with pytest.raises(RuntimeError, match=re.escape(result)):
+                with_restarts(data)
+    assert sum(isinstance(result, str) for result in results) > len(whole)
+    assert _native.add_restart_markers_to_all([], 4) == []
+
+
 @pytest.mark.parametrize("interval", [1, 4, 7, 10**6, 2**31 - 1])
 @pytest.mark.parametrize("kind", SEQUENTIAL)
 def test_restart_markers_keep_every_coefficient(kind: str, interval: int):
@@ -257,6 +278,8 @@ def test_restart_markers_keep_every_coefficient(kind: str, interval: int):
     assert blocks_of(rewritten) == blocks_of(data)
     np.testing.assert_array_equal(pixels_of(rewritten), pixels_of(data))
     assert bodies(rewritten, DQT) == bodies(data, DQT)
+    again = with_restarts(rewritten, 3)  # whose codes are the image's own, and stay
+    assert blocks_of(again) == blocks_of(data)
     # As many MCUs as divide a row and come nearest to what is asked for, the fewer of two.
     rows, columns = mcus(data)
     divisors = [number for number in range(1, columns + 1) if columns % number == 0]
@@ -320,7 +343,7 @@ def test_codes_that_would_be_longer_than_16_bits():
     rng.shuffle(drawn)
     values = [(symbol, rng.getrandbits(symbol & 15)) for symbol in drawn]
     blocks = [[*values[start : start + 30], (0, 0)] for start in range(0, len(values), 30)]
-    data = hand_made(blocks)
+    data = hand_made(blocks, symbols=ALL_AC_SYMBOLS)  # or the image's own codes would be kept
     counts = Counter(symbol for block in blocks for symbol, _ in block)
     assert unlimited_depth(list(counts.values())) > 16
     rewritten = with_restarts(data, 7)

@@ -3,11 +3,13 @@
 // What the converters write of it must be whole, and have the same pixels where its scan was written anew.
 //   fuzz NUM_IMAGES    prints how many decoded and how many failed
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <optional>
 #include <random>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -182,14 +184,27 @@ class Fuzzer {
     Sampler alone_;
 };
 
+std::optional<Bytes> transcode_one(const Bytes& bytes, int interval) {
+    const std::span<const std::uint8_t> one(bytes);
+    return transcode_scans({&one, 1}, interval).front();
+}
+
 class ConverterCheck {
   public:
     void rewrite(const Bytes& bytes, int interval) {
-        const std::optional<Bytes> transcoded = transcode_scan(bytes, interval);
+        const std::optional<Bytes> transcoded = transcode_one(bytes, interval);
         if (transcoded) {
             ++num_transcoded;
             compare("written anew", decode(bytes), decode(*transcoded));
         }
+        // In turn with another image each comes out as alone.
+        const std::array<std::span<const std::uint8_t>, 3> three{bytes, other_, bytes};
+        const auto together = transcode_scans(three, interval);
+        if (together[0] != transcoded || together[2] != transcoded || together[1] != transcode_one(other_, interval)) {
+            std::fprintf(stderr, "written anew: together differs from alone\n");
+            std::abort();
+        }
+        if (transcoded) other_ = bytes;
         try {
             add_restart_markers(bytes, interval);
         } catch (const ImageError&) {
@@ -214,6 +229,7 @@ class ConverterCheck {
     int num_transcoded = 0, num_encoded = 0, num_different = 0;
 
   private:
+    Bytes other_;  // the last one that was written anew
     Outcome decode(const Bytes& bytes) {
         try {
             const PixelView view = whole_.decode(bytes, {0, 0}, false);

@@ -137,15 +137,15 @@ def test_a_part_is_interrupted_and_resumed(convert: Convert, make_folder, tmp_pa
     """Parts go on from where they were, each on its own."""
     from tools.encode_image import ImageEncoder
 
-    encode = ImageEncoder.encode
+    encode = ImageEncoder._encode
 
-    def interrupted(self: ImageEncoder, data: bytes, *, name: str) -> object:
+    def interrupted(self: ImageEncoder, data: bytes, name: str) -> object:
         if name.endswith("0050.JPEG"):
             raise KeyboardInterrupt
-        return encode(self, data, name=name)
+        return encode(self, data, name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ImageEncoder, "encode", interrupted)
+        patch.setattr(ImageEncoder, "_encode", interrupted)
         source = str(make_folder(60, broken=(0, 1, 33)))
         arguments = ["--dataset", "folder", "--source", source, "--out", str(tmp_path / "train.beton")]
         assert write_ffcv([*arguments, "--on-error", "skip", "--part", "2/2"]) == 130

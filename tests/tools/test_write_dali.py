@@ -269,19 +269,19 @@ def test_shards_without_a_card_are_not_overwritten(make_folder, out: Path, capsy
 def encoded_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the images that are encoded."""
     names: list[str] = []
-    encode = ImageEncoder.encode
+    encode = ImageEncoder._encode
 
-    def counted(self: ImageEncoder, data: object, *, name: str) -> object:
+    def counted(self: ImageEncoder, data: object, name: str) -> object:
         names.append(name)
-        return encode(self, data, name=name)
+        return encode(self, data, name)
 
-    monkeypatch.setattr(ImageEncoder, "encode", counted)
+    monkeypatch.setattr(ImageEncoder, "_encode", counted)
     return names
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, folder: Path, out: Path, at: int, *options: str) -> None:
     """Convert until Ctrl-C comes at image number `at`, with 9 images in a shard."""
-    encode, num_encoded = ImageEncoder.encode, 0
+    encode, num_encoded = ImageEncoder._encode, 0
 
     def interrupted(self: ImageEncoder, *arguments: object, **named: object) -> object:
         nonlocal num_encoded
@@ -291,7 +291,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, folder: Path, out: Path, at: int,
         return encode(self, *arguments, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ImageEncoder, "encode", interrupted)
+        patch.setattr(ImageEncoder, "_encode", interrupted)
         assert run(folder, out, "--num-workers", "1", *options, shard_images=9) == 130
 
 

@@ -226,7 +226,7 @@ def test_parquet_has_one_order(make_folder, out: Path, capsys: pytest.CaptureFix
     source = out.with_name("train.parquet")
     parquet.write_table(arrow.table({"image": images, "label": labels}), source, row_group_size=7)
     assert run("parquet", source, out, "--seed", "1") == 1
-    assert_one_message(capsys, "cannot be shuffled by a seed; convert it without one, then", "--dataset beton")
+    assert_one_message(capsys, "not in that of a seed; convert it without one, then", "--dataset beton")
     assert run("parquet", source, out) == 0
     assert run("folder", make_folder(60), out.with_name("folder.beton")) == 0
     assert out.read_bytes() == out.with_name("folder.beton").read_bytes()
@@ -361,7 +361,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, out: Path) -> Interrupt:
     """Convert a folder until Ctrl-C comes while image number `at` is encoded."""
 
     def convert(folder: Path, at: int, *options: str) -> None:
-        encode, num_encoded = ImageEncoder.encode, 0
+        encode, num_encoded = ImageEncoder._encode, 0
 
         def interrupted(self: ImageEncoder, *arguments: object, **named: object) -> object:
             nonlocal num_encoded
@@ -371,7 +371,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, out: Path) -> Interrupt:
             return encode(self, *arguments, **named)
 
         with monkeypatch.context() as patch:
-            patch.setattr(ImageEncoder, "encode", interrupted)
+            patch.setattr(ImageEncoder, "_encode", interrupted)
             assert run("folder", folder, out, *options) == 130
 
     return convert
@@ -381,13 +381,13 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, out: Path) -> Interrupt:
 def num_encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the images that are encoded."""
     names: list[str] = []
-    encode = ImageEncoder.encode
+    encode = ImageEncoder._encode
 
-    def counted(self: ImageEncoder, data: object, *, name: str) -> object:
+    def counted(self: ImageEncoder, data: object, name: str) -> object:
         names.append(name)
-        return encode(self, data, name=name)
+        return encode(self, data, name)
 
-    monkeypatch.setattr(ImageEncoder, "encode", counted)
+    monkeypatch.setattr(ImageEncoder, "_encode", counted)
     return names
 
 
@@ -573,7 +573,7 @@ def prepare(moment, number):
         Path.unlink = before(Path.unlink, number, lambda *_: kill())
     elif moment == "ctrl-c":
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        ImageEncoder.encode = before(ImageEncoder.encode, number, sigint)
+        ImageEncoder._encode = before(ImageEncoder._encode, number, sigint)
     elif moment == "disk":
         resource.setrlimit(resource.RLIMIT_FSIZE, (number, resource.RLIM_INFINITY))
 
