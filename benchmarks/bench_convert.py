@@ -36,8 +36,7 @@ class BenchConvert:
     """Measure converters side by side on the same images.
 
     The source comes out of the page cache if it fits there: the warm-up has read it. tools/write_ffcv.py has its file
-    on disk (fsync) when its time ends; FFCV and cp leave that to the kernel, and their files are removed before it is
-    done.
+    on disk (fsync) when its time ends; FFCV and cp leave that to the kernel, whatever is left of it after their time.
     """
 
     source: Path
