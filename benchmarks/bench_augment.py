@@ -1,30 +1,23 @@
 """Augmentation side by side: ours on the device, torchvision's in worker processes, kornia's on the device."""
 
-import json
 import statistics
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from benchmarks.environment import environment
 from benchmarks.harness import Contender, Turn
+from benchmarks.rows import Row, about, appended_rows, cost_columns, median_ratio, print_table, split_names
 from fastvit_train.augment import augment, normalize
 from fastvit_train.config import AugmentConfig
 from fastvit_train.cpu_memory import keep_freed_memory
-
-_TABLE_WIDTH = 120  # in a file or a pipe, where there is no terminal to fit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,8 +29,9 @@ class BenchAugment:
     resolution: int = 224
     """Side of the images, in pixels."""
     contenders: tuple[str, ...] = ("fastvit", "torchvision", "torchvision-uint8", "kornia")
-    """Which, separated by spaces: fastvit, compiled; torchvision in worker processes, which normalise as well, or hand
-    over uint8 that is normalised in batches; kornia, which draws one sequence of operations for the whole batch."""
+    """Which, separated by spaces or commas: fastvit, compiled; torchvision in worker processes, which normalise as
+    well, or hand over uint8 that is normalised in batches; kornia, which draws one sequence of operations for the whole
+    batch."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the batches are to be."""
     threads: int = 2
@@ -55,10 +49,12 @@ class BenchAugment:
         for name in ("resolution", "threads", "batch_size", "rounds", "batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if not self.contenders:
-            raise ValueError(f"contenders must name at least one of: {', '.join(sorted(CONTENDERS))}")
-        if unknown := set(self.contenders) - set(CONTENDERS):
-            raise ValueError(f"unknown contender {min(unknown)!r}; choose from: {', '.join(sorted(CONTENDERS))}")
+        _ = self.names
+
+    @property
+    def names(self) -> list[str]:
+        """The contenders, in the order of their turns."""
+        return split_names(self.contenders, CONTENDERS, kind="contender")
 
     @property
     def augment(self) -> AugmentConfig:
@@ -183,17 +179,15 @@ class Augmenting:
         return num_images
 
 
-def bench_augment(config: BenchAugment) -> list[dict[str, Any]]:
+def bench_augment(config: BenchAugment) -> list[Row]:
     """Run the benchmark, print a table and return its rows.
 
     Raises:
         RuntimeError: A contender failed.
     """
-    with ExitStack() as stack:
-        lines = stack.enter_context(config.json.open("a")) if config.json else None
+    with appended_rows(config.json) as rows, ExitStack() as stack:
         contenders = {
-            name: stack.enter_context(Contender(name, partial(Augmenting, name, config)))
-            for name in dict.fromkeys(config.contenders)
+            name: stack.enter_context(Contender(name, partial(Augmenting, name, config))) for name in config.names
         }
         for contender in contenders.values():
             contender.wait_until_ready()
@@ -202,16 +196,13 @@ def bench_augment(config: BenchAugment) -> list[dict[str, Any]]:
         for _ in range(config.rounds):
             for name, contender in contenders.items():
                 turns[name].append(contender.run(Augmenting.round))
-        about = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **environment()}
-        first = next(iter(turns.values()))
-        rows = [_row(name, config, mine, first) | about for name, mine in turns.items()]
-        if lines:
-            lines.writelines(json.dumps(row) + "\n" for row in rows)
-    Console(width=None if sys.stdout.isatty() else _TABLE_WIDTH).print(_table(rows))
+        origin, first = about(), turns[config.names[0]]
+        rows += [_row(name, config, mine, first) | origin for name, mine in turns.items()]
+    _print(rows)
     return rows
 
 
-def _row(name: str, config: BenchAugment, mine: list[Turn], first: list[Turn]) -> dict[str, Any]:
+def _row(name: str, config: BenchAugment, mine: list[Turn], first: list[Turn]) -> Row:
     milliseconds = [1000 * turn.seconds / config.batches for turn in mine]
     return {
         "contender": name,
@@ -222,29 +213,21 @@ def _row(name: str, config: BenchAugment, mine: list[Turn], first: list[Turn]) -
         "batch_size": config.batch_size,
         "milliseconds_per_batch": statistics.median(milliseconds),
         "rounds": milliseconds,
-        "ratio_to_first": statistics.median(a.seconds / b.seconds for a, b in zip(mine, first, strict=True)),
+        "ratio_to_first": median_ratio(first, mine),  # of times
         "cpu_seconds_per_image": statistics.median(turn.cpu_seconds / turn.num_images for turn in mine),
         "peak_rss_bytes": mine[-1].peak_rss_bytes,
     }
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
+def _print(rows: list[Row]) -> None:
     first = rows[0]
-    machine = first["machine"]
-    table = Table(
-        title=f"{first['policy']}, {first['batch_size']} images at {first['resolution']} px on {first['device']}",
-        caption=f"{machine['cpu']}, {machine['cores']} cores, {first['threads']} threads or processes each",
-    )
-    columns: dict[str, list[str]] = {
+    columns = {
         "contender": [row["contender"] for row in rows],
         "ms/batch": [f"{row['milliseconds_per_batch']:,.1f}" for row in rows],
         "spread": [f"{min(row['rounds']):,.1f}-{max(row['rounds']):,.1f}" for row in rows],
         f"times {first['contender']}'s": [f"{row['ratio_to_first']:.2f}" for row in rows],
-        "CPU us/image": [f"{1e6 * row['cpu_seconds_per_image']:,.0f}" for row in rows],
-        "peak MiB": [f"{row['peak_rss_bytes'] / 2**20:,.0f}" for row in rows],
+        **cost_columns(rows),
     }
-    for title in columns:
-        table.add_column(title, justify="left" if title == "contender" else "right")
-    for cells in zip(*columns.values(), strict=True):
-        table.add_row(*cells)
-    return table
+    where = f"on {first['device']}, {first['threads']} threads or processes each"
+    title = f"{first['policy']}, {first['batch_size']} images at {first['resolution']} px {where}"
+    print_table(title, columns, first["machine"])

@@ -1,29 +1,31 @@
 """Loaders side by side on one file: whole epochs in interleaved rounds, after a warm-up."""
 
-import json
 import math
-import statistics
-import sys
 from collections.abc import Iterator, Sized
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.environment import environment
 from benchmarks.harness import Contender, Turn
 from benchmarks.peers import Epochs
+from benchmarks.rows import (
+    Row,
+    about,
+    appended_rows,
+    cost_columns,
+    costs,
+    median_ratio,
+    print_table,
+    speed_columns,
+    split_names,
+)
 from loaders import BACKENDS, LoaderConfig, build_loader
 from loaders.crop import Crop
-
-_TABLE_WIDTH = 120  # in a file or a pipe, where there is no terminal to fit
 
 PEERS = ("dali", "limit")
 MODULES = {name: f"loaders.{name}_loader" for name in BACKENDS} | {name: f"benchmarks.peers.{name}" for name in PEERS}
@@ -63,15 +65,12 @@ class BenchLoader:
         for name in ("resolution", "threads", "batch_size", "rounds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if not self.names:
-            raise ValueError(f"loaders must name at least one of: {', '.join(sorted(MODULES))}")
-        if unknown := set(self.names) - set(MODULES):
-            raise ValueError(f"unknown loader {min(unknown)!r}; choose from: {', '.join(sorted(MODULES))}")
+        _ = self.names
 
     @property
     def names(self) -> list[str]:
         """The loaders, in the order of their turns."""
-        return list(dict.fromkeys(name for group in self.loaders for name in group.split(",") if name))
+        return split_names(self.loaders, MODULES, kind="loader")
 
     @property
     def loader_config(self) -> LoaderConfig:
@@ -93,15 +92,6 @@ class Measurement:
     first_batch: Turn
     epochs_per_round: int
     rounds: list[Turn]
-
-    @property
-    def speeds(self) -> list[float]:
-        """Images per second of each round."""
-        return [turn.num_images / turn.seconds for turn in self.rounds]
-
-    def ratio_to(self, other: "Measurement") -> float:
-        """The median over the rounds of this loader's speed as a share of the other's in the same round."""
-        return statistics.median(mine / theirs for mine, theirs in zip(self.speeds, other.speeds, strict=True))
 
 
 class Loading:
@@ -128,23 +118,20 @@ class Loading:
         return sum(len(batch) for number in numbers for batch in self._epochs(number))
 
 
-def bench_loader(config: BenchLoader) -> list[dict[str, Any]]:
+def bench_loader(config: BenchLoader) -> list[Row]:
     """Run the benchmark, print a table and return its rows.
 
     Raises:
         RuntimeError: A loader failed.
     """
-    with ExitStack() as stack:
-        lines = stack.enter_context(config.json.open("a")) if config.json else None
+    with appended_rows(config.json) as rows, ExitStack() as stack:
         contenders = {
             name: stack.enter_context(Contender(name, partial(Loading, name, config))) for name in config.names
         }
         measurements = _measure(contenders, config)
-        about = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **environment()}
-        rows = [_row(name, config, measurements) | about for name in contenders]
-        if lines:
-            lines.writelines(json.dumps(row) + "\n" for row in rows)
-    Console(width=None if sys.stdout.isatty() else _TABLE_WIDTH).print(_table(rows))
+        origin = about()
+        rows += [_row(name, config, measurements) | origin for name in contenders]
+    _print(rows)
     return rows
 
 
@@ -189,7 +176,7 @@ def _epochs_per_round(contender: Contender[Loading], round_seconds: float) -> in
         num_epochs = min(math.ceil(1.1 * num_epochs * round_seconds / seconds), _MOST_EPOCHS)
 
 
-def _row(name: str, config: BenchLoader, measurements: dict[str, Measurement]) -> dict[str, Any]:
+def _row(name: str, config: BenchLoader, measurements: dict[str, Measurement]) -> Row:
     mine, limit = measurements[name], measurements.get("limit")
     return {
         "loader": name,
@@ -198,37 +185,23 @@ def _row(name: str, config: BenchLoader, measurements: dict[str, Measurement]) -
         "threads": config.threads,
         "batch_size": config.batch_size,
         "data": str(config.data),
-        "images_per_second": statistics.median(mine.speeds),
-        "rounds": mine.speeds,
+        **costs(mine.rounds),
         "epochs_per_round": mine.epochs_per_round,
-        "ratio_to_first": mine.ratio_to(measurements[config.names[0]]),
-        "ratio_to_limit": mine.ratio_to(limit) if limit else None,
-        "cpu_seconds_per_image": statistics.median(turn.cpu_seconds / turn.num_images for turn in mine.rounds),
-        "peak_rss_bytes": mine.rounds[-1].peak_rss_bytes,
+        "ratio_to_first": median_ratio(mine.rounds, measurements[config.names[0]].rounds),
+        "ratio_to_limit": median_ratio(mine.rounds, limit.rounds) if limit else None,
         "first_batch_seconds": mine.first_batch.seconds,
     }
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
+def _print(rows: list[Row]) -> None:
     first = rows[0]
-    machine = first["machine"]
-    table = Table(
-        title=f"{first['data']}, {first['case']}, {first['resolution']} px, {first['threads']} threads each",
-        caption=f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB",
-    )
-    columns: dict[str, list[str]] = {
+    columns = {
         "loader": [row["loader"] for row in rows],
-        "images/s": [f"{row['images_per_second']:,.0f}" for row in rows],
-        "spread": [f"{min(row['rounds']):,.0f}-{max(row['rounds']):,.0f}" for row in rows],
+        **speed_columns(rows),
+        **cost_columns(rows),
         f"ratio to {first['loader']}": [f"{row['ratio_to_first']:.2f}" for row in rows],
-        "ratio to limit": [f"{row['ratio_to_limit']:.2f}" for row in rows if row["ratio_to_limit"]],
-        "CPU us/image": [f"{1e6 * row['cpu_seconds_per_image']:,.0f}" for row in rows],
-        "peak MiB": [f"{row['peak_rss_bytes'] / 2**20:,.0f}" for row in rows],
+        "ratio to limit": [f"{row['ratio_to_limit']:.2f}" if row["ratio_to_limit"] else "" for row in rows],
         "first batch s": [f"{row['first_batch_seconds']:.2f}" for row in rows],
     }
-    columns = {title: cells for title, cells in columns.items() if cells}
-    for title in columns:
-        table.add_column(title, justify="left" if title == "loader" else "right")
-    for cells in zip(*columns.values(), strict=True):
-        table.add_row(*cells)
-    return table
+    title = f"{first['data']}, {first['case']}, {first['resolution']} px, {first['threads']} threads each"
+    print_table(title, columns, first["machine"])

@@ -10,17 +10,21 @@ def main() -> int:
     """Run the benchmark that the command line names; 0 when done, 1 after an error."""
     try:
         from benchmarks.bench_augment import BenchAugment, bench_augment  # here, as a library may be missing
+        from benchmarks.bench_convert import BenchConvert, bench_convert
         from benchmarks.bench_loader import BenchLoader, bench_loader
 
-        commands: dict[str, Callable[..., BenchLoader | BenchAugment]] = {
+        commands: dict[str, Callable[..., BenchLoader | BenchAugment | BenchConvert]] = {
             "loader": BenchLoader,
             "augment": BenchAugment,
+            "convert": BenchConvert,
         }
         config = tyro.extras.subcommand_cli_from_dict(commands, prog="fastvit-bench", description=__doc__)
         if isinstance(config, BenchLoader):
             bench_loader(config)
-        else:
+        elif isinstance(config, BenchAugment):
             bench_augment(config)
+        else:
+            bench_convert(config)
     except (ValueError, RuntimeError, ImportError, OSError) as error:
         print(f"fastvit-bench: {error}", file=sys.stderr)
         return 1

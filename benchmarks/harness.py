@@ -17,6 +17,8 @@ except ImportError as error:
 
 Subject = TypeVar("Subject")
 
+_WATCH_SECONDS = 0.05
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Turn:
@@ -67,6 +69,21 @@ class Contender(Generic[Subject]):
         assert turn is not None
         return turn
 
+    def run_watched(self, work: Callable[[Subject], int]) -> int:
+        """Like `run`, but watch the memory, which takes time: its peak in bytes, with that of children that have ended.
+
+        Raises:
+            RuntimeError: The work failed.
+        """
+        with suppress(BrokenPipeError):
+            self._connection.send(work)
+        process, peak_rss_bytes = psutil.Process(self._process.pid), 0
+        while not self._connection.poll(_WATCH_SECONDS):
+            peak_rss_bytes = max(peak_rss_bytes, _peak_rss_bytes(process))
+        turn = self._answer()
+        assert turn is not None
+        return max(peak_rss_bytes, turn.peak_rss_bytes)
+
     def _answer(self) -> Turn | None:
         try:
             answer: Turn | str | None = self._connection.recv()
@@ -114,18 +131,18 @@ def _measure(work: Callable[[Subject], int], subject: Subject) -> Turn:
         num_images=num_images,
         seconds=seconds,
         cpu_seconds=_cpu_seconds() - cpu_before,
-        peak_rss_bytes=_peak_rss_bytes(),
+        peak_rss_bytes=_peak_rss_bytes(psutil.Process()),
     )
 
 
-def _family() -> list[psutil.Process]:
-    return [psutil.Process(), *psutil.Process().children(recursive=True)]
+def _family(process: psutil.Process) -> list[psutil.Process]:
+    return [process, *process.children(recursive=True)]
 
 
 def _cpu_seconds() -> float:
     own = psutil.Process().cpu_times()
     total = float(own.children_user + own.children_system)
-    for process in _family():
+    for process in _family(psutil.Process()):
         try:
             times = process.cpu_times()
         except psutil.NoSuchProcess:
@@ -134,10 +151,10 @@ def _cpu_seconds() -> float:
     return total
 
 
-def _peak_rss_bytes() -> int:
+def _peak_rss_bytes(ancestor: psutil.Process) -> int:
     """The kernel's high-water marks; shared pages count once in each process."""
     total = 0
-    for process in _family():
+    for process in _family(ancestor):
         try:
             with open(f"/proc/{process.pid}/status") as status:
                 total += next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))

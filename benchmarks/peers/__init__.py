@@ -1,4 +1,7 @@
-"""What the loaders are measured against: a module each, whose `open_epochs(path, config)` gives its `Epochs`."""
+"""What the loaders are measured against: a module each, whose `open_epochs(path, config)` gives its `Epochs`.
+
+`ffcv_writer` is what the converters are measured against.
+"""
 
 from collections.abc import Callable, Iterator, Sized
 from pathlib import Path

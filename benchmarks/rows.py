@@ -1,0 +1,106 @@
+"""What the benchmarks share: contenders chosen by name, the figures of their rounds, rows as JSON and as a table."""
+
+import json
+import statistics
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.environment import environment
+from benchmarks.harness import Turn
+
+_TABLE_WIDTH = 120  # in a file or a pipe, where there is no terminal to fit
+
+Row = dict[str, Any]
+
+
+def split_names(groups: Sequence[str], known: Collection[str], *, kind: str) -> list[str]:
+    """The contenders that the command line names, separated by spaces or commas, once each, in the order given.
+
+    Raises:
+        ValueError: It names none, or one that is not known.
+    """
+    names = list(dict.fromkeys(name for group in groups for name in group.split(",") if name))
+    choices = ", ".join(sorted(known))
+    if not names:
+        raise ValueError(f"{kind}s must name at least one of: {choices}")
+    if unknown := set(names) - set(known):
+        raise ValueError(f"unknown {kind} {min(unknown)!r}; choose from: {choices}")
+    return names
+
+
+def speeds(turns: Sequence[Turn]) -> list[float]:
+    """Images per second of each turn."""
+    return [turn.num_images / turn.seconds for turn in turns]
+
+
+def median_ratio(turns: Sequence[Turn], others: Sequence[Turn]) -> float:
+    """The median over the rounds of one contender's speed as a share of another's in the same round."""
+    return statistics.median(mine / theirs for mine, theirs in zip(speeds(turns), speeds(others), strict=True))
+
+
+def costs(turns: Sequence[Turn]) -> Row:
+    """The part of a row that says how fast a contender was, and what it cost."""
+    return {
+        "images_per_second": statistics.median(speeds(turns)),
+        "rounds": speeds(turns),
+        "cpu_seconds_per_image": statistics.median(turn.cpu_seconds / turn.num_images for turn in turns),
+        "peak_rss_bytes": max(turn.peak_rss_bytes for turn in turns),
+    }
+
+
+def about() -> Row:
+    """The part of a row that says when, how and where it was measured."""
+    return {"date": datetime.now(UTC).isoformat(timespec="seconds"), **environment()}
+
+
+@contextmanager
+def appended_rows(path: Path | None) -> Iterator[list[Row]]:
+    """A list to fill: in the end its rows are appended to the file `path`, a line of JSON each.
+
+    Raises:
+        OSError: The file cannot be written, which shows before anything is measured.
+    """
+    rows: list[Row] = []
+    if path is None:
+        yield rows
+        return
+    with path.open("a") as file:
+        yield rows
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def print_table(title: str, columns: Mapping[str, Sequence[str]], machine: Mapping[str, Any]) -> None:
+    """Print columns of cells, the first one to the left; those without any text are left out."""
+    table = Table(
+        title=title,
+        caption=f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB",
+    )
+    filled = {name: cells for name, cells in columns.items() if any(cells)}
+    for number, name in enumerate(filled):
+        table.add_column(name, justify="right" if number else "left")
+    for cells in zip(*filled.values(), strict=True):
+        table.add_row(*cells)
+    Console(width=None if sys.stdout.isatty() else _TABLE_WIDTH).print(table)
+
+
+def speed_columns(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """The columns of the table that say how fast each was."""
+    return {
+        "images/s": [f"{row['images_per_second']:,.0f}" for row in rows],
+        "spread": [f"{min(row['rounds']):,.0f}-{max(row['rounds']):,.0f}" for row in rows],
+    }
+
+
+def cost_columns(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """The columns of the table that say what each took of the machine."""
+    return {
+        "CPU us/image": [f"{1e6 * row['cpu_seconds_per_image']:,.0f}" for row in rows],
+        "peak MiB": [f"{row['peak_rss_bytes'] / 2**20:,.0f}" for row in rows],
+    }
