@@ -86,7 +86,11 @@ def _build_pipeline(feed: _Feed, config: LoaderConfig) -> Pipeline:
     with pipeline:
         encoded = fn.external_source(source=feed.encoded, no_copy=True, cycle="raise", dtype=types.UINT8, ndim=1)
         start, shape, mirror = fn.external_source(
-            source=feed.crops, num_outputs=3, cycle="raise", dtype=types.INT32, ndim=[1, 1, 0]
+            source=feed.crops,  # type: ignore[arg-type, unused-ignore]  # DALI's types know no function that yields
+            num_outputs=3,
+            cycle="raise",
+            dtype=types.INT32,
+            ndim=[1, 1, 0],
         )
         images = fn.decoders.image_slice(encoded, start=start, shape=shape, axes=[0, 1], adjust_orientation=False)
         size = (config.resolution, config.resolution)
