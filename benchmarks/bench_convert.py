@@ -35,8 +35,8 @@ _MAX_SIDE = 500
 class BenchConvert:
     """Measure converters side by side on the same images.
 
-    The source comes out of the page cache if it fits there: the warm-up has read it. Where the cache is full, so that the
-    kernel must make room for what is written, the fast ones lose most. tools/write_ffcv.py has its file
+    The source comes out of the page cache if it fits there: the warm-up has read it. Where the cache is full, so that
+    the kernel must make room for what is written, the fast ones lose most. tools/write_ffcv.py has its file
     on disk (fsync) when its time ends; FFCV and cp leave that to the kernel, whatever is left of it after their time.
     """
 

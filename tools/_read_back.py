@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,27 @@ from numpy.typing import NDArray
 from loaders import ImageLoader, LoaderConfig, build_loader
 from loaders.beton import Beton, ImageMode
 from loaders.tar_shard import TarShard
+from tools.encode_image import ImageEncoder
 from tools.progress import Advance
 from tools.record_list import RecordLine, read_record_list
 
-Stored = Beton | TarShard
+
+class Stored(Protocol):
+    """A converted file: a `Beton`, a `TarShard` or a `TFRecordShard`."""
+
+    path: Path
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """int64 [n]."""
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """How many bytes each image has, int64 [n]."""
+
+    def image_bytes(self, index: int) -> NDArray[np.uint8]:
+        """One image's bytes, uint8 [size]."""
+
 
 # Small, so that a shard's first and last images keep all threads busy.
 _BATCH_SIZE = 64
@@ -95,6 +112,8 @@ def read_back(file: Stored, *, num_workers: int, advance: Advance) -> ReadBack:
         prefetch_batches=_BATCHES_AHEAD,
     )
     crc32s = np.zeros(len(file.sizes), np.uint32)
+    if not isinstance(file, Beton | TarShard):
+        return _read_back_one_by_one(file, crc32s, num_workers=num_workers, advance=advance)
 
     def take_checksums(start: int, stop: int) -> None:
         for number in range(start, stop):
@@ -112,6 +131,28 @@ def read_back(file: Stored, *, num_workers: int, advance: Advance) -> ReadBack:
         for future in pending:
             future.result()
         return ReadBack(crc32s, {sample.index: sample.reason for sample in loader.skipped})
+
+
+def _read_back_one_by_one(file: Stored, crc32s: NDArray[np.uint32], *, num_workers: int, advance: Advance) -> ReadBack:
+    """The same for files that are no loader's."""
+    decoder = ImageEncoder(mode="raw")
+
+    def read(number: int) -> str | None:
+        data = file.image_bytes(number).tobytes()
+        crc32s[number] = zlib.crc32(data)
+        try:
+            decoder.encode(data, name="")
+        except (ValueError, OSError, RuntimeError) as error:
+            return (str(error) or type(error).__name__).splitlines()[0]
+        return None
+
+    undecodable: dict[int, str] = {}
+    with ThreadPoolExecutor(num_workers) as pool:
+        for number, reason in enumerate(pool.map(read, range(len(crc32s)))):
+            if reason is not None:
+                undecodable[number] = reason
+            advance(1, int(file.sizes[number]))
+    return ReadBack(crc32s, undecodable)
 
 
 def _batch_ends(loader: ImageLoader, num_records: int) -> Iterator[int]:

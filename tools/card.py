@@ -39,7 +39,7 @@ class Card:
     part: str | None
     """Which part of the data set this is, such as 2/8, where several machines share the work."""
     job: dict[str, Any]
-    """What decides the bytes of the file: options, and the SHA-256 of the names and labels of the images."""
+    """Options that decide the bytes of the file, and the SHA-256 of the names and labels of the images."""
 
     def __str__(self) -> str:
         rows = {

@@ -4,6 +4,7 @@ A conversion is a `Job`: positions in a source, in writing order. `encode_all` t
 order; what each became is a line of the record list, from which an interrupted conversion goes on.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -86,9 +88,9 @@ class ConversionOptions:
     """Replace what exists."""
 
     def __post_init__(self) -> None:
-        for name in ("max_side", "min_side", "seed"):
-            if (value := getattr(self, name)) is not None and value < 0:
-                raise ValueError(f"{name} must not be negative, got {value}")
+        for name, end in (("max_side", 2**16), ("min_side", 2**16), ("seed", 2**64)):
+            if (value := getattr(self, name)) is not None and not 0 <= value < end:
+                raise ValueError(f"{name} must lie in [0, {end}), got {value}")
         if not 1 <= self.jpeg_quality <= 100:
             raise ValueError(f"jpeg_quality must be from 1 to 100, got {self.jpeg_quality}")
         if self.num_workers < 1:
@@ -125,7 +127,8 @@ class Job:
     part: tuple[int, int] | None
     """Number of the part, from 1, and how many there are."""
     identity: dict[str, Any]
-    """What decides the bytes of the files, in JSON types: the same for all parts and for a resumed conversion."""
+    """Options that decide the bytes, and a digest of the images' labels and names, in JSON types: the same for all
+    parts and for a resumed conversion. It does not know whether images of these names have changed."""
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -310,8 +313,38 @@ def describe(
     )
 
 
-def claim(job_file: Path, job: Job, *, resume: bool, overwrite: bool) -> bool:
+@contextmanager
+def locked(job_file: Path) -> Iterator[None]:
+    """Keep other processes from converting to the same place.
+
+    Raises:
+        ValueError: One is at it.
+        OSError: The file of the lock cannot be made.
+    """
+    job_file.parent.mkdir(parents=True, exist_ok=True)
+    path = job_file.with_suffix(".lock")
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"{path}: another process is converting to it; wait for it, or name another file"
+            ) from error
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def claim(job_file: Path, job: Job, *, resume: bool, overwrite: bool, clear: Callable[[], None] = lambda: None) -> bool:
     """Note in `job_file`, which lies beside the files until they are whole, what is being converted.
+
+    Args:
+        job_file: What the note is written to.
+        job: What is being converted.
+        resume: Go on where there is a note of the same.
+        overwrite: Start anew whatever there is.
+        clear: Removes what another conversion left, before there is a note that could be taken for one about it.
 
     Returns:
         Whether a conversion of the same that was interrupted goes on.
@@ -338,12 +371,16 @@ def claim(job_file: Path, job: Job, *, resume: bool, overwrite: bool) -> bool:
             f"{job_file}: a conversion was interrupted here; go on with --resume, or start anew with --overwrite"
         )
     job_file.parent.mkdir(parents=True, exist_ok=True)
+    job_file.unlink(missing_ok=True)
+    clear()
     with atomic_file(job_file) as file:
         file.write(json.dumps(wanted, indent=2).encode() + b"\n")
     return False
 
 
-def run_command_line(convert: Callable[[], tuple[Path, Card]]) -> int:
+def run_command_line(
+    convert: Callable[[], tuple[Path, Card]], *, interrupted: str = "go on with the same options and --resume"
+) -> int:
     """Run a converter, report on it, and return the exit code."""
     try:
         path, card = convert()
@@ -351,7 +388,7 @@ def run_command_line(convert: Callable[[], tuple[Path, Card]]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; go on with the same options and --resume", file=sys.stderr)
+        print(f"interrupted; {interrupted}", file=sys.stderr)
         return 130
     print(f"{path}\n{card}")
     return 0

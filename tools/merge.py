@@ -2,10 +2,12 @@
 
 import sys
 import time
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import tyro
 
@@ -14,7 +16,7 @@ from loaders.beton import Beton, BetonStream, EncodedImage, ImageMode
 from tools.card import Card, card_path, read_card
 from tools.conversion import run_command_line
 from tools.progress import Advance, conversion_progress
-from tools.record_list import record_list_path
+from tools.record_list import SkippedLine, format_line, read_record_list, record_list_path
 from tools.write_ffcv import FIELDS
 
 
@@ -41,7 +43,7 @@ def merge(config: Merge) -> tuple[Path, Card]:
 
     Raises:
         ValueError: They are not all the parts of one data set, one is damaged, or the file exists or cannot be written.
-        OSError: A file cannot be written. No part of it is left.
+        OSError: A file cannot be written; the `.beton` is then not there.
     """
     if config.out.exists() and not config.overwrite:
         raise ValueError(f"{config.out}: exists already; remove it, name another file, or pass --overwrite")
@@ -61,12 +63,11 @@ def merge(config: Merge) -> tuple[Path, Card]:
         stream = BetonStream(data, config.out, FIELDS, num_samples=cards[0].num_planned, page_size=page_size)
         with conversion_progress(config.out.name, sum(card.num_images for card in cards)) as advance:
             for file in files:
-                _copy_records(file, stream, advance)
-                lines.write(record_list_path(file).read_bytes())
+                _copy_records(file, stream, lines, advance)
         stream.finish()
         data.flush()
         card = _joined_card(cards, num_bytes=data.seek(0, 2), started=started)
-        card.write(card_path(config.out))
+    card.write(card_path(config.out))
     return config.out, card
 
 
@@ -99,15 +100,29 @@ def _in_order(cards: dict[Path, Card]) -> dict[Path, Card]:
     return {numbers[number]: cards[numbers[number]] for number in sorted(numbers)}
 
 
-def _copy_records(file: Path, stream: BetonStream, advance: Advance) -> None:
+def _copy_records(file: Path, stream: BetonStream, lines: BinaryIO, advance: Advance) -> None:
+    """Copy a part's records and the lines of its list, one held against the other.
+
+    Raises:
+        ValueError: They do not fit together.
+    """
     with Beton(file) as beton:
-        columns = zip(
-            beton.modes.tolist(), beton.heights.tolist(), beton.widths.tolist(), beton.labels.tolist(), strict=True
-        )
-        for index, (mode, height, width, label) in enumerate(columns):
-            data = beton.image_bytes(index)
-            stream.append((EncodedImage(data, ImageMode(mode), height, width), label))
+        index = 0
+        for line in read_record_list(record_list_path(file)):
+            lines.write(format_line(line))
+            if isinstance(line, SkippedLine):
+                continue
+            data = beton.image_bytes(index) if index < beton.num_samples else None
+            if data is None or (zlib.crc32(data.data), int(beton.labels[index])) != (line.crc32, line.label):
+                raise ValueError(f"{file}: record {index} is not what its record list says; convert the part anew")
+            image = EncodedImage(
+                data, ImageMode(beton.modes[index]), int(beton.heights[index]), int(beton.widths[index])
+            )
+            stream.append((image, line.label))
             advance(1, data.nbytes)
+            index += 1
+        if index != beton.num_samples:
+            raise ValueError(f"{file}: its record list ends before record {index}; convert the part anew")
 
 
 def _joined_card(cards: Sequence[Card], *, num_bytes: int, started: float) -> Card:
@@ -129,7 +144,7 @@ def _joined_card(cards: Sequence[Card], *, num_bytes: int, started: float) -> Ca
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (by default the process's own) and return the exit code."""
     config = tyro.cli(Merge, args=argv)
-    return run_command_line(lambda: merge(config))
+    return run_command_line(lambda: merge(config), interrupted="nothing was written")
 
 
 if __name__ == "__main__":

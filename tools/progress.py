@@ -72,6 +72,8 @@ def _lines(description: str, total: int) -> Advance:
         if now - last_line >= _SECONDS_BETWEEN_LINES:
             last_line, seconds = now, now - started
             speed = f"{num_images / seconds:,.0f} images/s, {num_bytes / seconds / 1e6:,.0f} MB/s"
-            _CONSOLE.print(f"{description}: {num_images:,} of {total:,} images, {speed}", markup=False, soft_wrap=True)
+            left = f"{(total - num_images) * seconds / max(1, num_images) / 60:,.1f} min left"
+            text = f"{description}: {num_images:,} of {total:,} images, {speed}, {left}"
+            _CONSOLE.print(text, markup=False, soft_wrap=True)
 
     return advance

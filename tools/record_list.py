@@ -68,7 +68,7 @@ def read_record_list(path: Path, *, complete: bool = True) -> Iterator[RecordLin
 
     Args:
         path: The list itself.
-        complete: The list must end with a whole line. Otherwise a last line without its newline is passed over.
+        complete: The list must be whole. Otherwise it ends before its first damaged line, such as a torn last one.
 
     Raises:
         ValueError: A line is damaged (the message names file and line), or the file cannot be read.
@@ -76,10 +76,11 @@ def read_record_list(path: Path, *, complete: bool = True) -> Iterator[RecordLin
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             for number, text in enumerate(file, start=1):
-                is_whole = text.endswith("\n")
-                if is_whole and (line := _parse(text[:-1])):
+                if text.endswith("\n") and (line := _parse(text[:-1])):
                     yield line
-                elif is_whole or complete:
+                elif not complete:
+                    return
+                else:
                     raise ValueError(
                         f"{path}: line {number} is {text.rstrip()[:80]!r}, no whole line of a record list; the list is "
                         "damaged or cut short: copy it again"

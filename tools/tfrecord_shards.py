@@ -14,11 +14,14 @@ https://protobuf.dev/programming-guides/encoding, and DALI's `tfrecord2idx` for 
 
 import os
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import reduce
 from pathlib import Path
-from typing import BinaryIO
 
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders import _native
 from tools.shard_writer import ShardSample
 
 try:
@@ -67,46 +70,63 @@ class TFRecordFormat:
         return "".join(lines)
 
 
-def read_tfrecord(path: Path) -> Iterator[tuple[memoryview, int]]:
-    """The images and labels of a shard that `TFRecordFormat` wrote, in order.
+class TFRecordShard:
+    """An open shard that `TFRecordFormat` wrote, mapped read-only; every length and both checksums of each record hold.
 
-    Yields:
-        The image file's bytes, read-only, and the label.
+    Attributes:
+        path: The file.
+        labels: int64 [num_records].
+        sizes: How many bytes each image has, int64 [num_records].
 
     Raises:
         ValueError: The file cannot be read, is cut short, a checksum is wrong, or a record has no image or label; the
             message names file and record.
     """
-    number = offset = 0
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            while offset < size:
-                yield _parse_example(memoryview(_read_record(file, size - offset)))
-                offset = file.tell()
-                number += 1
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror or error}; name a file that can be read") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: record {number} at byte {offset}: {error}; write the shard anew") from error
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            data = _native.map_file(os.fsencode(path)).data
+        except OSError as error:
+            raise ValueError(f"{path}: cannot be read: {error.strerror}; name a file that can be read") from error
+        self._images: list[memoryview] = []
+        labels: list[int] = []
+        offset = 0
+        while offset < len(data):
+            try:
+                example, end = _read_record(data, offset)
+                image, label = _parse_example(example)
+            except ValueError as error:
+                number = len(labels)
+                raise ValueError(f"{path}: record {number} at byte {offset}: {error}; write the shard anew") from error
+            self._images.append(image)
+            labels.append(label)
+            offset = end
+        self.labels = np.array(labels, np.int64)
+        self.sizes = np.array([len(image) for image in self._images], np.int64)
+
+    def image_bytes(self, index: int) -> NDArray[np.uint8]:
+        """One image file's bytes, uint8 [size]: a read-only view into the mapped file."""
+        return np.frombuffer(self._images[index], np.uint8)
 
 
-def _read_record(file: BinaryIO, num_left: int) -> bytes:
-    """The next record's Example, of the `num_left` bytes that the file has left."""
-    head = file.read(_HEAD_SIZE)
+def _read_record(data: memoryview, offset: int) -> tuple[memoryview, int]:
+    """The Example of the record at `offset`, and where the record ends."""
+    head = bytes(data[offset : offset + _HEAD_SIZE])
     if len(head) < _HEAD_SIZE:
         raise ValueError(f"{len(head)} bytes are left of its head's {_HEAD_SIZE}: it is cut short")
     length_bytes = head[: _LENGTH.size]
     if head[_LENGTH.size :] != _checksum([length_bytes]):
         raise ValueError("the checksum of its length is wrong: it is damaged")
     (length,) = _LENGTH.unpack(length_bytes)
-    num_left -= _HEAD_SIZE + _CHECKSUM.size
+    begin = offset + _HEAD_SIZE
+    num_left = len(data) - begin - _CHECKSUM.size
     if length > num_left:
         raise ValueError(f"{max(num_left, 0)} bytes are left of its {length}: it is cut short")
-    example = file.read(length)
-    if file.read(_CHECKSUM.size) != _checksum([example]):
+    example, end = data[begin : begin + length], begin + length + _CHECKSUM.size
+    if data[begin + length : end] != _checksum([bytes(example)]):
         raise ValueError("the checksum of its data is wrong: it is damaged")
-    return example
+    return example, end
 
 
 def _checksum(pieces: Iterable[bytes]) -> bytes:

@@ -1,5 +1,6 @@
 """Read a converted data set back and say what is broken: ``python tools/verify.py train.beton``."""
 
+import glob
 import json
 import os
 import sys
@@ -36,9 +37,9 @@ class Verify:
     """
 
     file: tyro.conf.Positional[Path]
-    """A .beton file, or tar shards: a folder of them, one, or a pattern such as train-{0000..0146}.tar."""
+    """A .beton file, or shards of tar or TFRecord: a folder of them, one, or a pattern such as train-*.tar."""
 
-    num_workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    num_workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     """Threads that decode."""
 
     def __post_init__(self) -> None:
@@ -109,20 +110,31 @@ def find_sets(path: Path) -> list[FileSet]:
     Raises:
         ValueError: It names no converted file.
     """
-    remedy = "name a .beton file, or tar shards (a folder, one of them, or a pattern)"
-    shards = find_shards(path)
+    remedy = "name a .beton file, or shards (a folder, one of them, or a pattern)"
+    shards = find_shards(path) or _find_tfrecords(path)
     if not shards:
         if not path.is_file():
-            problem = "a folder without tar shards" if path.is_dir() else "no such file"
+            problem = "a folder without shards" if path.is_dir() else "no such file"
             raise ValueError(f"{path}: {problem}; {remedy}")
         return [FileSet(card_path(path), [path], True)]
     sets: dict[Path, list[Path]] = {}
     for shard in shards:
         sets.setdefault(card_path(shard), []).append(shard)
     return [
-        FileSet(card, files, sum(card_path(other) == card for other in card.parent.glob("*.tar")) == len(files))
+        FileSet(
+            card,
+            files,
+            sum(card_path(other) == card for other in card.parent.glob(f"*{shards[0].suffix}")) == len(files),
+        )
         for card, files in sets.items()
     ]
+
+
+def _find_tfrecords(path: Path) -> list[Path]:
+    """TFRecord shards that `path` names: a folder, a file, or a pattern with `*`, `?` or `[...]`."""
+    if path.is_dir():
+        return sorted(path.glob("*.tfrecord"))
+    return [Path(found) for found in sorted(glob.glob(str(path)))] if path.suffix == ".tfrecord" else []
 
 
 def verify(sets: Sequence[FileSet], *, num_workers: int) -> Report:
@@ -141,12 +153,22 @@ def verify(sets: Sequence[FileSet], *, num_workers: int) -> Report:
     return report
 
 
+def _open(path: Path) -> Stored:
+    if path.suffix == ".tar":
+        return TarShard(path)
+    if path.suffix == ".tfrecord":
+        from tools.tfrecord_shards import TFRecordShard  # whose library may be missing
+
+        return TFRecordShard(path)
+    return Beton(path)
+
+
 def _open_all(paths: Sequence[Path], report: Report) -> list[Stored]:
     """Open files; those that cannot be opened become faults."""
 
     def open_file(path: Path) -> Stored | str:
         try:
-            file = TarShard(path) if path.suffix == ".tar" else Beton(path)
+            file = _open(path)
             len(file.labels), len(file.sizes)  # a .beton need not have them
         except ValueError as error:
             return str(error)

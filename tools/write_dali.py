@@ -3,9 +3,10 @@
 import glob
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
@@ -21,13 +22,14 @@ from tools.conversion import (
     claim,
     describe,
     encode_all,
+    locked,
     part_path,
     plan,
     run_command_line,
 )
-from tools.encode_image import Mode
+from tools.encode_image import ImageEncoder, Mode
 from tools.progress import Advance, conversion_progress
-from tools.record_list import RecordLine, format_line, read_record_list, record_list_path
+from tools.record_list import RecordLine, SkippedLine, format_line, read_record_list, record_list_path
 from tools.shard_writer import SHARD_FORMATS, ImageExtension, ShardFormat, ShardWriter
 
 
@@ -78,19 +80,41 @@ def write_dali(config: WriteDali) -> tuple[Path, Card]:
     encoder = config.encoder(config.storage_mode)
     settings = {**asdict(encoder), "format": config.format, "shard_images": config.shard_images}
     job = plan(config, group_size=config.shard_images, settings=settings)
-    shard_format = SHARD_FORMATS[config.format](len(job.source.class_names))
-    shards = _shard_paths(config, job)
     card_file = part_path(config.out.with_name(config.out.name + ".json"), job.part)
     if card_file.exists() and not config.overwrite:
         raise ValueError(f"{card_file}: exists already; remove it and its shards, name others, or pass --overwrite")
     job_file = card_file.with_suffix(".partial.json")
+    with locked(job_file):
+        shards = _claimed_shards(config, job, job_file)
+        card = _convert(config, job, encoder, shards)
+        card.write(card_file)
+        job_file.unlink()
+    return card_file, card
+
+
+def _claimed_shards(config: WriteDali, job: Job, job_file: Path) -> list[Path]:
+    """The shards to write, of which none or the first ones are there."""
+    shards = _shard_paths(config, job)
     earlier = _earlier_shards(config, shards, is_whole=job.part is None)
     if earlier and not job_file.exists() and not config.overwrite:
         raise ValueError(f"{earlier[0]}: exists already; remove it, name other shards, or pass --overwrite")
-    if not claim(job_file, job, resume=config.resume, overwrite=config.overwrite):
+
+    def clear() -> None:
         for shard in earlier:
             for path in (shard, shard.with_suffix(".idx"), record_list_path(shard)):
                 path.unlink(missing_ok=True)
+
+    claim(job_file, job, resume=config.resume, overwrite=config.overwrite, clear=clear)
+    beginnings = tuple(f".{shard.stem}." for shard in shards)
+    for unfinished in config.out.parent.glob(f".{glob.escape(config.out.name)}-*.tmp"):
+        if unfinished.name.startswith(beginnings):  # by a process that was killed; others are at other parts
+            unfinished.unlink(missing_ok=True)
+    return shards
+
+
+def _convert(config: WriteDali, job: Job, encoder: ImageEncoder, shards: Sequence[Path]) -> Card:
+    """Write the shards that are missing."""
+    shard_format = SHARD_FORMATS[config.format](len(job.source.class_names))
     outcome = Outcome()
     num_shards_done = _recall(shards, outcome)
     started, num_resumed = time.perf_counter(), outcome.num_samples
@@ -101,17 +125,14 @@ def write_dali(config: WriteDali) -> tuple[Path, Card]:
             some = islice(encoded, config.shard_images)
             first = job.first + number * config.shard_images
             _write_shard(shard, shard_format, some, outcome, first=first, advance=advance)
-    card = describe(
+    return describe(
         config,
         job,
         outcome,
-        num_bytes=sum(shard.stat().st_size for shard in shards),
+        num_bytes=sum(shard.stat().st_size for shard in shards if shard.exists()),
         seconds=time.perf_counter() - started,
         num_resumed=num_resumed,
     )
-    card.write(card_file)
-    job_file.unlink()
-    return card_file, card
 
 
 def _shard_paths(config: WriteDali, job: Job) -> list[Path]:
@@ -128,27 +149,48 @@ def _earlier_shards(config: WriteDali, shards: Sequence[Path], *, is_whole: bool
 
 
 def _recall(shards: Sequence[Path], outcome: Outcome) -> int:
-    """Count the shards that are there, and what is in them: a shard that has its name is whole."""
+    """Count the shards that are done, and what is in them: a shard that has its name is whole, and its list with it."""
     for number, shard in enumerate(shards):
-        if not shard.exists():
+        list_path = record_list_path(shard)
+        lines = list(read_record_list(list_path)) if list_path.exists() else []
+        if not lines or not (shard.exists() or _are_skipped(lines)):
             return number
-        for line in read_record_list(record_list_path(shard)):
+        for line in lines:
             outcome.add(line)
     return len(shards)
 
 
+def _are_skipped(lines: Iterable[RecordLine | SkippedLine]) -> bool:
+    """Whether nothing came of these samples, so that there is no shard: DALI cannot read an empty one."""
+    return all(isinstance(line, SkippedLine) for line in lines)
+
+
 def _write_shard(
-    path: Path, shard_format: ShardFormat, encoded: Iterable[Encoded], outcome: Outcome, *, first: int, advance: Advance
+    path: Path, shard_format: ShardFormat, encoded: Iterator[Encoded], outcome: Outcome, *, first: int, advance: Advance
 ) -> None:
     """Write a shard, its index and its record list; samples are numbered from `first` on. The shard appears last."""
-    with ShardWriter(path, shard_format) as shard, atomic_file(record_list_path(path)) as lines:
-        for key, (line, data) in enumerate(encoded, start=first):
-            if isinstance(line, RecordLine):
+    beginning = _up_to_first_record(encoded)
+    is_empty = _are_skipped(line for line, _ in beginning)
+    with (
+        nullcontext() if is_empty else ShardWriter(path, shard_format) as shard,
+        atomic_file(record_list_path(path)) as lines,
+    ):
+        for key, (line, data) in enumerate(chain(beginning, encoded), start=first):
+            if isinstance(line, RecordLine) and shard is not None:
                 extension: ImageExtension = "png" if line.format == "png" else "jpg"
                 shard.append(f"{key:08}", data, extension, line.label)
             lines.write(format_line(line))
             outcome.add(line)
             advance(1, len(data))
+
+
+def _up_to_first_record(encoded: Iterator[Encoded]) -> list[Encoded]:
+    beginning = []
+    for one in encoded:
+        beginning.append(one)
+        if isinstance(one.line, RecordLine):
+            break
+    return beginning
 
 
 def main(argv: Sequence[str] | None = None) -> int:

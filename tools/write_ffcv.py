@@ -30,11 +30,12 @@ from tools.conversion import (
     claim,
     describe,
     encode_all,
+    locked,
     part_path,
     plan,
     run_command_line,
 )
-from tools.encode_image import Mode
+from tools.encode_image import ImageEncoder, Mode
 from tools.progress import conversion_progress
 from tools.record_list import RecordLine, SkippedLine, format_line, read_record_list, record_list_path
 
@@ -58,9 +59,10 @@ class WriteFfcv(ConversionOptions):
     mode: Literal["keep", "restart", "reencode", "raw", "mixed"] | None = None
     """`reencode` decodes every image, makes it no larger than max_side, and stores a JPEG with restart markers: right
     for training at 224, since photos of 500 px lose next to nothing that a crop shows, take half the space and load
-    fastest. `restart` rewrites JPEGs without loss, with restart markers that let loaders skip what a crop does not
-    need. `keep` stores them byte for byte. `raw` stores pixels, `mixed` some images raw and the others re-encoded. By
-    default `reencode`, and for cifar10, whose images are pixels, `raw`."""
+    twice as fast. `restart` gives JPEGs restart markers, which let loaders skip what a crop does not need: no pixel
+    changes, but EXIF and other metadata are left out. `keep` stores them byte for byte. `raw` stores pixels, `mixed`
+    some images raw and the others re-encoded. By default `reencode`, and for cifar10, whose images are pixels,
+    `raw`."""
 
     raw_fraction: float = 0.5
     """The share of images that `mixed` stores raw."""
@@ -92,30 +94,38 @@ def write_ffcv(config: WriteFfcv) -> tuple[Path, Card]:
         OSError: The source cannot be read, or a file not written.
         ImportError: The source needs a library that is not installed.
     """
-    encoder = config.encoder(config.storage_mode, raw_fraction=config.raw_fraction)
-    job = plan(config, settings={**asdict(encoder), "page_size": config.page_size})
+    job = plan(config, settings={**asdict(_encoder(config)), "page_size": config.page_size})
     out = part_path(config.out, job.part)
     if out.exists() and not config.overwrite:
         raise ValueError(f"{out}: exists already; remove it, name another file, or pass --overwrite")
-    with _partial_beton(out, job, config) as partial:
-        started, num_resumed = time.perf_counter(), partial.outcome.num_samples
-        samples = job.samples(num_resumed)
-        encoded_samples = encode_all(samples, encoder, num_workers=config.num_workers, on_error=config.on_error)
-        with conversion_progress(out.name, len(job) - num_resumed) as advance:
-            for line, data in encoded_samples:
-                partial.append(line, data)
-                advance(1, len(data))
-        partial.finish()
-        card = describe(
-            config,
-            job,
-            partial.outcome,
-            num_bytes=partial.data_path.stat().st_size,
-            seconds=time.perf_counter() - started,
-            num_resumed=num_resumed,
-        )
-    partial.publish(card)
+    with locked(partial_paths(out)[-1]):
+        with _partial_beton(out, job, config) as partial:
+            card = _convert(config, job, partial)
+        partial.publish(card)
     return out, card
+
+
+def _convert(config: WriteFfcv, job: Job, partial: "PartialBeton") -> Card:
+    """Write what is missing of the file."""
+    started, num_resumed = time.perf_counter(), partial.outcome.num_samples
+    encoder, samples = _encoder(config), job.samples(num_resumed)
+    with conversion_progress(config.out.name, len(job) - num_resumed) as advance:
+        for line, data in encode_all(samples, encoder, num_workers=config.num_workers, on_error=config.on_error):
+            partial.append(line, data)
+            advance(1, len(data))
+    partial.finish()
+    return describe(
+        config,
+        job,
+        partial.outcome,
+        num_bytes=partial.data_path.stat().st_size,
+        seconds=time.perf_counter() - started,
+        num_resumed=num_resumed,
+    )
+
+
+def _encoder(config: WriteFfcv) -> ImageEncoder:
+    return config.encoder(config.storage_mode, raw_fraction=config.raw_fraction)
 
 
 class PartialBeton:
@@ -144,7 +154,10 @@ class PartialBeton:
                 data = os.pread(self._data.fileno(), line.num_bytes, start)
                 if zlib.crc32(data) != line.crc32:
                     break
-                self._stream.recall(_values(line, data))
+                try:
+                    self._stream.recall(_values(line, data))
+                except BetonError:
+                    break
             self.outcome.add(line)
             num_list_bytes += len(format_line(line))
         self._lines.truncate(num_list_bytes)
@@ -185,8 +198,8 @@ class PartialBeton:
 
     def publish(self, card: Card) -> None:
         """Give the files their names, the `.beton` last."""
-        self.list_path.replace(record_list_path(self._out))
         card.write(card_path(self._out))
+        self.list_path.replace(record_list_path(self._out))
         self.data_path.replace(self._out)
         self.job_path.unlink()
 
@@ -206,8 +219,15 @@ def partial_paths(out: Path) -> tuple[Path, Path, Path]:
 def _partial_beton(out: Path, job: Job, config: WriteFfcv) -> Iterator[PartialBeton]:
     """Open the files, new or as an interrupted conversion left them; after an exception they stay if records came."""
     data_path, list_path, job_path = partial_paths(out)
+
+    def clear() -> None:
+        for path in (data_path, list_path):
+            path.unlink(missing_ok=True)
+
     try:
-        is_resumed = claim(job_path, job, resume=config.resume, overwrite=config.overwrite)
+        is_resumed = claim(job_path, job, resume=config.resume, overwrite=config.overwrite, clear=clear)
+        if is_resumed and not list_path.exists() and record_list_path(out).exists():
+            record_list_path(out).replace(list_path)  # its conversion ended between the last two names
         mode: Literal["r+b", "w+b"] = "r+b" if is_resumed and data_path.exists() and list_path.exists() else "w+b"
         with data_path.open(mode) as data, list_path.open(mode) as lines:
             partial = PartialBeton(out, job, data, lines, page_size=config.page_size)

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 
+#include "jpeg_output.hpp"
 #include "scan_transcoder.hpp"
 
 namespace fastvit {
@@ -44,10 +44,7 @@ struct Compressor {
         info.err = errors.get();
         errors.run(common(), [&] { jpeg_create_compress(&info); });
     }
-    ~Compressor() {
-        jpeg_destroy_compress(&info);
-        std::free(data);
-    }
+    ~Compressor() { jpeg_destroy_compress(&info); }
     Compressor(const Compressor&) = delete;
     Compressor& operator=(const Compressor&) = delete;
 
@@ -55,8 +52,6 @@ struct Compressor {
 
     JpegErrorManager errors;
     jpeg_compress_struct info{};
-    unsigned char* data = nullptr;
-    unsigned long size = 0;
 };
 
 }  // namespace
@@ -106,8 +101,8 @@ std::vector<std::uint8_t> ImageConverter::encode(const PixelView& pixels, const 
     const J_COLOR_SPACE colours = is_ycc_ ? JCS_YCbCr : JCS_RGB;
     const int mcus_per_row = (pixels.width + 8 * options.chroma_columns - 1) / (8 * options.chroma_columns);
     const int interval = options.restart_interval ? nearest_divisor(mcus_per_row, options.restart_interval) : 0;
-    compressor.errors.run(compressor.common(), [&info, &compressor, &options, &pixels, colours, interval] {
-        jpeg_mem_dest(&info, &compressor.data, &compressor.size);
+    JpegOutput output(info);
+    compressor.errors.run(compressor.common(), [&info, &options, &pixels, colours, interval] {
         info.image_width = static_cast<JDIMENSION>(pixels.width);
         info.image_height = static_cast<JDIMENSION>(pixels.height);
         info.input_components = 3;
@@ -126,7 +121,7 @@ std::vector<std::uint8_t> ImageConverter::encode(const PixelView& pixels, const 
         }
         jpeg_finish_compress(&info);
     });
-    return {compressor.data, compressor.data + compressor.size};
+    return output.take();
 }
 
 }  // namespace fastvit

@@ -1,8 +1,7 @@
 #include "restart_transcoder.hpp"
 
-#include <cstdlib>
-
 #include "jpeg_error.hpp"
+#include "jpeg_output.hpp"
 #include "scan_transcoder.hpp"
 
 namespace fastvit {
@@ -11,7 +10,7 @@ namespace {
 
 int round_up_division(int number, int divisor) { return (number + divisor - 1) / divisor; }
 
-// Both of libjpeg's objects and the memory that it writes to.
+// Both of libjpeg's objects.
 struct Transcoder {
     Transcoder() {
         source.err = target.err = errors.get();
@@ -22,7 +21,6 @@ struct Transcoder {
     ~Transcoder() {
         jpeg_destroy_compress(&target);
         jpeg_destroy_decompress(&source);
-        std::free(data);
     }
     Transcoder(const Transcoder&) = delete;
     Transcoder& operator=(const Transcoder&) = delete;
@@ -36,8 +34,6 @@ struct Transcoder {
     jpeg_progress_mgr progress{};
     jpeg_decompress_struct source{};
     jpeg_compress_struct target{};
-    unsigned char* data = nullptr;
-    unsigned long size = 0;
 };
 
 int mcus_per_row(const jpeg_decompress_struct& info) {
@@ -56,15 +52,15 @@ std::vector<std::uint8_t> transcode_coefficients(std::span<const std::uint8_t> j
         coefficients = jpeg_read_coefficients(&transcoder.source);
     });
     const int interval = nearest_divisor(mcus_per_row(transcoder.source), wanted_interval);
+    JpegOutput output(transcoder.target);
     transcoder.errors.run(Transcoder::common(transcoder.target), [&transcoder, coefficients, interval] {
         jpeg_copy_critical_parameters(&transcoder.source, &transcoder.target);
         transcoder.target.optimize_coding = TRUE;
         transcoder.target.restart_interval = static_cast<unsigned>(interval);
-        jpeg_mem_dest(&transcoder.target, &transcoder.data, &transcoder.size);
         jpeg_write_coefficients(&transcoder.target, coefficients);
         jpeg_finish_compress(&transcoder.target);
     });
-    return {transcoder.data, transcoder.data + transcoder.size};
+    return output.take();
 }
 
 }  // namespace

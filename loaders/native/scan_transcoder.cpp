@@ -240,6 +240,7 @@ class CodeTable {
             while (step < 64) {
                 const Entry next = entries_[(window << num_bits) >> (64 - kLookupBits)];
                 if (next.num_bits == 0 || num_bits + next.num_bits > kSkimBits) break;
+                if (next.step != kEndOfBlock && step + next.step >= 64) break;  // or it could pass for an end
                 num_bits += next.num_bits;
                 step += next.step;
             }

@@ -356,6 +356,22 @@ def test_codes_that_would_be_longer_than_16_bits():
     np.testing.assert_array_equal(pixels_of(rewritten), pixels_of(data))
 
 
+def test_codes_of_the_next_block_do_not_pass_for_an_end():
+    """Codes that are copied are skipped several at a time: here some of two blocks look like the end of the first."""
+    bits = "0" + "000101" + "0" + "000" + "11101" + "110"
+    bits += "1" * (-len(bits) % 8)
+    parts = {
+        DQT: bytes(1) + bytes([1] * 64),
+        SOF0: b"\x08" + (8).to_bytes(2) + (16).to_bytes(2) + b"\x01\x01\x11\x00",
+        DHT: bytes([0, 1, 1, 1, 1, *[0] * 12, 0, 2, 3, 1])
+        + bytes([0x10, 1, 1, 1, 1, *[0] * 12, 0xF0, 0xE1, 0x00, 0x01]),
+        SOS: b"\x01\x01\x00\x00\x3f\x00",
+    }
+    headers = [bytes([0xFF, marker]) + (2 + len(body)).to_bytes(2) + body for marker, body in parts.items()]
+    data = b"\xff\xd8" + b"".join(headers) + int(bits, 2).to_bytes(len(bits) // 8) + b"\xff\xd9"
+    assert blocks_of(with_restarts(data, 1)) == blocks_of(data)
+
+
 def test_symbols_of_all_sizes():
     blocks = [[(zeros << 4 | size, 2**size - 1), (0, 0)] for zeros in range(16) for size in range(1, 11)]
     blocks += [[(0xF0, 0), (0xF0, 0), (0xF0, 0), (0xE1, 1)], [(0x01, 0)] * 63]  # full to the last coefficient

@@ -282,9 +282,9 @@ def test_a_seed_needs_random_access(options: ConversionOptions, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"max_side": -1}, "max_side must not be negative, got -1"),
-        ({"min_side": -1}, "min_side must not be negative, got -1"),
-        ({"seed": -1}, "seed must not be negative, got -1"),
+        ({"max_side": -1}, r"max_side must lie in \[0, 65536\), got -1"),
+        ({"min_side": -1}, r"min_side must lie in \[0, 65536\), got -1"),
+        ({"seed": -1}, r"seed must lie in \[0, 18446744073709551616\), got -1"),
         ({"jpeg_quality": 0}, "got 0"),
         ({"jpeg_quality": 101}, "got 101"),
         ({"num_workers": 0}, "num_workers must be positive, got 0"),

@@ -29,7 +29,7 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_line_every_half_minute_elsewhere(monkeypatch: pytest.MonkeyPatch):
     shown = show(monkeypatch, is_terminal=False)
-    assert shown == "[b] train.beton: 20,000 of 30,000 images, 500 images/s, 50 MB/s\n"
+    assert shown == "[b] train.beton: 20,000 of 30,000 images, 500 images/s, 50 MB/s, 0.3 min left\n"
 
 
 def test_no_line_of_a_short_conversion(capsys: pytest.CaptureFixture[str]):

@@ -69,7 +69,6 @@ def test_a_journal_that_ends_in_zeros(path: Path):
     assert list(read_record_list(path, complete=False)) == LINES
 
 
-@pytest.mark.parametrize("complete", [True, False])
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -88,12 +87,15 @@ def test_a_journal_that_ends_in_zeros(path: Path):
         (b".JPEG\n", b".JPEG\r"),
     ],
 )
-def test_damage_within_is_named(path: Path, old: bytes, new: bytes, complete: bool):
+def test_damage_within_is_named(path: Path, old: bytes, new: bytes):
     content = write(path)
     assert old in content
     path.write_bytes(content.replace(old, new, 1))
     with pytest.raises(ValueError, match=r"train.beton.records.tsv: line [12] is '.*', no whole line of a record list"):
-        list(read_record_list(path, complete=complete))
+        list(read_record_list(path))
+    found = list(read_record_list(path, complete=False))  # ends before the damage
+    assert len(found) < 2
+    assert found == LINES[: len(found)]
 
 
 def test_a_list_that_is_not_there(path: Path):

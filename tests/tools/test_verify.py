@@ -402,8 +402,8 @@ def test_a_card_of_fewer_classes(beton: Path, capsys):
 
 def test_nothing_to_verify(tmp_path: Path, capsys):
     for name, message in (
-        ("missing.beton", "missing.beton: no such file; name a .beton file, or tar shards"),
-        ("", "a folder without tar shards; name"),
+        ("missing.beton", "missing.beton: no such file; name a .beton file, or shards"),
+        ("", "a folder without shards; name"),
         ("train-*.tar", "train-*.tar: no such file; name tar shards that there are"),
         ("train-{000000..000003}.tar", "train-000000.tar: no such file"),
     ):

@@ -14,6 +14,7 @@ from PIL import Image
 
 from loaders.tar_shard import TarShard
 from tools import image_sources
+from tools.conversion import locked
 from tools.encode_image import ImageEncoder
 from tools.merge import main as merge
 from tools.record_list import RecordLine, SkippedLine, read_record_list
@@ -179,15 +180,13 @@ def test_dali_sees_the_same(make_folder, out: Path, tmp_path: Path, kind: str):
 
 
 def test_tfrecord(make_folder, out: Path):
-    from tools.tfrecord_shards import read_tfrecord
+    from tools.tfrecord_shards import TFRecordShard
 
     assert run(make_folder(60), out, "--format", "tfrecord", "--mode", "keep") == 0
     assert files_in(out.parent).keys() == names_of(range(3), "tfrecord")
-    found = [
-        (bytes(image), label) for path in sorted(out.parent.glob("*.tfrecord")) for image, label in read_tfrecord(path)
-    ]
-    assert [label for _, label in found] == [line.label for line in lines_of(out)]
-    assert [len(image) for image, _ in found] == [line.num_bytes for line in lines_of(out)]
+    shards = [TFRecordShard(path) for path in sorted(out.parent.glob("*.tfrecord"))]
+    assert [label for shard in shards for label in shard.labels] == [line.label for line in lines_of(out)]
+    assert [size for shard in shards for size in shard.sizes] == [line.num_bytes for line in lines_of(out)]
 
 
 @pytest.mark.parametrize("num_workers", ["1", "5"])
@@ -401,3 +400,41 @@ def test_options_that_make_no_sense(tmp_path: Path, options: list[str], message:
     assert stopped.value.code == 2
     assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
     assert os.listdir(tmp_path) == []
+
+
+def test_a_shard_of_which_nothing_came(make_folder, out: Path):
+    folder = make_folder(20, broken=tuple(range(9, 18)))
+    command = ["--on-error", "skip"]
+    assert run(folder, out, *command, shard_images=9) == 0
+    assert sorted(path.name for path in out.parent.glob("*.tar")) == ["train-000000.tar", "train-000002.tar"]
+    assert json.loads(out.with_name("train.json").read_bytes())["num_images"] == 11
+    before = files_in(out.parent)
+    out.with_name("train.json").rename(out.with_name("train.partial.json"))  # as if the end had been missing
+    job = json.loads(out.with_name("train.partial.json").read_bytes())
+    note = {"part": None, "num_planned": job["num_planned"], **job["job"]}
+    out.with_name("train.partial.json").write_text(json.dumps(note))
+    assert run(folder, out, *command, "--resume", shard_images=9) == 0
+    after = files_in(out.parent)
+    assert {name: data for name, data in after.items() if name != "train.json"} == {
+        name: data for name, data in before.items() if name != "train.json"
+    }
+
+
+def test_two_at_one_place(make_folder, out: Path, capsys: pytest.CaptureFixture[str]):
+    with locked(out.with_name("train.partial.json")):
+        assert run(make_folder(20), out) == 1
+    assert "another process is converting to it" in capsys.readouterr().err
+    assert run(make_folder(20), out) == 0
+
+
+def test_verify_reads_tfrecord(make_folder, out: Path):
+    from tools.verify import main as verify
+
+    pytest.importorskip("google_crc32c")
+    assert run(make_folder(20), out, "--format", "tfrecord", shard_images=9) == 0
+    assert verify([str(out.parent)]) == 0
+    shard = out.with_name("train-000001.tfrecord")
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    assert verify([str(out.parent)]) == 1
