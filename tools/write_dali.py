@@ -14,15 +14,14 @@ import tyro
 
 from loaders.atomic_file import atomic_file
 from tools.card import Card
+from tools.claim import claim, locked
 from tools.conversion import (
     ConversionOptions,
     Encoded,
     Job,
     Outcome,
-    claim,
     describe,
     encode_all,
-    locked,
     part_path,
     plan,
     run_command_line,

@@ -23,14 +23,13 @@ from loaders.beton import (
     page_size_fault,
 )
 from tools.card import Card, card_path
+from tools.claim import claim, locked
 from tools.conversion import (
     ConversionOptions,
     Job,
     Outcome,
-    claim,
     describe,
     encode_all,
-    locked,
     part_path,
     plan,
     run_command_line,

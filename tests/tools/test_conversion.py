@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from tools import conversion
+from tools.claim import claim
 from tools.conversion import (
     ConversionError,
     ConversionOptions,
     Job,
     Outcome,
-    claim,
     describe,
     encode_all,
     part_path,

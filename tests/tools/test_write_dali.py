@@ -14,7 +14,7 @@ from PIL import Image
 
 from loaders.tar_shard import TarShard
 from tools import image_sources
-from tools.conversion import locked
+from tools.claim import locked
 from tools.encode_image import ImageEncoder
 from tools.merge import main as merge
 from tools.record_list import RecordLine, SkippedLine, read_record_list
