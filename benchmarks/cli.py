@@ -12,15 +12,19 @@ def main() -> int:
         from benchmarks.bench_augment import BenchAugment, bench_augment  # here, as a library may be missing
         from benchmarks.bench_convert import BenchConvert, bench_convert
         from benchmarks.bench_loader import BenchLoader, bench_loader
+        from benchmarks.bench_train import BenchTrain, bench_train
 
-        commands: dict[str, Callable[..., BenchLoader | BenchAugment | BenchConvert]] = {
+        commands: dict[str, Callable[..., BenchLoader | BenchTrain | BenchAugment | BenchConvert]] = {
             "loader": BenchLoader,
+            "train": BenchTrain,
             "augment": BenchAugment,
             "convert": BenchConvert,
         }
         config = tyro.extras.subcommand_cli_from_dict(commands, prog="fastvit-bench", description=__doc__)
         if isinstance(config, BenchLoader):
             bench_loader(config)
+        elif isinstance(config, BenchTrain):
+            bench_train(config)
         elif isinstance(config, BenchAugment):
             bench_augment(config)
         else:

@@ -33,6 +33,10 @@ class ModelConfig:
     """A ViT's attention starts as trained ones look (arXiv 2305.09828); made for positions sincos2d."""
     zero_residual: bool = False
     """Every residual branch of a ViT starts at zero, so that every block starts as the identity."""
+    whiten_patches: bool = False
+    """The patch embedding of a ViT starts as a random rotation of whitened patches, from the first batch of images."""
+    bf16_residual: bool = False
+    """A ViT's blocks add to a bf16 sum under bf16 autocast, instead of a float32 one: less memory traffic."""
 
     def __post_init__(self) -> None:
         require(0 <= self.drop_path < 1, "model.drop_path", "lie in [0, 1)", self.drop_path)

@@ -18,7 +18,8 @@ from fastvit_train.distributed import World
 from fastvit_train.ema import build_ema
 from fastvit_train.initial_weights import load_initial_weights
 from fastvit_train.metrics import Metrics
-from fastvit_train.models import build_model
+from fastvit_train.models import build_model, use_plain_attention
+from fastvit_train.models.vit_start import whiten_patches
 from fastvit_train.optim import Optimizers, build_optimizer
 from fastvit_train.run_folder import BEST, CHECKPOINT, save_config
 from fastvit_train.schedule import total_steps
@@ -133,6 +134,8 @@ def start_model(config: Config, world: World, loader: ImageLoader, num_classes: 
         phases=config.phases,
     )
     model = model.to(world.device).to(memory_format=torch.channels_last)
+    if world.device.type == "cpu":
+        use_plain_attention(model)
     initialize_from_data(model, config, loader)
     if config.init_from is not None:
         metrics.say(load_initial_weights(model, config.init_from))
@@ -141,7 +144,9 @@ def start_model(config: Config, world: World, loader: ImageLoader, num_classes: 
 
 def initialize_from_data(model: nn.Module, config: Config, loader: ImageLoader) -> None:
     """Let a model that wants to see images before training (such as one that whitens them) see the first batch."""
-    initialize = getattr(model, "init_from_data", None)
+    initialize = (
+        partial(whiten_patches, model) if config.model.whiten_patches else getattr(model, "init_from_data", None)
+    )
     if initialize is not None:
         loader.set_epoch(0)
         images = next(iter(loader)).images

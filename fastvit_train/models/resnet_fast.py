@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastvit_train.models.whitening import whitening_filters
+
 _WHITEN_KERNEL = 2
 _LOGIT_SCALE = 1 / 9  # keeps the first logits small under a learning rate as high as the norm layers allow
 
@@ -35,18 +37,13 @@ class ResNetFast(nn.Module):
 
     @torch.no_grad()
     def init_from_data(self, images: Tensor) -> None:
-        """Set the whitening filters: on these images their outputs are uncorrelated and of unit power.
-
-        The filters are the principal components of all 2 x 2 patches, divided by their deviation, and then all their
-        negatives, so that the activation behind them loses nothing.
+        """Set the whitening filters, and after them all their negatives, so that the activation loses nothing.
 
         Args:
             images: Normalised floats [n, 3, h, w], as the model will get them; some thousand are plenty.
         """
-        patches = F.unfold(images.float(), _WHITEN_KERNEL).transpose(1, 2).flatten(0, 1)
-        power, components = torch.linalg.eigh(patches.T @ patches / len(patches))
-        filters = components.T / (power[:, None] + 5e-4).sqrt()  # the constant keeps noise from being blown up
-        self.whiten.weight.copy_(torch.cat((filters, -filters)).view_as(self.whiten.weight))
+        filters = whitening_filters(images, side=_WHITEN_KERNEL, stride=1)
+        self.whiten.weight.copy_(torch.cat((filters, -filters)))
 
     def get_classifier(self) -> nn.Module:
         """The last layer, as timm's models tell it."""

@@ -1,4 +1,4 @@
-"""How a ViT starts: position embeddings and weights other than timm's own."""
+"""How a ViT starts: position embeddings, weights and residual sums other than timm's own."""
 
 import torch
 from timm.layers import build_sincos2d_pos_embed
@@ -6,6 +6,7 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from fastvit_train.config import ModelConfig
+from fastvit_train.models.whitening import whitening_filters
 
 
 @torch.no_grad()
@@ -19,12 +20,34 @@ def start_vit(model: nn.Module, config: ModelConfig) -> None:
         "model.positions sincos2d": (config.positions == "sincos2d", _fix_positions),
         "model.mimetic_init": (config.mimetic_init, _mimic_trained_attention),
         "model.zero_residual": (config.zero_residual, _zero_residuals),
+        "model.bf16_residual": (config.bf16_residual, _keep_residuals_in_bf16),
     }
     for name, (is_wanted, change) in wanted.items():
         if is_wanted:
             if not isinstance(model, VisionTransformer):
                 raise ValueError(f"{name} is for ViTs, but the model is a {type(model).__name__}; leave it out")
             change(model)
+
+
+@torch.no_grad()
+def whiten_patches(model: nn.Module, images: Tensor) -> None:
+    """Make a ViT's patch embedding a random rotation of the whitened patches of images, each output of unit power.
+
+    Args:
+        model: One of timm's VisionTransformers.
+        images: Normalised floats [n, 3, h, w], as the model will get them.
+
+    Raises:
+        ValueError: It is another model.
+    """
+    if not isinstance(model, VisionTransformer):
+        raise ValueError(f"model.whiten_patches is for ViTs, but the model is a {type(model).__name__}; leave it out")
+    projection = model.patch_embed.proj
+    side = projection.kernel_size[0]
+    filters = whitening_filters(images, side=side, stride=side).flatten(1)
+    rotation = torch.empty(model.embed_dim, len(filters), device=filters.device)
+    nn.init.orthogonal_(rotation, gain=max(1.0, model.embed_dim / len(filters)) ** 0.5)
+    projection.weight.copy_((rotation @ filters).view_as(projection.weight))
 
 
 def _fix_positions(model: VisionTransformer) -> None:
@@ -70,3 +93,13 @@ def _zero_residuals(model: VisionTransformer) -> None:
         for layer in (block.attn.proj, block.mlp.fc2):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+
+
+def _keep_residuals_in_bf16(model: VisionTransformer) -> None:
+    """Round the sum of patches and positions, in float32 as the positions are, to what autocast computes in."""
+    model.norm_pre.register_forward_hook(_round_as_autocast)
+
+
+def _round_as_autocast(module: nn.Module, inputs: object, output: Tensor) -> Tensor:  # noqa: ARG001 - a hook's
+    kind = output.device.type
+    return output.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else output

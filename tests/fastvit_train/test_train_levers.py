@@ -56,6 +56,16 @@ def test_levers_resume_bit_by_bit(levers, name):
     assert (result["top1"], result["weights"]) == (reference["top1"], "ema")
 
 
+def test_a_vit_that_whitens_starts_from_the_first_batch(config):
+    model = ModelConfig(whiten_patches=True, bf16_residual=True)
+    train(replace(config, max_steps=1, model=model, optim=OptimConfig(lr=1e-9)))
+    weight = weights(config.out)["patch_embed.proj.weight"].flatten(1)
+    assert torch.linalg.svdvals(weight).max() > 10, "weak components of the patches are made as strong as the others"
+    train(replace(config, max_steps=1, out=config.out.with_name("other"), optim=OptimConfig(lr=1e-9)))
+    weight = weights(config.out.with_name("other"))["patch_embed.proj.weight"].flatten(1)
+    assert torch.linalg.svdvals(weight).max() < 3
+
+
 @pytest.mark.parametrize("name", ["sgd", "lamb", "muon"])
 def test_every_optimizer_learns(config, name):
     lr = {"sgd": 0.05, "lamb": 2e-2, "muon": 3e-3}[name]

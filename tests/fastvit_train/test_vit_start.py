@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from fastvit_train.config import ModelConfig
 from fastvit_train.models import build_model
+from fastvit_train.models.vit_start import whiten_patches
 
 
 def build(arch: str = "vit_small_cifar", **options) -> torch.nn.Module:
@@ -47,12 +49,43 @@ def test_zero_residuals_make_the_identity():
         assert torch.equal(block(inputs), inputs)
 
 
+def test_whitened_patches_have_uncorrelated_values_of_unit_power():
+    model = build()
+    images = torch.randn(200, 3, 32, 32).cumsum(-1).cumsum(-2)  # neighbours are alike, as in photos
+    whiten_patches(model, images)
+    weight = model.patch_embed.proj.weight.detach()
+    values = F.conv2d(images, weight, stride=4).transpose(0, 1).flatten(1)
+    assert values.square().mean().item() == pytest.approx(1, rel=0.05)
+    power = torch.linalg.svdvals(values) ** 2 / values.shape[1]
+    torch.testing.assert_close(power[:48], torch.full((48,), 384 / 48), rtol=0.1, atol=0)
+    assert power[48:].max() < 1e-3, "48 numbers make 384, in a rotation"
+
+
+def test_only_vits_whiten_their_patches():
+    with pytest.raises(ValueError, match="whiten_patches is for ViTs, but the model is a ResNetFast; leave it out"):
+        whiten_patches(build("resnet_fast_cifar"), torch.randn(2, 3, 32, 32))
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_residuals_are_bf16_under_autocast_alone(is_on):
+    model = build(bf16_residual=is_on)
+    seen = []
+    model.blocks[3].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    images = torch.randn(2, 3, 32, 32)
+    exact = model(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = model(images)
+    assert seen == [torch.float32, torch.bfloat16 if is_on else torch.float32]
+    torch.testing.assert_close(rounded.float(), exact, atol=0.05, rtol=0.05)
+
+
 @pytest.mark.parametrize(
     ("options", "name"),
     [
         ({"positions": "sincos2d"}, "model.positions sincos2d"),
         ({"mimetic_init": True}, "model.mimetic_init"),
         ({"zero_residual": True}, "model.zero_residual"),
+        ({"bf16_residual": True}, "model.bf16_residual"),
     ],
 )
 def test_other_models_refuse_it(options, name):
