@@ -1,7 +1,7 @@
 """Writer of FFCV's ``.beton`` files; `loaders.beton` is the public face."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -22,7 +22,7 @@ from loaders._beton_format import (
     page_size_fault,
 )
 from loaders._beton_record import Record, Value, check_record
-from loaders.atomic_file import atomic_file
+from loaders.atomic_file import atomic_file, clear_os_errors
 
 
 class BetonStream:
@@ -71,7 +71,7 @@ class BetonStream:
         """
         record = self._checked(values)
         start = self.offset_of_next(record.num_bytes)
-        with _clear_os_errors(self._path):
+        with clear_os_errors(self._path, BetonError):
             if start != self._file.tell():
                 self._file.seek(start)  # what is skipped reads as zeros
             self._file.writelines(record.payloads)
@@ -94,7 +94,7 @@ class BetonStream:
         """
         if self.num_records == 0:
             raise BetonError(f"{self._path}: cannot be written: no record came")
-        with _clear_os_errors(self._path):
+        with clear_os_errors(self._path, BetonError):
             self._write_tables(self._metadata[: self.num_records], self._allocations[: self.num_records])
 
     def _checked(self, values: Sequence[Value]) -> Record:
@@ -168,7 +168,7 @@ class BetonWriter:
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
-        with _clear_os_errors(self.path):
+        with clear_os_errors(self.path, BetonError):
             file = self._open.enter_context(atomic_file(self.path))
         self._stream = BetonStream(
             file, self.path, self._fields, num_samples=self._num_samples, page_size=self._page_size
@@ -181,7 +181,7 @@ class BetonWriter:
         if error is not None:
             self._open.__exit__(kind, error, traceback)
             return
-        with _clear_os_errors(self.path), self._open:
+        with clear_os_errors(self.path, BetonError), self._open:
             if self._stream.num_records != self._num_samples:
                 raise BetonError(
                     f"{self.path}: {self._stream.num_records} records came where num_samples={self._num_samples} were "
@@ -214,14 +214,3 @@ def _fields_fault(fields: Mapping[str, FieldKind]) -> str | None:
 
 def _round_up(offset: int, page_size: int) -> int:
     return -(-offset // page_size) * page_size
-
-
-@contextmanager
-def _clear_os_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk and its like into one message."""
-    try:
-        yield
-    except OSError as error:
-        raise BetonError(
-            f"{path}: cannot be written: {error.strerror or error}; make room there or choose another place"
-        ) from error

@@ -32,6 +32,17 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     _sync_folder(path.parent)
 
 
+@contextmanager
+def clear_os_errors(path: Path, kind: type[ValueError] = ValueError) -> Iterator[None]:
+    """Turn a full disk and its like, while `path` is being written, into one message of the exception `kind`."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(
+            f"{path}: cannot be written: {error.strerror or error}; make room there or choose another place"
+        ) from error
+
+
 def _sync_folder(folder: Path) -> None:
     """Make a rename in `folder` survive a power cut, where the file system can."""
     with suppress(OSError):

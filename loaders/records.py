@@ -1,7 +1,6 @@
 """Where images come from: a `.beton` file, an ImageFolder or tar shards, as records that can be decoded one by one."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -14,10 +13,7 @@ from torchvision.io import ImageReadMode, decode_image, read_file
 
 from loaders import _native
 from loaders.beton import Beton, ImageMode
-from loaders.tar_shard import TarShard, find_shards
-
-# Opening a shard mostly waits for the disk, so that cores don't matter.
-_NUM_OPENING_THREADS = 16
+from loaders.tar_shard import TarShard, find_shards, open_each
 
 
 class ImageRecords(Protocol):
@@ -100,8 +96,7 @@ class TarRecords:
     """The samples of WebDataset's tar shards, shard by shard."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        with ThreadPoolExecutor(_NUM_OPENING_THREADS) as threads:
-            self._shards = list(threads.map(TarShard, paths))
+        self._shards = open_each(TarShard, paths)
         self.labels = np.concatenate([shard.labels for shard in self._shards])
         if not len(self.labels):
             raise ValueError(f"{paths[0]}: no image with a label in it or in any other shard; name shards with samples")

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,13 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders.beton import Beton, ImageMode
-from loaders.tar_shard import TarShard, find_shards
+from loaders.tar_shard import TarShard, find_shards, open_each
 from tools._class_names import classes_of, read_card_classes
 from tools._sample_names import checked_name, shard_names
 from tools.card import card_path
-
-# Opening a shard mostly waits for the disk, so that cores don't matter.
-_NUM_OPENING_THREADS = 16
 
 
 class ShardSample(NamedTuple):
@@ -56,8 +52,7 @@ class TarShards:
             raise ValueError(
                 f"{path}: no tar shards; name a folder of .tar files, one of them or a pattern such as *.tar"
             )
-        with ThreadPoolExecutor(_NUM_OPENING_THREADS) as threads:
-            self._shards = list(threads.map(_open_shard, paths))
+        self._shards = open_each(_open_shard, paths)
         self._shard_names = shard_names(paths)
         self._ends = np.cumsum([len(shard.labels) for shard in self._shards])
         if not self._ends[-1]:

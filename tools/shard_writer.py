@@ -2,13 +2,13 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Literal, NamedTuple, Protocol, Self
 
-from loaders.atomic_file import atomic_file
+from loaders.atomic_file import atomic_file, clear_os_errors
 
 MAX_KEY_LENGTH = 96  # with an extension behind it, the 100 bytes that a tar header has for a name
 MAX_IMAGE_BYTES = 2**30  # tar could hold 8 GiB, a protocol buffer 2 GiB
@@ -78,7 +78,7 @@ class ShardWriter:
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
-        with _clear_os_errors(self.path):
+        with clear_os_errors(self.path):
             self._file: BinaryIO = self._open.enter_context(atomic_file(self.path))
         return self
 
@@ -88,7 +88,7 @@ class ShardWriter:
         if error is not None:
             self._open.__exit__(kind, error, traceback)
             return
-        with _clear_os_errors(self.path), self._open:
+        with clear_os_errors(self.path), self._open:
             self._finish()
 
     def append(self, key: str, image: bytes, extension: ImageExtension, label: int) -> None:
@@ -110,7 +110,7 @@ class ShardWriter:
             pieces, line = self._format.encode(sample, self._offset)
         except ValueError as error:
             raise ValueError(f"{self.path}: sample {len(self._lines)} ({key!r}): {error}") from error
-        with _clear_os_errors(self.path):
+        with clear_os_errors(self.path):
             self._file.writelines(pieces)
         self._offset += sum(map(len, pieces))
         self._keys.add(key)
@@ -162,14 +162,3 @@ Where a library is missing they raise an ImportError with the command that insta
 def _settle(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-@contextmanager
-def _clear_os_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk and its like into one message."""
-    try:
-        yield
-    except OSError as error:
-        raise ValueError(
-            f"{path}: cannot be written: {error.strerror or error}; make room there or choose another place"
-        ) from error

@@ -6,7 +6,6 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -16,13 +15,12 @@ import numpy as np
 import tyro
 
 from loaders.beton import Beton
-from loaders.tar_shard import TarShard, find_shards
+from loaders.tar_shard import TarShard, find_shards, open_each
 from tools._read_back import ReadBack, RecordList, Stored, compare_records, describe_gap, load_record_list, read_back
 from tools.card import card_path
 from tools.progress import Advance, conversion_progress
 from tools.record_list import record_list_path
 
-_NUM_OPENING_THREADS = 16
 _MAX_LINES = 20
 
 
@@ -174,8 +172,7 @@ def _open_all(paths: Sequence[Path], report: Report) -> list[Stored]:
             return str(error)
         return file
 
-    with ThreadPoolExecutor(_NUM_OPENING_THREADS) as threads:
-        results = list(threads.map(open_file, paths))
+    results = open_each(open_file, paths)
     errors = [result for result in results if isinstance(result, str)]
     report.add_faults(errors, len(errors))
     return [result for result in results if not isinstance(result, str)]

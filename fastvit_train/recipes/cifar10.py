@@ -83,7 +83,7 @@ def vit_small_fast(epochs: float = 22) -> Config:
     """The small ViT on a budget of `epochs`: Muon, and most of the epochs at 24 px or with half of the patches.
 
     Expected: not yet run. Source: its own; Muon's rate is that of KellerJordan/Muon, the whitened start and the
-    alternating flips are those of airbench94, the normalised queries and keys those of ViT-22B (arXiv 2302.05442).
+    alternating flips are those of airbench94.
     """
     return Config(
         preset="cifar10-vit-small-fast",
@@ -99,7 +99,6 @@ def vit_small_fast(epochs: float = 22) -> Config:
         model=ModelConfig(
             pooling="avg",
             positions="sincos2d",
-            qk_norm=True,
             zero_residual=True,
             whiten_patches=True,
             bf16_residual=True,
