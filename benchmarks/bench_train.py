@@ -183,7 +183,6 @@ class Products(Training):
 
 
 def _timm(config: BenchTrain, *, amp_dtype: torch.dtype | None) -> TimmTraining:
-    torch.set_num_threads(config.threads)
     training, phase = config.training, config.phase
     with start_world(config.device) as world:
         loader, _, num_classes = build_loaders(training, world)

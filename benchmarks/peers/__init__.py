@@ -1,6 +1,6 @@
 """What the loaders are measured against: a module each, whose `open_epochs(path, config)` gives its `Epochs`.
 
-`ffcv_writer` is what the converters are measured against.
+`ffcv_writer` is what the converters are measured against, `timm_train` the trainer.
 """
 
 from collections.abc import Callable, Iterator, Sized

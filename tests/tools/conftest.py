@@ -2,17 +2,20 @@
 
 import hashlib
 import io
+import itertools
 import json
 import pickle
 import struct
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tools.encode_image import ImageEncoder
 from tools.get_cifar10 import Cifar10Release
 from tools.shard_writer import ShardSample
 
@@ -172,3 +175,40 @@ def make_folder(tmp_path_factory: pytest.TempPathFactory) -> MakeFolder:
         return folder
 
     return make
+
+
+@pytest.fixture
+def encoded_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the images that are encoded."""
+    names: list[str] = []
+    encode = ImageEncoder._encode
+
+    def counted(self: ImageEncoder, data: object, name: str) -> object:
+        names.append(name)
+        return encode(self, data, name)
+
+    monkeypatch.setattr(ImageEncoder, "_encode", counted)
+    return names
+
+
+CtrlC = Callable[[int], AbstractContextManager[None]]
+
+
+@pytest.fixture
+def ctrl_c_at(monkeypatch: pytest.MonkeyPatch) -> CtrlC:
+    """A context in which Ctrl-C comes while image number `at`, counted from 1, is encoded."""
+
+    @contextmanager
+    def interrupted_at(at: int) -> Iterator[None]:
+        encode, numbers = ImageEncoder._encode, itertools.count(1)
+
+        def interrupted(self: ImageEncoder, *arguments: object, **named: object) -> object:
+            if next(numbers) == at:
+                raise KeyboardInterrupt
+            return encode(self, *arguments, **named)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ImageEncoder, "_encode", interrupted)
+            yield
+
+    return interrupted_at

@@ -15,7 +15,6 @@ from PIL import Image
 from loaders.tar_shard import TarShard
 from tools import image_sources
 from tools.claim import locked
-from tools.encode_image import ImageEncoder
 from tools.merge import main as merge
 from tools.record_list import RecordLine, SkippedLine, read_record_list
 from tools.write_dali import main
@@ -264,41 +263,12 @@ def test_shards_without_a_card_are_not_overwritten(make_folder, out: Path, capsy
 # What is interrupted
 
 
-@pytest.fixture
-def encoded_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the images that are encoded."""
-    names: list[str] = []
-    encode = ImageEncoder._encode
-
-    def counted(self: ImageEncoder, data: object, name: str) -> object:
-        names.append(name)
-        return encode(self, data, name)
-
-    monkeypatch.setattr(ImageEncoder, "_encode", counted)
-    return names
-
-
-def interrupt(monkeypatch: pytest.MonkeyPatch, folder: Path, out: Path, at: int, *options: str) -> None:
-    """Convert until Ctrl-C comes at image number `at`, with 9 images in a shard."""
-    encode, num_encoded = ImageEncoder._encode, 0
-
-    def interrupted(self: ImageEncoder, *arguments: object, **named: object) -> object:
-        nonlocal num_encoded
-        num_encoded += 1
-        if num_encoded == at:
-            raise KeyboardInterrupt
-        return encode(self, *arguments, **named)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ImageEncoder, "_encode", interrupted)
-        assert run(folder, out, "--num-workers", "1", *options, shard_images=9) == 130
-
-
 @pytest.mark.parametrize("options", [[], ["--seed", "1"], ["--format", "tfrecord"], ["--part", "2/2"]])
 @pytest.mark.parametrize("at", [1, 28])
-def test_resuming_at_the_first_missing_shard(make_folder, out, tmp_path, monkeypatch, encoded_names, options, at: int):
+def test_resuming_at_the_first_missing_shard(make_folder, out, tmp_path, ctrl_c_at, encoded_names, options, at: int):
     folder, options = make_folder(60, broken=(7, 44)), [*options, "--on-error", "skip"]
-    interrupt(monkeypatch, folder, out, at, *options)
+    with ctrl_c_at(at):
+        assert run(folder, out, "--num-workers", "1", *options, shard_images=9) == 130
     kept = files_in(out.parent)
     assert len([name for name in kept if name.endswith(("tar", "tfrecord"))]) == (0 if at == 1 else 2)
     assert not [name for name in kept if name.endswith("tmp")]
@@ -313,9 +283,10 @@ def test_resuming_at_the_first_missing_shard(make_folder, out, tmp_path, monkeyp
     assert comparable(json.loads(ours.read_text())) == comparable(json.loads(theirs.read_text()))
 
 
-def test_an_interrupted_conversion_is_not_lost(make_folder, out, monkeypatch, capsys: pytest.CaptureFixture[str]):
+def test_an_interrupted_conversion_is_not_lost(make_folder, out, ctrl_c_at, capsys: pytest.CaptureFixture[str]):
     folder = make_folder(60)
-    interrupt(monkeypatch, folder, out, 28)
+    with ctrl_c_at(28):
+        assert run(folder, out, "--num-workers", "1", shard_images=9) == 130
     before = files_in(out.parent)
     for options, message in (
         ([], "train.partial.json: a conversion was interrupted here; go on with --resume"),

@@ -13,7 +13,6 @@ from PIL import Image
 
 from loaders.beton import Beton, ImageMode
 from tools import image_sources
-from tools.encode_image import ImageEncoder
 from tools.image_sources import ImageFolder
 from tools.record_list import RecordLine, SkippedLine, format_line, read_record_list
 from tools.write_ffcv import main
@@ -357,38 +356,14 @@ Interrupt = Callable[..., None]
 
 
 @pytest.fixture
-def interrupt(monkeypatch: pytest.MonkeyPatch, out: Path) -> Interrupt:
+def interrupt(ctrl_c_at, out: Path) -> Interrupt:
     """Convert a folder until Ctrl-C comes while image number `at` is encoded."""
 
     def convert(folder: Path, at: int, *options: str) -> None:
-        encode, num_encoded = ImageEncoder._encode, 0
-
-        def interrupted(self: ImageEncoder, *arguments: object, **named: object) -> object:
-            nonlocal num_encoded
-            num_encoded += 1
-            if num_encoded == at:
-                raise KeyboardInterrupt
-            return encode(self, *arguments, **named)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(ImageEncoder, "_encode", interrupted)
+        with ctrl_c_at(at):
             assert run("folder", folder, out, *options) == 130
 
     return convert
-
-
-@pytest.fixture
-def num_encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the images that are encoded."""
-    names: list[str] = []
-    encode = ImageEncoder._encode
-
-    def counted(self: ImageEncoder, data: object, name: str) -> object:
-        names.append(name)
-        return encode(self, data, name)
-
-    monkeypatch.setattr(ImageEncoder, "_encode", counted)
-    return names
 
 
 @pytest.fixture
@@ -402,16 +377,16 @@ def expected(make_folder, tmp_path: Path) -> Callable[..., list[bytes]]:
     return convert
 
 
-def test_ctrl_c(make_folder, out: Path, interrupt: Interrupt, expected, num_encoded, capsys):
+def test_ctrl_c(make_folder, out: Path, interrupt: Interrupt, expected, encoded_names, capsys):
     folder = make_folder(200)
     interrupt(folder, 1, "--num-workers", "1")  # of several, another one could have finished what comes first
     assert os.listdir(out.parent) == []
     interrupt(folder, 150, "--num-workers", "3")
     assert capsys.readouterr().err.endswith("interrupted; go on with the same options and --resume\n")
     assert sorted(os.listdir(out.parent)) == PARTIAL
-    num_encoded.clear()
+    encoded_names.clear()
     assert run("folder", folder, out, "--resume", "--num-workers", "1") == 0
-    assert 0 < len(num_encoded) < 150
+    assert 0 < len(encoded_names) < 150
     assert made_by(out) == expected(folder)
     assert read_card(out)["num_images"] == 200
     assert read_card(out)["formats"] == {"jpg": 200}
@@ -467,7 +442,7 @@ def offset_of(data: Path, number: int) -> int:
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damage_to_what_is_resumed(
-    make_folder, out: Path, interrupt: Interrupt, expected, num_encoded: list[str], damage: str
+    make_folder, out: Path, interrupt: Interrupt, expected, encoded_names: list[str], damage: str
 ):
     """It goes on from what is whole."""
     folder = make_folder(60)
@@ -476,9 +451,9 @@ def test_damage_to_what_is_resumed(
     assert len(lines.read_bytes().splitlines()) == 40
     change, num_left = DAMAGE[damage]
     change(data, lines)
-    num_encoded.clear()
+    encoded_names.clear()
     assert run("folder", folder, out, "--resume") == 0
-    assert len(num_encoded) == 60 - num_left
+    assert len(encoded_names) == 60 - num_left
     assert made_by(out) == expected(folder)
 
 
@@ -492,13 +467,13 @@ def test_a_list_that_is_none(make_folder, out: Path, interrupt: Interrupt, capsy
 
 
 @pytest.mark.parametrize("seed", [[], ["--seed", "7"]])
-def test_resuming_with_skipped_images(make_folder, out: Path, interrupt: Interrupt, expected, num_encoded, seed):
+def test_resuming_with_skipped_images(make_folder, out: Path, interrupt: Interrupt, expected, encoded_names, seed):
     folder = make_folder(60, broken=(0, 1, 20, 33, 59))
     options = ["--on-error", "skip", *seed]
     interrupt(folder, 45, "--num-workers", "1", *options)
-    num_encoded.clear()
+    encoded_names.clear()
     assert run("folder", folder, out, "--resume", *options) == 0
-    assert len(num_encoded) == 20
+    assert len(encoded_names) == 20
     assert made_by(out) == expected(folder, *options)
     names = [image["name"] for image in read_card(out)["skipped"]]
     assert sorted(names) == [f"class {number // 15}/{number:04}.JPEG" for number in (0, 1, 20, 33, 59)]
@@ -610,14 +585,14 @@ def run_and_stop(
     return [int(code) for code in result.stdout.splitlines()], result.stderr
 
 
-def test_kill_at_any_moment_and_resume(make_folder, tmp_path: Path, expected, num_encoded: list[str]):
+def test_kill_at_any_moment_and_resume(make_folder, tmp_path: Path, expected, encoded_names: list[str]):
     folder, options = make_folder(300, broken=(0, 150, 299)), ["--on-error", "skip", "--seed", "1"]
     outs = [tmp_path / f"{moment} {number}" / "data.beton" for moment, number in MOMENTS]
     codes, _ = run_and_stop(folder, MOMENTS, outs, *options)
     assert codes == [-signal.SIGKILL] * len(MOMENTS)
     wanted = expected(folder, *options)
     for (moment, number), out in zip(MOMENTS, outs, strict=True):
-        num_encoded.clear()
+        encoded_names.clear()
         if moment == "unlink":  # the file was whole, but its job was not taken away
             assert out.read_bytes() == wanted[0]
             assert run("folder", folder, out, "--overwrite", *options) == 0
@@ -625,9 +600,9 @@ def test_kill_at_any_moment_and_resume(make_folder, tmp_path: Path, expected, nu
             assert not out.exists()
             assert run("folder", folder, out, "--resume", "--num-workers", "3", *options) == 0
         if moment == "both":
-            assert len(num_encoded) == 301 - number
+            assert len(encoded_names) == 301 - number
         if moment == "replace" and number > 1:  # all was converted, and some of the names were given
-            assert not num_encoded
+            assert not encoded_names
         # A temporary file of the killed process may be left.
         for left in out.parent.glob(".*.tmp"):
             left.unlink()
