@@ -99,8 +99,8 @@ def test_phases_of_the_recipes():
     assert resolutions == [192] * 110 + [224] * 20  # DeiT III ends with 20 epochs at 224
     resolutions = [phase_of(build_preset("imagenet-resnet50-ffcv"), epoch).resolution for epoch in range(88)]
     assert resolutions == [160] * 71 + [192] * 17  # ffcv-imagenet ramps from epoch 65 to 76, rounding to 32
-    fast = [phase_of(build_preset("cifar10-vit-small-fast"), epoch) for epoch in range(12)]
-    assert fast == [(24, 0.5)] * 8 + [(32, 0.0)] * 4
+    fast = [phase_of(build_preset("cifar10-vit-small-fast"), epoch) for epoch in range(22)]
+    assert fast == [(24, 0.5)] * 13 + [(32, 0.5)] * 5 + [(32, 0.0)] * 4
 
 
 def test_models_have_presets_of_their_own_kind():
