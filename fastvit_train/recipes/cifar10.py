@@ -82,8 +82,10 @@ def resnet_fast(epochs: float = 12) -> Config:
 def vit_small_fast(epochs: float = 22) -> Config:
     """The small ViT on a budget of `epochs`: Muon, and most of the epochs at 24 px or with half of the patches.
 
-    Expected: not yet run. Source: its own; Muon's rate is that of KellerJordan/Muon, the whitened start and the
-    alternating flips are those of airbench94.
+    Expected: 85.95 % (seed 0), 86.5 % averaged over flips, in 66 minutes on two Zen 5 cores. Cost: 2.1 PFLOP, 0.06 for
+    an epoch of the first phase, 0.1 of the second, 0.21 of the last. Source: its own; Muon's rate is that of
+    KellerJordan/Muon, the whitened start and the alternating flips are those of airbench94; docs/recipes.md says what
+    each part is worth.
     """
     return Config(
         preset="cifar10-vit-small-fast",
