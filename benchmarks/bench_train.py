@@ -115,11 +115,12 @@ class Training:
 
     Args:
         config: What is measured.
+        folder: For the run's files.
         backend: The loader, if not the preset's.
         compiles: Whether the model is compiled where the preset has it so.
     """
 
-    def __init__(self, config: BenchTrain, *, backend: str | None = None, compiles: bool = True) -> None:
+    def __init__(self, config: BenchTrain, folder: Path, *, backend: str | None = None, compiles: bool = True) -> None:
         training = config.training
         training = replace(
             training,
@@ -130,7 +131,6 @@ class Training:
         world = self._cleanup.enter_context(start_world(config.device))
         if world.device.type == "cpu":
             keep_freed_memory()
-        folder = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory()))
         self._loader, _, num_classes = build_loaders(training, world)
         self.run = start_run(training, world, folder, self._loader, num_classes)
         self.run.model.train()
@@ -166,8 +166,8 @@ class Loading(Training):
 class Products(Training):
     """The matrix products of a training step, its optimizer's included, one after the other."""
 
-    def __init__(self, config: BenchTrain) -> None:
-        super().__init__(config, backend="synthetic", compiles=False)
+    def __init__(self, config: BenchTrain, folder: Path) -> None:
+        super().__init__(config, folder, backend="synthetic", compiles=False)
         use_plain_attention(self.run.model)
         self.start()
         super().steps(1)
@@ -182,7 +182,7 @@ class Products(Training):
         return number * self.run.config.batch_size
 
 
-def _timm(config: BenchTrain, *, amp_dtype: torch.dtype | None) -> TimmTraining:
+def _timm(config: BenchTrain, folder: Path, *, amp_dtype: torch.dtype | None) -> TimmTraining:  # noqa: ARG001
     training, phase = config.training, config.phase
     with start_world(config.device) as world:
         loader, _, num_classes = build_loaders(training, world)
@@ -207,7 +207,7 @@ def _timm(config: BenchTrain, *, amp_dtype: torch.dtype | None) -> TimmTraining:
     )
 
 
-CONTENDERS: dict[str, Callable[[BenchTrain], Work]] = {
+CONTENDERS: dict[str, Callable[[BenchTrain, Path], Work]] = {
     "train": Training,
     "step": partial(Training, backend="synthetic"),
     "loader": Loading,
@@ -216,9 +216,9 @@ CONTENDERS: dict[str, Callable[[BenchTrain], Work]] = {
 }
 
 
-def _prepare(name: str, config: BenchTrain) -> Work:
+def _prepare(name: str, config: BenchTrain, folder: Path) -> Work:
     torch.set_num_threads(config.threads)
-    return CONTENDERS[name](config)
+    return CONTENDERS[name](config, folder)
 
 
 def _start(work: Work) -> int:
@@ -236,8 +236,9 @@ def bench_train(config: BenchTrain) -> list[Row]:
         RuntimeError: A contender failed.
     """
     with appended_rows(config.json) as rows, ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         contenders = {
-            name: stack.enter_context(Contender(name, partial(_prepare, name, config))) for name in config.names
+            name: stack.enter_context(Contender(name, partial(_prepare, name, config, folder))) for name in config.names
         }
         turns: dict[str, list[Turn]] = {name: [] for name in contenders}
         for contender in contenders.values():
