@@ -47,10 +47,11 @@ class BenchTrain:
     """The preset whose steps are measured."""
     data: Path | None = None
     """Training images; as the preset has it when not given."""
-    contenders: tuple[str, ...] = ("train", "step", "loader", "products", *AMP_DTYPES)
+    contenders: tuple[str, ...] = ("train", "step", "loader", "products", "timm", "timm-amp-bf16")
     """Which, separated by spaces or commas: train, the preset as it is; step, the same on noise that is in memory;
     loader alone; products, the step's matrix products alone, attention's too; timm, timm-amp and timm-amp-bf16, timm's
-    train.py on the same model and batch in its three precisions."""
+    train.py on the same model and batch in its three precisions. timm-amp computes in float16, for which most CPUs have
+    no products: ten times as slow as float32."""
     at: float = 1.0
     """Share of the run at which to measure, for presets with phases."""
     batch_size: int | None = None

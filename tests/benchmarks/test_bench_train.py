@@ -42,10 +42,8 @@ def test_a_row_per_contender_with_all_rounds(small, tmp_path, monkeypatch, capsy
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker")  # as timm's does by default
-@pytest.mark.parametrize("name", sorted(CONTENDERS))
+@pytest.mark.parametrize("name", sorted(set(CONTENDERS) - {"timm-amp"}))  # whose float16 takes half a minute here
 def test_contenders_do_the_steps_that_they_are_asked_for(name, small, tmp_path):
-    if name == "timm-amp":
-        pytest.skip("float16 products on this CPU may take minutes")
     work = CONTENDERS[name](BenchTrain(**small, steps=2), tmp_path)
     for _ in range(2):
         work.start()
