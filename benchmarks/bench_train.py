@@ -31,7 +31,8 @@ from fastvit_train.cpu_memory import keep_freed_memory
 from fastvit_train.data import build_loaders
 from fastvit_train.distributed import start_world
 from fastvit_train.metrics import Totals
-from fastvit_train.models import build_model, set_patch_drop, use_plain_attention
+from fastvit_train.models import build_model, set_patch_drop
+from fastvit_train.models.plain_attention import use_plain_attention
 from fastvit_train.prefetch import Prefetcher
 from fastvit_train.presets import build_preset
 from fastvit_train.run import start_run

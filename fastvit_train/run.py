@@ -18,7 +18,8 @@ from fastvit_train.distributed import World
 from fastvit_train.ema import build_ema
 from fastvit_train.initial_weights import load_initial_weights
 from fastvit_train.metrics import Metrics
-from fastvit_train.models import build_model, use_plain_attention
+from fastvit_train.models import build_model
+from fastvit_train.models.plain_attention import use_plain_attention
 from fastvit_train.models.vit_start import whiten_patches
 from fastvit_train.optim import Optimizers, build_optimizer
 from fastvit_train.run_folder import BEST, CHECKPOINT, save_config

@@ -129,15 +129,22 @@ def train_step(run: Run, images: Tensor, labels: Tensor, index: Tensor, totals: 
 
 def add_gradients(run: Run, batch: Augmented, totals: Totals) -> None:
     """Add up the gradients of a batch's mean loss, part by part as `accumulate` has it."""
+    parts = list(zip(*(whole.chunk(run.config.accumulate) for whole in batch), strict=True))
+    # What autocast makes of the weights lasts until the outermost one ends: all parts share it.
+    with torch.autocast(run.world.device.type, enabled=False):
+        for number, part in enumerate(parts, start=1):
+            with nullcontext() if number == len(parts) else without_averaging(run.parallel_model):
+                add_gradients_of(Augmented(*part), run, share=len(part[0]) / len(batch.images), totals=totals)
+
+
+def add_gradients_of(part: Augmented, run: Run, *, share: float, totals: Totals) -> None:
+    """Add the gradients of `share` times the mean loss of a part."""
     config = run.config
-    parts = list(zip(*(whole.chunk(config.accumulate) for whole in batch), strict=True))
-    for number, (images, targets, labels) in enumerate(parts, start=1):
-        with nullcontext() if number == len(parts) else without_averaging(run.parallel_model):
-            with run.autocast():
-                logits = run.parallel_model(images).float()
-                loss = classification_loss(logits, targets, kind=config.loss, label_smoothing=config.label_smoothing)
-            (loss * (len(labels) / len(batch.labels))).backward()  # type: ignore[no-untyped-call]
-        totals.add(loss, logits, labels)
+    with run.autocast():
+        logits = run.parallel_model(part.images).float()
+        loss = classification_loss(logits, part.targets, kind=config.loss, label_smoothing=config.label_smoothing)
+    (loss * share).backward()  # type: ignore[no-untyped-call]
+    totals.add(loss, logits, part.labels)
 
 
 class Interval:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fastvit_train.config import ModelConfig
-from fastvit_train.models import MODELS, build_model, classifier_names, set_patch_drop, use_plain_attention
+from fastvit_train.models import MODELS, build_model, classifier_names, set_patch_drop
 from fastvit_train.report import count_parameters
 
 
@@ -121,17 +121,6 @@ def test_dropped_patches_can_be_set():
         model.train()(torch.zeros(1, 3, 32, 32))
         model.eval()(torch.zeros(1, 3, 32, 32))
     assert tokens == [33, 65, 65, 65, 17, 65]
-
-
-def test_plain_attention_gives_the_same_logits():
-    model = build_model("vit_small_cifar", num_classes=10, resolution=32).eval()
-    images = torch.randn(2, 3, 32, 32)
-    fused = model(images)
-    use_plain_attention(model)
-    with torch.profiler.profile() as profile:
-        plain = model(images)
-    assert not any("scaled_dot_product" in event.key for event in profile.key_averages())
-    torch.testing.assert_close(plain, fused, atol=1e-5, rtol=1e-4)
 
 
 def test_classifiers_are_known_by_name():

@@ -7,13 +7,14 @@ import pytest
 import torch
 from timm.layers import PatchDropout
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastvit_train import checkpoint
 from fastvit_train.config import Config, ModelConfig, OptimConfig
 from fastvit_train.evaluate import Evaluation
 from fastvit_train.metrics import read_metrics
 from fastvit_train.models import MODELS
-from fastvit_train.train import train
+from fastvit_train.train import add_gradients, train
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("one_thread")]
 
@@ -86,6 +87,25 @@ def test_accumulation_takes_the_same_steps(config):
         losses[accumulate] = [line["loss"] for line in read_metrics(out / "metrics.jsonl") if line["kind"] == "train"]
     assert losses[2] == pytest.approx(losses[1], rel=1e-4)
     assert losses[4] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_parts_share_what_autocast_makes_of_the_weights(config, monkeypatch):
+    copies = []
+
+    class Counting(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func.overloadpacket is torch.ops.aten._to_copy and args[0].shape == (192, 64):
+                copies.append(args[0].dtype)
+            return func(*args, **(kwargs or {}))
+
+    def counting(*args):
+        with Counting():
+            add_gradients(*args)
+
+    monkeypatch.setattr("fastvit_train.train.add_gradients", counting)
+    train(replace(config, accumulate=4, max_steps=1, precision="bf16"))
+    assert copies.count(torch.float32) == 12, "one copy of each weight of this shape"
+    assert copies.count(torch.bfloat16) == 4 * 12, "a gradient of each in each part"
 
 
 def test_the_phases_set_resolution_and_patches(config, monkeypatch):
