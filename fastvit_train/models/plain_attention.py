@@ -42,7 +42,7 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, packed: Tensor, scale: float) -> Tensor:  # noqa: ANN401 - as torch has it
         num_images, num_tokens, _, num_heads, head_dim = packed.shape
-        by_head = packed.permute(2, 0, 3, 1, 4).reshape(3, num_images * num_heads, num_tokens, head_dim)
+        by_head = packed.permute(2, 0, 3, 1, 4).clone(memory_format=torch.contiguous_format).flatten(1, 2)
         queries, keys, values = by_head
         queries *= scale
         weights = torch._softmax(torch.bmm(queries, keys.mT), -1, half_to_float=False)
