@@ -24,8 +24,9 @@ from fastvit_train.cpu_memory import keep_freed_memory
 class BenchAugment:
     """Measure augmentations side by side, from uint8 images in memory to normalised float32 batches on the device."""
 
-    policy: Literal["randaugment", "trivial", "three"] = "randaugment"
-    """Which: RandAugment (2 operations, magnitude 9), TrivialAugment, or 3-Augment with colour jitter."""
+    policy: Literal["randaugment", "autoaugment", "trivial", "three"] = "randaugment"
+    """Which: RandAugment (2 operations, magnitude 9), AutoAugment (its policy for CIFAR-10), TrivialAugment, or
+    3-Augment with colour jitter."""
     resolution: int = 224
     """Side of the images, in pixels."""
     contenders: tuple[str, ...] = ("fastvit", "torchvision", "torchvision-uint8", "kornia")
@@ -125,6 +126,8 @@ def _torchvision(config: BenchAugment, images: Tensor, *, normalizes: bool) -> B
 def _torchvision_steps(policy: str) -> list[v2.Transform]:
     if policy == "randaugment":
         return [v2.RandAugment(num_ops=2, magnitude=9)]
+    if policy == "autoaugment":
+        return [v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)]
     if policy == "trivial":
         return [v2.TrivialAugmentWide()]
     one_of_three = [v2.Grayscale(3), v2.RandomSolarize(128, p=1.0), v2.GaussianBlur(13, (0.1, 2.0))]
@@ -140,7 +143,12 @@ def _kornia(config: BenchAugment, images: Tensor) -> Batches:
         ) from error
     if config.policy == "three":
         raise ValueError("kornia has no 3-Augment: leave it out of --contenders")
-    policy = auto.RandAugment(n=2, m=9) if config.policy == "randaugment" else auto.TrivialAugment()
+    policies = {
+        "randaugment": partial(auto.RandAugment, n=2, m=9),
+        "autoaugment": partial(auto.AutoAugment, "cifar10"),
+        "trivial": auto.TrivialAugment,
+    }
+    policy = policies[config.policy]()
     moments = (config.augment.mean, config.augment.std)
     mean, std = (torch.tensor(values, device=config.device)[:, None, None] for values in moments)
 

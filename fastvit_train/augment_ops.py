@@ -131,6 +131,11 @@ def posterize(images: Tensor, bits: Tensor) -> Tensor:
     return images & (mask * 0x010101)[:, None, None]
 
 
+def invert(images: Tensor, _: Tensor) -> Tensor:
+    """Take the opposite of each channel."""
+    return images ^ 0xFFFFFF
+
+
 def solarize(images: Tensor, threshold: Tensor) -> Tensor:
     """Invert what is at least `threshold`, a share of the highest value."""
     level = (255 * threshold)[:, None, None]

@@ -82,8 +82,9 @@ class AugmentConfig:
     own."""
     shift: int = 0
     """Shift by up to this many pixels in both directions, the border reflected."""
-    policy: Literal["none", "randaugment", "trivial", "three"] = "none"
-    """Random operations: RandAugment, TrivialAugment (wide) or 3-Augment, which goes with a color_jitter of 0.3."""
+    policy: Literal["none", "randaugment", "autoaugment", "trivial", "three"] = "none"
+    """Random operations: RandAugment, AutoAugment (its policy for CIFAR-10), TrivialAugment (wide) or 3-Augment, which
+    goes with a color_jitter of 0.3."""
     num_ops: int = 2
     """Operations that RandAugment applies to an image, one after another."""
     magnitude: int = 9

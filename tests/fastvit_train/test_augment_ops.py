@@ -5,7 +5,7 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as transforms
 
-from fastvit_train.augment_ops import channels, gaussian_blur, pack
+from fastvit_train.augment_ops import channels, gaussian_blur, invert, pack
 from fastvit_train.augment_policies import NUM_LEVELS, POLICIES
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -25,8 +25,10 @@ NAMES = {
     "solarize": "Solarize",
     "autocontrast": "AutoContrast",
     "equalize": "Equalize",
+    "invert": "Invert",
 }
 THEIRS = {"randaugment": v2.RandAugment(), "trivial": v2.TrivialAugmentWide()}
+SHARED = [name for name in NAMES if name != "invert"]
 # Where up to 1 % of the values may be one level apart, as floats are summed in another order or fused; all other
 # operations give the same bits.
 ROUNDED = {"brightness", "color", "contrast", "sharpness"}
@@ -64,11 +66,12 @@ def both_signs(slot, theirs_row, signed):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("policy", sorted(THEIRS))
-@pytest.mark.parametrize("name", sorted(NAMES))
+@pytest.mark.parametrize("name", sorted(SHARED))
 def test_an_operation_is_torchvisions(images, device, policy, name):
     """Every level and sign, each on an image of its own, with torchvision's table of magnitudes."""
     height, width = images.shape[2:]
-    slot = next(slot for slot in POLICIES[policy](height, width) if slot.operation.__name__ == name)
+    (slots,) = POLICIES[policy](height, width)
+    slot = next(slot for slot in slots if slot.operation.__name__ == name)
     magnitudes, signed = THEIRS[policy]._AUGMENTATION_SPACE[NAMES[name]]
     row = magnitudes(NUM_LEVELS, height, width)
     magnitude = both_signs(slot, torch.zeros(NUM_LEVELS) if row is None else row.float(), signed)
@@ -89,15 +92,34 @@ def test_an_operation_is_torchvisions(images, device, policy, name):
 
 @pytest.mark.parametrize("policy", sorted(THEIRS))
 def test_policies_have_torchvisions_operations_and_magnitudes(policy):
-    slots = POLICIES[policy](37, 45)
-    assert [NAMES[slot.operation.__name__] for slot in slots] == list(NAMES.values())
-    assert set(NAMES.values()) == set(THEIRS[policy]._AUGMENTATION_SPACE)
+    (slots,) = POLICIES[policy](37, 45)
+    assert [slot.operation.__name__ for slot in slots] == SHARED
+    assert {NAMES[name] for name in SHARED} == set(THEIRS[policy]._AUGMENTATION_SPACE)
     for slot in slots:
         magnitudes, signed = THEIRS[policy]._AUGMENTATION_SPACE[NAMES[slot.operation.__name__]]
         row = magnitudes(NUM_LEVELS, 37, 45)
         expected = [0.0, 0.0] if row is None else [float(row[0]), float(row[-1])]
         assert [slot.weakest, slot.strongest] == pytest.approx(expected)
         assert slot.signed == signed
+
+
+def test_autoaugment_has_torchvisions_pairs_chances_and_magnitudes():
+    theirs = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)
+    first, second = POLICIES["autoaugment"](37, 45)
+    for pair, expected in zip(zip(first, second, strict=True), theirs._policies, strict=True):
+        for slot, (name, chance, level) in zip(pair, expected, strict=True):
+            assert NAMES[slot.operation.__name__] == name
+            assert slot.chance == chance
+            magnitudes, signed = theirs._AUGMENTATION_SPACE[name]
+            row = magnitudes(10, 37, 45)
+            magnitude = round(slot.strongest) if slot.whole else slot.strongest
+            assert magnitude == pytest.approx(0.0 if row is None else float(row[level]))
+            assert slot.weakest == slot.strongest
+            assert slot.signed == signed
+
+
+def test_invert_is_torchvisions(images):
+    assert torch.equal(unpack(invert(pack(images), torch.zeros(len(images)))), transforms.invert(images))
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -116,7 +138,7 @@ def test_blur_is_torchvisions(images, device):
 
 
 def test_three_is_grey_solarized_or_blurred(images):
-    grey, solarized, _ = POLICIES["three"](37, 45)
+    ((grey, solarized, _),) = POLICIES["three"](37, 45)
     pixels, ones = pack(images), torch.ones(len(images))
     expected = transforms.rgb_to_grayscale(images, num_output_channels=3)
     assert torch.equal(unpack(grey.operation(pixels, ones * grey.weakest)), expected)

@@ -11,6 +11,7 @@ from fastvit_train.augment_policies import (
     Jitter,
     apply_jitter,
     apply_layers,
+    by_operation,
     draw_jitter,
     draw_layers,
 )
@@ -39,12 +40,12 @@ def slots_of(layer, num_slots):
 @pytest.mark.parametrize("policy", sorted(POLICIES))
 def test_every_operation_gets_its_share_of_a_batch(policy, num_images):
     """Shares differ by what a batch of that size allows, and over many batches each image gets each operation alike."""
-    num_slots, num_draws = len(POLICIES[policy](20, 20)), 600
+    num_slots, num_draws = len(POLICIES[policy](20, 20)[0]), 600
     config = AugmentConfig(policy=policy, num_ops=1)
     generator = seeded()
     counts = torch.zeros(num_images, num_slots)
     for _ in range(num_draws):
-        (layer,) = draw_layers(config, (num_images, 20, 20), generator)
+        layer = draw_layers(config, (num_images, 20, 20), generator)[0]
         assert torch.equal(layer.source[layer.place], torch.arange(num_images))
         slot = slots_of(layer, num_slots)
         assert torch.bincount(slot).max() <= -(-num_images // num_slots)
@@ -67,7 +68,7 @@ def test_layers_are_drawn_independently():
 
 
 def test_trivial_draws_all_levels_and_both_signs():
-    slots = POLICIES["trivial"](20, 20)
+    (slots,) = POLICIES["trivial"](20, 20)
     layers = [draw_layers(AugmentConfig(policy="trivial"), (14 * 500, 20, 20), seeded(seed))[0] for seed in range(4)]
     magnitude = torch.stack([layer.magnitude.view(14, 500) for layer in layers], dim=1).flatten(1)
     for slot, drawn in zip(slots, magnitude, strict=True):
@@ -108,6 +109,37 @@ def test_layers_follow_each_other_as_in_torchvision():
     difference = (unpack(apply_layers(pack(images), layers, "randaugment")).int() - torch.stack(expected).int()).abs()
     # A rounding error may be stretched by what follows it, up to equalize.
     assert (difference > 0).float().mean() < 0.01
+
+
+def test_autoaugment_gives_an_image_a_pair_of_torchvisions_each_operation_with_its_chance():
+    """Both layers with torchvision's operations on the same draw: the same up to rounding; and how often each comes."""
+    theirs = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)
+    images, share = some_images(25 * 3), 3
+    slots = POLICIES["autoaugment"](20, 20)
+    orders = [torch.tensor([number for _, numbers in by_operation(row) for number in numbers]) for row in slots]
+    generator, counts, num_draws = seeded(), torch.zeros(2, 25), 400
+    for number_of_draw in range(num_draws):
+        layers = draw_layers(AugmentConfig(policy="autoaugment"), (75, 20, 20), generator)
+        first, second = (order[slots_of(layer, 25)] for layer, order in zip(layers, orders, strict=True))
+        assert torch.equal(first, second)
+        for layer, count in zip(layers, counts, strict=True):
+            count.index_add_(0, first, layer.applied[layer.place].float())
+        if number_of_draw > 3:
+            continue
+        expected = []
+        for number, image in enumerate(images):
+            for layer, (name, _, _) in zip(layers, theirs._policies[first[number]], strict=True):
+                place = layer.place[number]
+                if layer.applied[place]:
+                    level = float(layer.magnitude[place])
+                    image = theirs._apply_image_or_video_transform(image, name, level, "nearest", {})
+            expected.append(image)
+        result = unpack(apply_layers(pack(images), layers, "autoaugment"))
+        assert ((result.int() - torch.stack(expected).int()).abs() > 0).float().mean() < 0.01
+    chances = torch.tensor([[slot.chance for slot in row] for row in slots])
+    num_dealt = share * num_draws
+    assert (counts / num_dealt - chances).abs().max() < 5 * (0.25 / num_dealt) ** 0.5
+    assert (counts[chances == 0] == 0).all()
 
 
 def test_jitter_is_torchvisions_color_jitter(monkeypatch):
