@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from benchmarks.harness import Contender, Turn
+from benchmarks.harness import Turn, counted_rounds, started
 from benchmarks.rows import Row, about, appended_rows, cost_columns, median_ratio, print_table, split_names
 from fastvit_train.augment import augment, normalize
 from fastvit_train.config import AugmentConfig
@@ -194,14 +194,11 @@ def bench_augment(config: BenchAugment) -> list[Row]:
         RuntimeError: A contender failed.
     """
     with appended_rows(config.json) as rows, ExitStack() as stack:
-        contenders = {
-            name: stack.enter_context(Contender(name, partial(Augmenting, name, config))) for name in config.names
-        }
+        contenders = stack.enter_context(started({name: partial(Augmenting, name, config) for name in config.names}))
         for contender in contenders.values():
-            contender.wait_until_ready()
             contender.run(Augmenting.round)
         turns: dict[str, list[Turn]] = {name: [] for name in contenders}
-        for _ in range(config.rounds):
+        for _ in counted_rounds(config.rounds):
             for name, contender in contenders.items():
                 turns[name].append(contender.run(Augmenting.round))
         origin, first = about(), turns[config.names[0]]

@@ -12,7 +12,7 @@ from subprocess import run
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import Literal, NamedTuple
 
-from benchmarks.harness import Contender, Turn
+from benchmarks.harness import Contender, Turn, counted_rounds, started
 from benchmarks.rows import (
     Row,
     about,
@@ -154,10 +154,8 @@ def bench_convert(config: BenchConvert) -> list[Row]:
     with appended_rows(config.json) as rows, ExitStack() as stack:
         work = Path(stack.enter_context(TemporaryDirectory(prefix="fastvit-bench-", dir=config.work)))
         images = _link_images(config.source, work / "source", config.num_images)
-        contenders = {
-            name: stack.enter_context(Contender(name, partial(Converting, name, config, images)))
-            for name in config.names
-        }
+        subjects = {name: partial(Converting, name, config, images) for name in config.names}
+        contenders = stack.enter_context(started(subjects))
         measurements = _measure(contenders, work, config.rounds)
         origin = about()
         rows += [_row(name, config, images, measurements) | origin for name in contenders]
@@ -181,15 +179,13 @@ def _link_images(source: Path, folder: Path, num_images: int | None) -> LinkedIm
 
 
 def _measure(contenders: dict[str, Contender[Converting]], work: Path, num_rounds: int) -> dict[str, Measurement]:
-    for contender in contenders.values():
-        contender.wait_until_ready()
     measurements: dict[str, Measurement] = {}
     for name, contender in contenders.items():
         with _place(work) as out:
             peak_rss_bytes = contender.run_watched(partial(Converting.convert, out=out))
             stored_bytes = _stored_bytes(out)
         measurements[name] = Measurement(peak_rss_bytes=peak_rss_bytes, stored_bytes=stored_bytes, rounds=[])
-    for _ in range(num_rounds):
+    for _ in counted_rounds(num_rounds):
         for name, measurement in measurements.items():
             with _place(work) as out:
                 measurement.rounds.append(contenders[name].run(partial(Converting.convert, out=out)))

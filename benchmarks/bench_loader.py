@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from benchmarks.harness import Contender, Turn
+from benchmarks.harness import Contender, Turn, counted_rounds, started
 from benchmarks.peers import Epochs
 from benchmarks.rows import (
     Row,
@@ -125,9 +125,7 @@ def bench_loader(config: BenchLoader) -> list[Row]:
         RuntimeError: A loader failed.
     """
     with appended_rows(config.json) as rows, ExitStack() as stack:
-        contenders = {
-            name: stack.enter_context(Contender(name, partial(Loading, name, config))) for name in config.names
-        }
+        contenders = stack.enter_context(started({name: partial(Loading, name, config) for name in config.names}))
         measurements = _measure(contenders, config)
         origin = about()
         rows += [_row(name, config, measurements) | origin for name in contenders]
@@ -147,8 +145,6 @@ def _backend_epochs(name: str, path: Path, config: LoaderConfig) -> Epochs:
 
 
 def _measure(contenders: dict[str, Contender[Loading]], config: BenchLoader) -> dict[str, Measurement]:
-    for contender in contenders.values():
-        contender.wait_until_ready()
     measurements = {
         name: Measurement(
             first_batch=contender.run(Loading.first_batch),
@@ -157,7 +153,7 @@ def _measure(contenders: dict[str, Contender[Loading]], config: BenchLoader) -> 
         )
         for name, contender in contenders.items()
     }
-    for number in range(1, 1 + config.rounds):
+    for number in counted_rounds(config.rounds):
         for name, measurement in measurements.items():
             first = number * _MOST_EPOCHS
             numbers = range(first, first + measurement.epochs_per_round)

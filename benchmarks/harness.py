@@ -1,10 +1,11 @@
 """Measuring side by side: each contender in a process of its own, all taking turns, with what each one cost."""
 
 import multiprocessing
+import sys
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -104,6 +105,36 @@ class Contender(Generic[Subject]):
         self._process.join(timeout=10)
         if self._process.is_alive():
             self._process.kill()
+
+
+@contextmanager
+def started(subjects: Mapping[str, Callable[[], Subject]]) -> Iterator[dict[str, Contender[Subject]]]:
+    """Contenders by name, all of them ready; `subjects` has what makes theirs.
+
+    Raises:
+        RuntimeError: A subject could not be made.
+    """
+    with ExitStack() as stack:
+        contenders = {name: stack.enter_context(Contender(name, prepare)) for name, prepare in subjects.items()}
+        for name, contender in contenders.items():
+            _say(f"preparing {name}")
+            contender.wait_until_ready()
+        _say("warming up")
+        yield contenders
+
+
+def counted_rounds(number: int) -> Iterator[int]:
+    """The numbers of so many rounds, from 1, said on stderr as they begin, with the time that the rest will take."""
+    start = time.monotonic()
+    for current in range(1, number + 1):
+        done = current - 1
+        left = (time.monotonic() - start) / 60 / done * (number - done) if done else 0
+        _say(f"round {current} of {number}" + (f", {left:.1f} min left" if done else ""))
+        yield current
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _serve(prepare: Callable[[], Subject], connection: Connection) -> None:

@@ -92,8 +92,8 @@ def test_a_failing_loader_is_reported_in_a_line(tmp_path):
 def test_a_file_that_a_contender_cannot_read_ends_in_a_message(raw_set, run):
     code, rows, _, message = run(raw_set.path, "--loaders", "limit")
     assert (code, rows) == (1, [])
-    assert message == (
-        f"fastvit-bench: limit failed: limit decodes JPEGs, but {raw_set.path} holds raw images: "
+    assert message.endswith(
+        f"\nfastvit-bench: limit failed: limit decodes JPEGs, but {raw_set.path} holds raw images: "
         "leave it out of --loaders\n"
     )
 

@@ -1,15 +1,20 @@
-"""What a contender costs includes what its children cost."""
+"""What a contender costs includes what its children cost; who waits for the rounds is told how long."""
 
 import subprocess
 import sys
+import time
 
-from benchmarks.harness import Contender
+from benchmarks.harness import Contender, counted_rounds, started
 
 _NUM_BYTES = 300 << 20
 
 
 def _nothing():
     return None
+
+
+def _one(_):
+    return 1
 
 
 def _spend_memory_in_a_child(_):
@@ -23,3 +28,18 @@ def test_memory_of_a_child_that_has_ended_counts_when_watched():
         contender.wait_until_ready()
         watched = contender.run_watched(_spend_memory_in_a_child)
         assert watched > contender.run(_spend_memory_in_a_child).peak_rss_bytes + _NUM_BYTES
+
+
+def test_rounds_say_how_much_time_is_left(monkeypatch, capsys):
+    now = iter([100.0, 160.0, 280.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))
+    assert list(counted_rounds(3)) == [1, 2, 3]
+    captured = capsys.readouterr()
+    assert captured.err.splitlines() == ["round 1 of 3", "round 2 of 3, 2.0 min left", "round 3 of 3, 1.5 min left"]
+    assert not captured.out
+
+
+def test_all_contenders_are_ready_when_started(capsys):
+    with started({"first": _nothing, "second": _nothing}) as contenders:
+        assert contenders["second"].run(_one).num_images == 1
+    assert capsys.readouterr().err.splitlines() == ["preparing first", "preparing second", "warming up"]
