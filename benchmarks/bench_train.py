@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.harness import Contender, Turn
+from benchmarks.harness import Contender, Turn, counted_rounds, started
 from benchmarks.peers.timm_train import AMP_DTYPES, TimmTraining
 from benchmarks.products import record_products
 from benchmarks.rows import (
@@ -33,11 +33,17 @@ from fastvit_train.distributed import start_world
 from fastvit_train.metrics import Totals
 from fastvit_train.models import build_model, set_patch_drop
 from fastvit_train.models.plain_attention import use_plain_attention
+from fastvit_train.precision import has_bf16_products
 from fastvit_train.prefetch import Prefetcher
 from fastvit_train.presets import build_preset
 from fastvit_train.run import start_run
 from fastvit_train.schedule import Phase, phase_of
 from fastvit_train.train import train_step
+
+
+def _contenders_of_this_machine() -> tuple[str, ...]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return "train", "step", "loader", "products", "timm", *(["timm-amp-bf16"] if has_bf16_products(device) else [])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,11 +54,11 @@ class BenchTrain:
     """The preset whose steps are measured."""
     data: Path | None = None
     """Training images; as the preset has it when not given."""
-    contenders: tuple[str, ...] = ("train", "step", "loader", "products", "timm", "timm-amp-bf16")
+    contenders: tuple[str, ...] = field(default_factory=_contenders_of_this_machine)
     """Which, separated by spaces or commas: train, the preset as it is; step, the same on noise that is in memory;
     loader alone; products, the step's matrix products alone, attention's too; timm, timm-amp and timm-amp-bf16, timm's
     train.py on the same model and batch in its three precisions. timm-amp computes in float16, for which most CPUs have
-    no products: ten times as slow as float32."""
+    no products, as older ones have none for bf16: a step then takes ten to a hundred times as long as in float32."""
     at: float = 1.0
     """Share of the run at which to measure, for presets with phases."""
     batch_size: int | None = None
@@ -231,6 +237,11 @@ def _steps(work: Work, number: int) -> int:
     return work.steps(number)
 
 
+def _turn(contender: Contender[Work], num_steps: int) -> Turn:
+    contender.run(_start)
+    return contender.run(partial(_steps, number=num_steps))
+
+
 def bench_train(config: BenchTrain) -> list[Row]:
     """Run the benchmark, print a table and return its rows.
 
@@ -239,18 +250,14 @@ def bench_train(config: BenchTrain) -> list[Row]:
     """
     with appended_rows(config.json) as rows, ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        contenders = {
-            name: stack.enter_context(Contender(name, partial(_prepare, name, config, folder))) for name in config.names
-        }
-        turns: dict[str, list[Turn]] = {name: [] for name in contenders}
+        subjects = {name: partial(_prepare, name, config, folder) for name in config.names}
+        contenders = stack.enter_context(started(subjects))
         for contender in contenders.values():
-            contender.wait_until_ready()
-        for number in range(1 + config.rounds):
+            _turn(contender, config.steps)
+        turns: dict[str, list[Turn]] = {name: [] for name in contenders}
+        for _ in counted_rounds(config.rounds):
             for name, contender in contenders.items():
-                contender.run(_start)
-                turn = contender.run(partial(_steps, number=config.steps))
-                if number:
-                    turns[name].append(turn)
+                turns[name].append(_turn(contender, config.steps))
         origin, flops = about(), flops_per_image(config)
         rows += [_row(name, config, turns, flops) | origin for name in contenders]
     _print(rows)

@@ -22,6 +22,7 @@ from fastvit_train.models import build_model
 from fastvit_train.models.plain_attention import use_plain_attention
 from fastvit_train.models.vit_start import whiten_patches
 from fastvit_train.optim import Optimizers, build_optimizer
+from fastvit_train.precision import computes_in_bf16
 from fastvit_train.run_folder import BEST, CHECKPOINT, save_config
 from fastvit_train.schedule import total_steps
 from loaders import ImageLoader
@@ -175,15 +176,6 @@ def compiles_augmentation(config: Config, device: torch.device) -> bool:
     if config.compile == "auto":
         return device.type == "cuda" or not config.augment.is_plain
     return config.compile != "off"
-
-
-def computes_in_bf16(config: Config, device: torch.device) -> bool:
-    """Whether the run uses bf16 autocast."""
-    if config.precision != "auto":
-        return config.precision == "bf16"
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def resume(run: Run) -> None:

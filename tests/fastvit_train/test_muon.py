@@ -29,6 +29,25 @@ def test_filters_are_updated_as_matrices(layout):
         torch.testing.assert_close(result, expected, atol=2e-3, rtol=0)  # the iterations are in bf16
 
 
+@pytest.mark.parametrize(("in_bf16", "least_error", "largest_error"), [(True, 1e-4, 5e-2), (False, 0, 1e-5)])
+def test_it_iterates_in_what_the_device_multiplies(monkeypatch, in_bf16, least_error, largest_error):
+    monkeypatch.setattr("fastvit_train.muon.has_bf16_products", lambda device: in_bf16)
+    torch.manual_seed(0)
+    gradient = torch.randn(16, 24)
+    change = updated(torch.zeros(16, 24), gradient) / -0.1
+    error = (change - newton_schulz(gradient.double(), num_iterations=5)).abs().max()
+    assert least_error <= error < largest_error
+
+
+def newton_schulz(matrix: torch.Tensor, num_iterations: int) -> torch.Tensor:
+    """Source: KellerJordan/Muon."""
+    matrix = matrix / matrix.norm()
+    for _ in range(num_iterations):
+        gram = matrix @ matrix.T
+        matrix = 3.4445 * matrix + (-4.7750 * gram + 2.0315 * gram @ gram) @ matrix
+    return matrix
+
+
 def test_an_update_is_about_orthogonal():
     torch.manual_seed(0)
     weight, gradient = torch.randn(2, 16, 4, 3, 3)
