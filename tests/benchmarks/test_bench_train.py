@@ -54,6 +54,12 @@ def test_contenders_do_the_steps_that_they_are_asked_for(name, small, tmp_path):
         assert work.steps(2) == 24
 
 
+@pytest.mark.parametrize("has_products", [True, False])
+def test_timms_bf16_is_left_out_where_it_takes_minutes(monkeypatch, has_products):
+    monkeypatch.setattr("benchmarks.bench_train.has_bf16_products", lambda device: has_products)
+    assert ("timm-amp-bf16" in BenchTrain().contenders) == has_products
+
+
 def test_flops_are_those_of_the_phase():
     """A multiply-add is two; the backward pass takes twice the forward one, less the gradient of the pixels."""
     last = flops_per_image(BenchTrain(at=1))
