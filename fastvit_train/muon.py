@@ -29,6 +29,7 @@ class FlatMuon(Muon):
 
     def __init__(self, groups: Sequence[dict[str, Any]], config: MuonConfig) -> None:
         self._normalize = config.normalize
+        self._in_bf16 = has_bf16_products(groups[0]["params"][0].device)
         self._flattened: list[tuple[nn.Parameter, nn.Parameter]] = []
         super().__init__(
             [{**group, "params": [self._flatten(weight) for weight in group["params"]]} for group in groups],
@@ -52,8 +53,7 @@ class FlatMuon(Muon):
             for group in self.param_groups:
                 for matrix in group["params"]:
                     matrix.mul_(len(matrix) ** 0.5 / matrix.norm())
-        device = self.param_groups[0]["params"][0].device
-        with nullcontext() if has_bf16_products(device) else _InFloat32():
+        with nullcontext() if self._in_bf16 else _InFloat32():
             super().step()  # type: ignore[no-untyped-call]
 
 

@@ -118,13 +118,13 @@ def test_autoaugment_gives_an_image_a_pair_of_torchvisions_each_operation_with_i
     slots = POLICIES["autoaugment"](20, 20)
     orders = [torch.tensor([number for _, numbers in by_operation(row) for number in numbers]) for row in slots]
     generator, counts, num_draws = seeded(), torch.zeros(2, 25), 400
-    for number_of_draw in range(num_draws):
+    for draw in range(num_draws):
         layers = draw_layers(AugmentConfig(policy="autoaugment"), (75, 20, 20), generator)
         first, second = (order[slots_of(layer, 25)] for layer, order in zip(layers, orders, strict=True))
         assert torch.equal(first, second)
         for layer, count in zip(layers, counts, strict=True):
             count.index_add_(0, first, layer.applied[layer.place].float())
-        if number_of_draw > 3:
+        if draw > 3:  # torchvision's operations, image by image, take long
             continue
         expected = []
         for number, image in enumerate(images):
