@@ -28,7 +28,7 @@ import rich.progress
 import tyro
 from rich.console import Console
 
-from tools._cifar10_files import (
+from tools.sources.cifar10 import (
     CIFAR10,
     CIFAR10_CLASSES,
     CLASSES_FILE,

@@ -12,8 +12,8 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from tools.image_sources import Dataset, ImageSource, open_source
-from tools.manifest import Manifest, lines_sha256, write_manifest
+from tools.listings.manifest import Manifest, lines_sha256, write_manifest
+from tools.sources.registry import Dataset, ImageSource, open_source
 
 _FRACTION = re.compile(r"[0-9]{1,18}/[0-9]{1,18}|[0-9]{0,18}\.?[0-9]{1,18}")
 

@@ -13,10 +13,10 @@ import tyro
 
 from loaders.atomic_file import atomic_file
 from loaders.beton import Beton, BetonStream, EncodedImage, ImageMode
-from tools.card import Card, card_path, read_card
-from tools.conversion import run_command_line
-from tools.progress import Advance, conversion_progress
-from tools.record_list import SkippedLine, format_line, read_record_list, record_list_path
+from tools.convert.job import run_command_line
+from tools.convert.progress import Advance, conversion_progress
+from tools.listings.card import Card, card_path, read_card
+from tools.listings.record_list import SkippedLine, format_line, read_record_list, record_list_path
 from tools.write_ffcv import FIELDS
 
 

@@ -16,10 +16,18 @@ import tyro
 
 from loaders.beton import Beton
 from loaders.tar_shard import TarShard, find_shards, open_each
-from tools._read_back import ReadBack, RecordList, Stored, compare_records, describe_gap, load_record_list, read_back
-from tools.card import card_path
-from tools.progress import Advance, conversion_progress
-from tools.record_list import record_list_path
+from tools.convert.progress import Advance, conversion_progress
+from tools.convert.read_back import (
+    ReadBack,
+    RecordList,
+    Stored,
+    compare_records,
+    describe_gap,
+    load_record_list,
+    read_back,
+)
+from tools.listings.card import card_path
+from tools.listings.record_list import record_list_path
 
 _MAX_LINES = 20
 
@@ -155,7 +163,7 @@ def _open(path: Path) -> Stored:
     if path.suffix == ".tar":
         return TarShard(path)
     if path.suffix == ".tfrecord":
-        from tools.tfrecord_shards import TFRecordShard  # whose library may be missing
+        from tools.shards.tfrecord import TFRecordShard  # whose library may be missing
 
         return TFRecordShard(path)
     return Beton(path)

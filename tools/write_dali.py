@@ -13,9 +13,9 @@ from typing import Literal
 import tyro
 
 from loaders.atomic_file import atomic_file
-from tools.card import Card
-from tools.claim import claim, locked
-from tools.conversion import (
+from tools.convert.claim import claim, locked
+from tools.convert.encode_image import ImageEncoder, Mode
+from tools.convert.job import (
     ConversionOptions,
     Encoded,
     Job,
@@ -26,10 +26,10 @@ from tools.conversion import (
     plan,
     run_command_line,
 )
-from tools.encode_image import ImageEncoder, Mode
-from tools.progress import Advance, conversion_progress
-from tools.record_list import RecordLine, SkippedLine, format_line, read_record_list, record_list_path
-from tools.shard_writer import SHARD_FORMATS, ImageExtension, ShardFormat, ShardWriter
+from tools.convert.progress import Advance, conversion_progress
+from tools.listings.card import Card
+from tools.listings.record_list import RecordLine, SkippedLine, format_line, read_record_list, record_list_path
+from tools.shards.writer import SHARD_FORMATS, ImageExtension, ShardFormat, ShardWriter
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,9 +22,9 @@ from loaders.beton import (
     ImageMode,
     page_size_fault,
 )
-from tools.card import Card, card_path
-from tools.claim import claim, locked
-from tools.conversion import (
+from tools.convert.claim import claim, locked
+from tools.convert.encode_image import ImageEncoder, Mode
+from tools.convert.job import (
     ConversionOptions,
     Job,
     Outcome,
@@ -34,9 +34,9 @@ from tools.conversion import (
     plan,
     run_command_line,
 )
-from tools.encode_image import ImageEncoder, Mode
-from tools.progress import conversion_progress
-from tools.record_list import RecordLine, SkippedLine, format_line, read_record_list, record_list_path
+from tools.convert.progress import conversion_progress
+from tools.listings.card import Card, card_path
+from tools.listings.record_list import RecordLine, SkippedLine, format_line, read_record_list, record_list_path
 
 FIELDS = {"image": FieldKind.RGB_IMAGE, "label": FieldKind.INT}
 # The disk writes while the next images are encoded, instead of all of them at the end.

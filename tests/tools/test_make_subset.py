@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tools import make_subset as module
+from tools.listings.manifest import Manifest, read_manifest
 from tools.make_subset import apportion, choose, main, parse_fraction
-from tools.manifest import Manifest, read_manifest
 
 RULE = "of each class, largest remainders"
 CLASS_SIZES = (7, 1, 30, 2, 13)

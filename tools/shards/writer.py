@@ -1,0 +1,164 @@
+"""Writes one shard, a file of images and labels one behind the other, with the index that DALI wants beside it."""
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Literal, NamedTuple, Protocol, Self
+
+from loaders.atomic_file import atomic_file, clear_os_errors
+
+MAX_KEY_LENGTH = 96  # with an extension behind it, the 100 bytes that a tar header has for a name
+MAX_IMAGE_BYTES = 2**30  # tar could hold 8 GiB, a protocol buffer 2 GiB
+
+ImageExtension = Literal["jpg", "png"]
+
+_KEY = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")  # what every reader and DALI's index take without quotes
+
+
+class ShardSample(NamedTuple):
+    """One image with its label."""
+
+    key: str
+    """Its name without an extension."""
+    image: bytes
+    """An image file's bytes."""
+    extension: ImageExtension
+    """What `image` is."""
+    label: int
+
+
+class ShardFormat(Protocol):
+    """How samples lie in a shard and in its index; without state."""
+
+    @property
+    def trailer(self) -> bytes:
+        """What follows the last sample."""
+
+    def encode(self, sample: ShardSample, offset: int) -> tuple[Sequence[bytes], str]:
+        """Lay out a sample that begins `offset` bytes into the shard: its bytes, in pieces, and its line in the index.
+
+        Raises:
+            ValueError: The format cannot hold the sample; the message doesn't name it.
+        """
+
+    def index(self, lines: Sequence[str]) -> str:
+        """Make the whole index from the samples' lines."""
+
+
+class ShardWriter:
+    """Writes samples one after another to `path`; the bytes depend on the samples and the format alone.
+
+    A context manager: leaving it in the ordinary way puts the finished shard at `path` and its index beside it, with
+    `.idx` in place of the extension; leaving it by an exception leaves what was there before. The shard appears last:
+    where it is, it is whole and the index is its own.
+
+    Raises:
+        ValueError: `path` or the index is a folder or cannot be written, a shard of another format has that index, or
+            no sample was written.
+    """
+
+    def __init__(self, path: Path, shard_format: ShardFormat) -> None:
+        self.path = path
+        self.index_path = path.with_suffix(".idx")
+        for file in (path, self.index_path):
+            if file.is_dir():
+                raise ValueError(f"{file}: cannot be written: it is a folder; name a file")
+        for other in (path.with_suffix(f".{name}") for name in SHARD_FORMATS):
+            if other != path and other.exists():
+                raise ValueError(
+                    f"{path}: cannot be written: its index would replace that of {other}; choose another name"
+                )
+        self._format = shard_format
+        self._offset = 0
+        self._keys: set[str] = set()
+        self._lines: list[str] = []
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        with clear_os_errors(self.path):
+            self._file: BinaryIO = self._open.enter_context(atomic_file(self.path))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._open.__exit__(kind, error, traceback)
+            return
+        with clear_os_errors(self.path), self._open:
+            self._finish()
+
+    def append(self, key: str, image: bytes, extension: ImageExtension, label: int) -> None:
+        """Write the next sample.
+
+        Args:
+            key: Its name in the shard, without an extension: letters, digits, `_` and `-`, in folders if need be.
+            image: An image file's bytes.
+            extension: What `image` is.
+            label: Its class, from 0.
+
+        Raises:
+            ValueError: The key is another sample's or has other characters or too many, the format cannot hold image or
+                label, or the disk is full.
+        """
+        sample = ShardSample(key, image, extension, label)
+        try:
+            self._check(sample)
+            pieces, line = self._format.encode(sample, self._offset)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: sample {len(self._lines)} ({key!r}): {error}") from error
+        with clear_os_errors(self.path):
+            self._file.writelines(pieces)
+        self._offset += sum(map(len, pieces))
+        self._keys.add(key)
+        self._lines.append(line)
+
+    def _check(self, sample: ShardSample) -> None:
+        if len(sample.key) > MAX_KEY_LENGTH or not _KEY.fullmatch(sample.key):
+            raise ValueError(
+                f"its key is not 1 to {MAX_KEY_LENGTH} ASCII letters, digits, '_' and '-', with '/' between folders; "
+                "take its number as key"
+            )
+        if sample.key in self._keys:
+            raise ValueError("the shard has another sample of this key; keys must differ")
+        if not 1 <= len(sample.image) <= MAX_IMAGE_BYTES:
+            raise ValueError(f"its image has {len(sample.image)} bytes; leave out what is not 1 to {MAX_IMAGE_BYTES}")
+        if sample.label < 0:
+            raise ValueError(f"label {sample.label} is negative; number classes from 0")
+
+    def _finish(self) -> None:
+        if not self._lines:
+            raise ValueError(f"{self.path}: no sample was written; DALI cannot read an empty shard: write fewer shards")
+        self._file.write(self._format.trailer)
+        _settle(self._file)  # a full disk shows before the index appears
+        with atomic_file(self.index_path) as index:
+            index.write(self._format.index(self._lines).encode("ascii"))
+            _settle(index)
+            self.path.unlink(missing_ok=True)  # an older shard must not be found beside the new index
+
+
+def _tar(num_classes: int) -> ShardFormat:
+    from tools.shards.tar import TarFormat, label_digits
+
+    return TarFormat(label_digits(num_classes))
+
+
+def _tfrecord(_: int) -> ShardFormat:
+    from tools.shards.tfrecord import TFRecordFormat
+
+    return TFRecordFormat()
+
+
+SHARD_FORMATS: dict[str, Callable[[int], ShardFormat]] = {"tar": _tar, "tfrecord": _tfrecord}
+"""From a format's name, which is its files' extension too, and the number of classes to the format.
+
+Where a library is missing they raise an ImportError with the command that installs it.
+"""
+
+
+def _settle(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
