@@ -28,30 +28,18 @@ import rich.progress
 import tyro
 from rich.console import Console
 
+from tools._command import run_command
 from tools.sources.cifar10 import (
     CIFAR10,
     CIFAR10_CLASSES,
     CLASSES_FILE,
     FOLDER_NAME,
-    LAYOUTS,
     Cifar10Error,
     Cifar10Release,
-    Layout,
-    read_cifar10,
     require_md5,
     verify_cifar10,
 )
-
-__all__ = [
-    "CIFAR10",
-    "CIFAR10_CLASSES",
-    "Cifar10Error",
-    "Cifar10Release",
-    "get_cifar10",
-    "main",
-    "read_cifar10",
-    "verify_cifar10",
-]
+from tools.sources.cifar10_layouts import LAYOUTS, Layout
 
 CONNECT_TIMEOUT_SECONDS = 10
 MIRROR_TIMEOUT_SECONDS = 3600
@@ -297,18 +285,14 @@ class GetCifar10:
 def main(argv: Sequence[str] | None = None, *, release: Cifar10Release = CIFAR10) -> int:
     """Run the command line `argv` (by default the process's own) and return the exit code."""
     options = tyro.cli(GetCifar10, args=argv)
-    try:
-        get_cifar10(options.out, source=options.source, release=release)
-    except Cifar10Error as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:  # a full disk names no file
-        print(f"error: {options.out} could not be filled: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: no partial result is left", file=sys.stderr)
-        return 130
-    return 0
+
+    def work() -> None:
+        try:
+            get_cifar10(options.out, source=options.source, release=release)
+        except OSError as error:  # a full disk names no file
+            raise OSError(f"{options.out} could not be filled: {error}") from error
+
+    return run_command(work, interrupted="interrupted: no partial result is left")
 
 
 if __name__ == "__main__":

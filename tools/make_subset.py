@@ -12,8 +12,10 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
+from tools._command import run_command
 from tools.listings.manifest import Manifest, lines_sha256, write_manifest
-from tools.sources.registry import Dataset, ImageSource, open_source
+from tools.sources.registry import Dataset, open_source
+from tools.sources.sample import ImageSource
 
 _FRACTION = re.compile(r"[0-9]{1,18}/[0-9]{1,18}|[0-9]{0,18}\.?[0-9]{1,18}")
 
@@ -197,16 +199,12 @@ def _describe(subset: Manifest, *, num_images: int, num_classes: int) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (by default the process's own) and return the exit code."""
     config = tyro.cli(MakeSubset, args=argv)
-    try:
+
+    def work() -> None:
         description = make_subset(config)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: no partial file is left", file=sys.stderr)
-        return 130
-    print(f"{config.out}\n{description}")
-    return 0
+        print(f"{config.out}\n{description}")
+
+    return run_command(work, interrupted="interrupted: no partial file is left")
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from tools.convert.encode_image import ImageEncoder
-from tools.get_cifar10 import Cifar10Release
-from tools.shards.writer import ShardSample
+from tools.shards.format import ShardSample
+from tools.sources.cifar10 import Cifar10Release
 
 Files = dict[str, bytes]
 """Contents by file name."""

@@ -16,7 +16,7 @@ from loaders.tar_shard import TarShard
 from tools.convert.claim import locked
 from tools.listings.record_list import RecordLine, SkippedLine, read_record_list
 from tools.merge import main as merge
-from tools.sources import registry
+from tools.sources.registry import open_source
 from tools.write_dali import main
 
 pytestmark = pytest.mark.timeout(60)
@@ -34,7 +34,7 @@ def out(tmp_path: Path) -> Path:
 @pytest.fixture
 def cifar10(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stands in for the real data set."""
-    monkeypatch.setattr(registry, "read_cifar10", lambda *_: (CIFAR_IMAGES, CIFAR_LABELS))
+    monkeypatch.setattr("tools.sources.cifar10.read_cifar10", lambda *_: (CIFAR_IMAGES, CIFAR_LABELS))
 
 
 def run(source: Path, out: Path, *options: str, dataset: str = "folder", shard_images: int = 25) -> int:
@@ -139,7 +139,7 @@ def test_all_readers_see_the_same(make_folder, out: Path):
     theirs = list(webdataset.WebDataset(urls, shardshuffle=False, empty_check=False))
     assert [(f"{sample['__key__']}.jpg", int(sample["cls"]), sample["jpg"]) for sample in theirs] == ours
     assert [label for _, label, _ in ours] == [line.label for line in lines_of(out)]
-    source = registry.open_source("tar", out.parent, None)
+    source = open_source("tar", out.parent, None)
     assert [(sample.label, sample.load()) for sample in source] == [(label, image) for _, label, image in ours]
     assert source.class_names == tuple(read_card(out)["class_names"])
 

@@ -13,8 +13,7 @@ from PIL import Image
 
 from loaders.beton import Beton, ImageMode
 from tools.listings.record_list import RecordLine, SkippedLine, format_line, read_record_list
-from tools.sources import registry
-from tools.sources.registry import ImageFolder
+from tools.sources.folder import ImageFolder
 from tools.write_ffcv import main
 
 pytestmark = pytest.mark.timeout(60)
@@ -53,7 +52,7 @@ def cifar10(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         splits.append(split)
         return CIFAR_IMAGES, CIFAR_LABELS
 
-    monkeypatch.setattr(registry, "read_cifar10", read_cifar10)
+    monkeypatch.setattr("tools.sources.cifar10.read_cifar10", read_cifar10)
     return splits
 
 
@@ -510,6 +509,7 @@ KILLER = """
 import os, resource, signal, sys
 from pathlib import Path
 from tools import write_ffcv
+from tools.convert.partial_beton import PartialBeton as Partial
 from tools.convert.encode_image import ImageEncoder
 
 def kill(): os.kill(os.getpid(), signal.SIGKILL)
@@ -531,7 +531,6 @@ def flush(partial, *_):
 def sigint(*_): os.kill(os.getpid(), signal.SIGINT)
 
 def prepare(moment, number):
-    Partial = write_ffcv.PartialBeton
     if moment == "append":
         Partial.append = before(Partial.append, number, lambda *_: kill())
     elif moment == "list first":

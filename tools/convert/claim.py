@@ -9,6 +9,9 @@ from pathlib import Path
 from loaders.atomic_file import atomic_file
 from tools.convert.job import Job
 
+INTERRUPTED = "interrupted; go on with the same options and --resume"
+"""What to tell whoever interrupts a conversion."""
+
 
 @contextmanager
 def locked(job_file: Path) -> Iterator[None]:

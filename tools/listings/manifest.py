@@ -15,7 +15,6 @@ A manifest is a header of lines that begin with ``# `` and then one line for eac
 import hashlib
 import re
 from array import array
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders.atomic_file import atomic_file
-from tools.sources.registry import ImageSource
 
 _TITLE = "fastvit manifest 1"
 _KEYS = ("source", "rule", "seed", "images", "sha256")
@@ -38,7 +36,7 @@ _UNESCAPES = {escaped: character for character, escaped in _ESCAPES.items()}
 _TABLE = str.maketrans(_ESCAPES)
 _ESCAPED = re.compile(r"\\.?", re.DOTALL)
 
-_ANEW = "copy it again, or make it anew with tools/make_subset.py"
+REMEDY = "copy it again, or make it anew with tools/make_subset.py"
 
 
 def escape(text: str) -> str:
@@ -95,50 +93,6 @@ class Manifest:
         """The SHA-256 of its lines, in hexadecimal."""
         return lines_sha256(self.labels, self.names)
 
-    def positions_in(self, source: ImageSource) -> NDArray[np.int64]:
-        """Find the images in `source`, going through it once.
-
-        Returns:
-            Each image's index in `source`, int64 [n], ascending.
-
-        Raises:
-            ValueError: Images are not there, are there in another order or with another label, or are named twice.
-        """
-        positions = np.empty(len(self.names), np.int64)
-        labels = np.empty(len(self.names), np.int64)
-        found = 0
-        for index in range(len(source) if self.names else 0):
-            sample = source[index]
-            if sample.name == self.names[found]:
-                positions[found], labels[found] = index, sample.label
-                found += 1
-                if found == len(self.names):
-                    break
-        if found < len(self.names):
-            raise ValueError(f"{self.path}: {self._why_not_found(source, found)}")
-        if (wrong := np.flatnonzero(labels != self.labels)).size:
-            first = int(wrong[0])
-            raise ValueError(
-                f"{self.path}: {len(wrong)} of {len(labels)} images have another label in the source, the first "
-                f"{self.names[first]!r}: {labels[first]}, not {self.labels[first]}; its class folders are not those "
-                "that the manifest was made from"
-            )
-        return positions
-
-    def _why_not_found(self, source: ImageSource, found: int) -> str:
-        """Say why only the first `found` images are in `source` one after the other."""
-        there = {source[index].name for index in range(len(source))}
-        missing = [name for name in self.names if name not in there]
-        if missing:
-            return (
-                f"{len(missing)} of {len(self.names)} images are not in the source, the first {missing[0]!r}; name the "
-                f"source that the manifest was made from ({self.source}), or make a manifest of this one"
-            )
-        name, count = Counter(self.names).most_common(1)[0]
-        if count > 1:
-            return f"{name!r} is named {count} times; {_ANEW}"
-        return f"{self.names[found]!r} is not in the order of the source; {_ANEW}"
-
 
 def write_manifest(manifest: Manifest) -> None:
     """Write a manifest to its path, all at once.
@@ -166,9 +120,9 @@ def read_manifest(path: Path) -> Manifest:
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}; name a manifest that tools/make_subset.py wrote") from error
     if digest != values["sha256"]:
-        raise ValueError(f"{path}: the sha256 of its lines is {digest}, its header says {values['sha256']}; {_ANEW}")
+        raise ValueError(f"{path}: the sha256 of its lines is {digest}, its header says {values['sha256']}; {REMEDY}")
     if str(len(names)) != values["images"]:
-        raise ValueError(f"{path}: it has {len(names)} images, its header says {values['images']}; {_ANEW}")
+        raise ValueError(f"{path}: it has {len(names)} images, its header says {values['images']}; {REMEDY}")
     return Manifest(
         path=path,
         source=values["source"],
@@ -182,15 +136,15 @@ def read_manifest(path: Path) -> Manifest:
 def _read_header(path: Path, file: BinaryIO) -> dict[str, str]:
     """The values of the header, by key."""
     if (title := file.readline(_MAX_HEADER_LINE)) != f"# {_TITLE}\n".encode():
-        raise ValueError(f"{path}: it begins with {title[:80]!r}, not '# {_TITLE}'; name a manifest, or {_ANEW}")
+        raise ValueError(f"{path}: it begins with {title[:80]!r}, not '# {_TITLE}'; name a manifest, or {REMEDY}")
     values: dict[str, str] = {}
     for key in _KEYS:
         line = file.readline(_MAX_HEADER_LINE).decode("utf-8", "backslashreplace")
         if not line.startswith(f"# {key}: ") or not line.endswith("\n"):
-            raise ValueError(f"{path}: line {len(values) + 2} is {line[:80]!r}, expected '# {key}: …'; {_ANEW}")
+            raise ValueError(f"{path}: line {len(values) + 2} is {line[:80]!r}, expected '# {key}: …'; {REMEDY}")
         values[key] = line.removeprefix(f"# {key}: ").removesuffix("\n")
     if not _SEED.fullmatch(values["seed"]):
-        raise ValueError(f"{path}: its seed is {values['seed'][:80]!r}, no number; {_ANEW}")
+        raise ValueError(f"{path}: its seed is {values['seed'][:80]!r}, no number; {REMEDY}")
     return values
 
 
@@ -202,7 +156,7 @@ def _read_lines(path: Path, file: BinaryIO) -> tuple[NDArray[np.int64], list[str
         try:
             label, name = _parse(line.decode("utf-8", "surrogateescape"))
         except ValueError as error:
-            raise ValueError(f"{path}: line {number}: {error}; {_ANEW}") from error
+            raise ValueError(f"{path}: line {number}: {error}; {REMEDY}") from error
         labels.append(label)
         names.append(name)
     return np.array(labels, np.int64), names, digest.hexdigest()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tools.shards.writer import ShardSample
+from tools.shards.format import ShardSample
 
 _BLOCK = 512
 _OWNER = b"0000644\0" + b"0000000\0" * 2  # mode, user, group

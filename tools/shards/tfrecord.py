@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders import _native
-from tools.shards.writer import ShardSample
+from tools.shards.format import ShardSample
 
 try:
     import google_crc32c

@@ -2,50 +2,20 @@
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Literal, NamedTuple, Protocol, Self
+from typing import BinaryIO, Self
 
 from loaders.atomic_file import atomic_file, clear_os_errors
+from tools.shards.format import ImageExtension, ShardFormat, ShardSample
+from tools.shards.tar import TarFormat, label_digits
 
 MAX_KEY_LENGTH = 96  # with an extension behind it, the 100 bytes that a tar header has for a name
 MAX_IMAGE_BYTES = 2**30  # tar could hold 8 GiB, a protocol buffer 2 GiB
 
-ImageExtension = Literal["jpg", "png"]
-
 _KEY = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")  # what every reader and DALI's index take without quotes
-
-
-class ShardSample(NamedTuple):
-    """One image with its label."""
-
-    key: str
-    """Its name without an extension."""
-    image: bytes
-    """An image file's bytes."""
-    extension: ImageExtension
-    """What `image` is."""
-    label: int
-
-
-class ShardFormat(Protocol):
-    """How samples lie in a shard and in its index; without state."""
-
-    @property
-    def trailer(self) -> bytes:
-        """What follows the last sample."""
-
-    def encode(self, sample: ShardSample, offset: int) -> tuple[Sequence[bytes], str]:
-        """Lay out a sample that begins `offset` bytes into the shard: its bytes, in pieces, and its line in the index.
-
-        Raises:
-            ValueError: The format cannot hold the sample; the message doesn't name it.
-        """
-
-    def index(self, lines: Sequence[str]) -> str:
-        """Make the whole index from the samples' lines."""
 
 
 class ShardWriter:
@@ -141,12 +111,11 @@ class ShardWriter:
 
 
 def _tar(num_classes: int) -> ShardFormat:
-    from tools.shards.tar import TarFormat, label_digits
-
     return TarFormat(label_digits(num_classes))
 
 
 def _tfrecord(_: int) -> ShardFormat:
+    # Imported on use: without google-crc32c, tar shards must still be written.
     from tools.shards.tfrecord import TFRecordFormat
 
     return TFRecordFormat()

@@ -16,8 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from tools.sources.names import PackedNames, checked_name, folder_order
-from tools.sources.registry import IMAGE_EXTENSIONS
+from tools.sources.names import IMAGE_EXTENSIONS, PackedNames, checked_name, folder_order
 from tools.sources.tar_members import TarMember, TarMembers
 
 TRAIN_ARCHIVE = "ILSVRC2012_img_train.tar"
@@ -151,6 +150,7 @@ def open_val(path: Path) -> ArchiveImages:
         ValueError: Archive or kit are missing, damaged, cut short or something else, or don't belong together.
         ImportError: SciPy, which reads the kit, is not installed.
     """
+    # Imported on use: without SciPy, the training archive must still open.
     from tools.sources.imagenet_devkit import read_devkit
 
     archive = Archive(_find(path, VAL_ARCHIVE))

@@ -6,6 +6,9 @@ from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+IMAGE_EXTENSIONS = (".jpeg", ".jpg", ".png")
+"""What an image file's name ends in, in lower case."""
+
 
 class PackedNames:
     """A sequence of names in one buffer: 1.3 million of 30 bytes take 50 MB, where a list of strings takes 110 MB.

@@ -1,4 +1,4 @@
-"""Manifests: written and read back, found in a source, damaged in every way; names with every kind of character."""
+"""Manifests: written and read back, damaged in every way; names with every kind of character."""
 
 import hashlib
 import os
@@ -28,16 +28,6 @@ class Sample(NamedTuple):
     label: int
     name: str
 
-    def load(self) -> bytes:
-        raise AssertionError("finding images must not load them")
-
-
-class Source(list):
-    """Stands in for an `ImageSource`."""
-
-    class_names = ("zero", "one", "two")
-    random_access = True
-
 
 def make_manifest(path: Path, samples: list[Sample]) -> Manifest:
     return Manifest(
@@ -51,14 +41,9 @@ def make_manifest(path: Path, samples: list[Sample]) -> Manifest:
 
 
 @pytest.fixture
-def source() -> Source:
-    """In no order that one could guess, as CIFAR-10's."""
-    return Source(Sample(index * 7 % 3, name) for index, name in enumerate(ODD_NAMES))
-
-
-@pytest.fixture
-def manifest(tmp_path: Path, source: Source) -> Manifest:
-    return make_manifest(tmp_path / "subset.txt", source[1:8:2])
+def manifest(tmp_path: Path) -> Manifest:
+    samples = [Sample(index * 7 % 3, name) for index, name in enumerate(ODD_NAMES)]
+    return make_manifest(tmp_path / "subset.txt", samples[1:8:2])
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
@@ -94,43 +79,6 @@ def test_what_is_written_is_read(manifest: Manifest):
         assert getattr(read, field) == getattr(manifest, field)
     np.testing.assert_array_equal(read.labels, manifest.labels)
     assert os.listdir(manifest.path.parent) == ["subset.txt"]
-
-
-def test_images_are_found_in_the_order_of_the_source(manifest: Manifest, source: Source):
-    positions = manifest.positions_in(source)
-    assert positions.dtype == np.int64
-    assert positions.tolist() == [1, 3, 5, 7]
-    assert make_manifest(manifest.path, list(source)).positions_in(source).tolist() == list(range(9))
-    assert make_manifest(manifest.path, []).positions_in(source).tolist() == []
-
-
-def test_missing_images_are_counted_and_the_first_is_named(tmp_path: Path, source: Source):
-    samples = [source[0], Sample(0, "gone/1"), source[2], Sample(0, "gone/2")]
-    message = (
-        "m.txt: 2 of 4 images are not in the source, the first 'gone/1'; name the source that the manifest was made "
-        "from (folder, 99 images in 3 classes, sha256 0123), or make a manifest of this one"
-    )
-    with pytest.raises(ValueError, match=re.escape(message)):
-        make_manifest(tmp_path / "m.txt", samples).positions_in(source)
-
-
-def test_other_labels_are_counted_and_the_first_is_named(tmp_path: Path, source: Source):
-    samples = [source[0], source[1]._replace(label=5), source[2], source[4]._replace(label=6)]
-    message = "m.txt: 2 of 4 images have another label in the source, the first 'tab\\there': 1, not 5; its class"
-    with pytest.raises(ValueError, match=re.escape(message)):
-        make_manifest(tmp_path / "m.txt", samples).positions_in(source)
-
-
-def test_an_image_named_twice(tmp_path: Path, source: Source):
-    samples = [source[0], source[2], source[2], source[3]]
-    with pytest.raises(ValueError, match=r"m.txt: 'new\\nline' is named 2 times; copy it again, or make it anew"):
-        make_manifest(tmp_path / "m.txt", samples).positions_in(source)
-
-
-def test_another_order(tmp_path: Path, source: Source):
-    samples = [source[0], source[4], source[3]]
-    with pytest.raises(ValueError, match=r"m.txt: 'car\\rriage' is not in the order of the source"):
-        make_manifest(tmp_path / "m.txt", samples).positions_in(source)
 
 
 def with_checksum(content: bytes) -> bytes:

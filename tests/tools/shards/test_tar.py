@@ -8,8 +8,9 @@ import pytest
 import webdataset
 
 from loaders.tar_shard import TarShard
+from tools.shards.format import ShardSample
 from tools.shards.tar import TarFormat, label_digits
-from tools.shards.writer import MAX_KEY_LENGTH, ShardSample, ShardWriter
+from tools.shards.writer import MAX_KEY_LENGTH, ShardWriter
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import google_crc32c
 import pytest
 
+from tools.shards.format import ShardSample
 from tools.shards.tfrecord import TFRecordFormat, TFRecordShard
-from tools.shards.writer import ShardSample, ShardWriter
+from tools.shards.writer import ShardWriter
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tools.shards import writer
-from tools.shards.writer import SHARD_FORMATS, ShardSample, ShardWriter
+from tools.shards.format import ShardSample
+from tools.shards.writer import SHARD_FORMATS, ShardWriter
 
 pytestmark = pytest.mark.timeout(60)
 

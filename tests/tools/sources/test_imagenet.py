@@ -12,7 +12,9 @@ import pytest
 from scipy.io import savemat
 from torchvision.datasets import ImageFolder as TorchvisionImageFolder
 
-from tools.sources.registry import ImageFolder, ImageSource, open_source
+from tools.sources.folder import ImageFolder
+from tools.sources.registry import open_source
+from tools.sources.sample import ImageSource
 
 pytestmark = pytest.mark.timeout(60)
 
