@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol
 
+__all__ = ["ImageExtension", "ShardFormat", "ShardSample"]
+
 ImageExtension = Literal["jpg", "png"]
 
 

@@ -11,6 +11,8 @@ from typing import ClassVar
 
 from tools.shards.format import ShardSample
 
+__all__ = ["TarFormat", "label_digits"]
+
 _BLOCK = 512
 _OWNER = b"0000644\0" + b"0000000\0" * 2  # mode, user, group
 _TIME = b"00000000000\0"

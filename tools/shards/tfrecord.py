@@ -31,6 +31,8 @@ except ImportError as error:
         "TFRecord shards need google-crc32c, which is not installed; install it with: pip install 'fastvit[convert]'"
     ) from error
 
+__all__ = ["TFRecordFormat", "TFRecordShard"]
+
 _IMAGE, _LABEL, _FORMAT, _FILENAME = b"image/encoded", b"image/class/label", b"image/format", b"image/filename"
 _FORMAT_NAMES = {"jpg": b"JPEG", "png": b"PNG"}
 _BYTES_LIST, _INT64_LIST = 1, 3  # fields of a Feature

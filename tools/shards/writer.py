@@ -3,27 +3,26 @@
 import os
 import re
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
-from loaders.atomic_file import atomic_file, clear_os_errors
+from loaders.atomic_file import AtomicWriter, atomic_file, clear_os_errors
 from tools.shards.format import ImageExtension, ShardFormat, ShardSample
 from tools.shards.tar import TarFormat, label_digits
 
+__all__ = ["MAX_KEY_LENGTH", "SHARD_FORMATS", "ShardWriter"]
+
 MAX_KEY_LENGTH = 96  # with an extension behind it, the 100 bytes that a tar header has for a name
-MAX_IMAGE_BYTES = 2**30  # tar could hold 8 GiB, a protocol buffer 2 GiB
+_MAX_IMAGE_BYTES = 2**30  # tar could hold 8 GiB, a protocol buffer 2 GiB
 
 _KEY = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")  # what every reader and DALI's index take without quotes
 
 
-class ShardWriter:
+class ShardWriter(AtomicWriter):
     """Writes samples one after another to `path`; the bytes depend on the samples and the format alone.
 
-    A context manager: leaving it in the ordinary way puts the finished shard at `path` and its index beside it, with
-    `.idx` in place of the extension; leaving it by an exception leaves what was there before. The shard appears last:
-    where it is, it is whole and the index is its own.
+    A context manager as `AtomicWriter` is. The index lies beside the shard, with `.idx` in place of the extension. The
+    shard appears last: where it is, it is whole and the index is its own.
 
     Raises:
         ValueError: `path` or the index is a folder or cannot be written, a shard of another format has that index, or
@@ -31,11 +30,10 @@ class ShardWriter:
     """
 
     def __init__(self, path: Path, shard_format: ShardFormat) -> None:
-        self.path = path
+        super().__init__(path)
         self.index_path = path.with_suffix(".idx")
-        for file in (path, self.index_path):
-            if file.is_dir():
-                raise ValueError(f"{file}: cannot be written: it is a folder; name a file")
+        if self.index_path.is_dir():
+            raise ValueError(f"{self.index_path}: cannot be written: it is a folder; name a file")
         for other in (path.with_suffix(f".{name}") for name in SHARD_FORMATS):
             if other != path and other.exists():
                 raise ValueError(
@@ -45,21 +43,6 @@ class ShardWriter:
         self._offset = 0
         self._keys: set[str] = set()
         self._lines: list[str] = []
-        self._open = ExitStack()
-
-    def __enter__(self) -> Self:
-        with clear_os_errors(self.path):
-            self._file: BinaryIO = self._open.enter_context(atomic_file(self.path))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if error is not None:
-            self._open.__exit__(kind, error, traceback)
-            return
-        with clear_os_errors(self.path), self._open:
-            self._finish()
 
     def append(self, key: str, image: bytes, extension: ImageExtension, label: int) -> None:
         """Write the next sample.
@@ -94,8 +77,8 @@ class ShardWriter:
             )
         if sample.key in self._keys:
             raise ValueError("the shard has another sample of this key; keys must differ")
-        if not 1 <= len(sample.image) <= MAX_IMAGE_BYTES:
-            raise ValueError(f"its image has {len(sample.image)} bytes; leave out what is not 1 to {MAX_IMAGE_BYTES}")
+        if not 1 <= len(sample.image) <= _MAX_IMAGE_BYTES:
+            raise ValueError(f"its image has {len(sample.image)} bytes; leave out what is not 1 to {_MAX_IMAGE_BYTES}")
         if sample.label < 0:
             raise ValueError(f"label {sample.label} is negative; number classes from 0")
 
