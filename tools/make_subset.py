@@ -17,6 +17,8 @@ from tools.listings.manifest import Manifest, lines_sha256, write_manifest
 from tools.sources.registry import Dataset, open_source
 from tools.sources.sample import ImageSource
 
+__all__ = ["MakeSubset", "apportion", "choose", "main", "make_subset", "parse_fraction"]
+
 _FRACTION = re.compile(r"[0-9]{1,18}/[0-9]{1,18}|[0-9]{0,18}\.?[0-9]{1,18}")
 
 

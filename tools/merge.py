@@ -19,6 +19,8 @@ from tools.convert.progress import Advance, conversion_progress
 from tools.listings.card import Card, card_path, read_card
 from tools.listings.record_list import SkippedLine, format_line, read_record_list, record_list_path
 
+__all__ = ["Merge", "main", "merge"]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Merge:

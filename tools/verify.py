@@ -30,6 +30,8 @@ from tools.convert.read_back import (
 from tools.listings.card import card_path
 from tools.listings.record_list import record_list_path
 
+__all__ = ["CardCounts", "FileSet", "Report", "Verify", "find_sets", "main", "verify"]
+
 _MAX_LINES = 20
 
 

@@ -26,6 +26,8 @@ from tools.listings.record_list import RecordLine, SkippedLine, format_line, rea
 from tools.shards.format import ImageExtension, ShardFormat
 from tools.shards.writer import SHARD_FORMATS, ShardWriter
 
+__all__ = ["WriteDali", "main", "write_dali"]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WriteDali(ConversionOptions):

@@ -21,6 +21,8 @@ from tools.convert.partial_beton import PartialBeton, partial_beton, partial_pat
 from tools.convert.progress import conversion_progress
 from tools.listings.card import Card
 
+__all__ = ["WriteFfcv", "main", "write_ffcv"]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WriteFfcv(ConversionOptions):

@@ -9,6 +9,8 @@ from pathlib import Path
 from loaders.atomic_file import atomic_file
 from tools.convert.job import Job
 
+__all__ = ["INTERRUPTED", "claim", "locked"]
+
 INTERRUPTED = "interrupted; go on with the same options and --resume"
 """What to tell whoever interrupts a conversion."""
 

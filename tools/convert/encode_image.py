@@ -13,6 +13,8 @@ from PIL import Image, UnidentifiedImageError
 
 from loaders import _native
 
+__all__ = ["Chroma", "ImageEncoder", "Mode", "StoredImage", "Treatment", "decode_rgb", "read_jpeg_header"]
+
 Mode = Literal["keep", "restart", "reencode", "raw", "mixed", "png"]
 Chroma = Literal["4:4:4", "4:2:2", "4:2:0"]
 

@@ -17,6 +17,8 @@ from tools.convert.options import OnError
 from tools.listings.record_list import RecordLine, SkippedLine
 from tools.sources.sample import ImageSample
 
+__all__ = ["ConversionError", "Encoded", "encode_all"]
+
 # Handing samples to threads one by one would cost as much as copying a JPEG.
 _SAMPLES_PER_TASK = 8
 _TASKS_PER_WORKER = 3

@@ -15,6 +15,8 @@ from tools.sources.registry import default_split, open_source
 from tools.sources.sample import ImageSample, ImageSource
 from tools.sources.selection import positions_of
 
+__all__ = ["Job", "plan"]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Job:

@@ -9,6 +9,8 @@ from typing import Literal
 from tools.convert.encode_image import Chroma, ImageEncoder, Mode
 from tools.sources.registry import Dataset
 
+__all__ = ["ConversionOptions", "OnError", "parse_part", "part_path"]
+
 OnError = Literal["stop", "skip"]
 
 _DEFAULT_MAX_SIDE = 500

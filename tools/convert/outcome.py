@@ -7,6 +7,8 @@ from tools.convert.options import ConversionOptions
 from tools.listings.card import Card
 from tools.listings.record_list import RecordLine, SkippedLine
 
+__all__ = ["Outcome", "describe"]
+
 
 class Outcome:
     """What came of the samples so far, for the card."""

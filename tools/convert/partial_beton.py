@@ -15,6 +15,8 @@ from tools.convert.outcome import Outcome
 from tools.listings.card import Card, card_path
 from tools.listings.record_list import RecordLine, SkippedLine, format_line, read_record_list, record_list_path
 
+__all__ = ["FIELDS", "PartialBeton", "partial_beton", "partial_paths"]
+
 FIELDS = {"image": FieldKind.RGB_IMAGE, "label": FieldKind.INT}
 """The fields of every record."""
 

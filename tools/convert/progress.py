@@ -8,6 +8,8 @@ import rich.progress
 from rich.console import Console
 from rich.text import Text
 
+__all__ = ["Advance", "conversion_progress"]
+
 Advance = Callable[[int, int], None]
 """Takes how many images, and bytes of images, were done since the last call."""
 

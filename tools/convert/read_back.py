@@ -19,6 +19,8 @@ from tools.convert.encode_image import ImageEncoder
 from tools.convert.progress import Advance
 from tools.listings.record_list import RecordLine, read_record_list
 
+__all__ = ["ReadBack", "RecordList", "Stored", "compare_records", "describe_gap", "load_record_list", "read_back"]
+
 
 class Stored(Protocol):
     """A converted file: a `Beton`, a `TarShard` or a `TFRecordShard`."""

@@ -8,6 +8,8 @@ from typing import Any
 
 from loaders.atomic_file import atomic_file
 
+__all__ = ["Card", "card_path", "read_card"]
+
 _SHARD_NUMBER = re.compile(r"-?[0-9]+$")
 _SHARD_EXTENSIONS = (".tar", ".tfrecord")
 

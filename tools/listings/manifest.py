@@ -25,6 +25,17 @@ from numpy.typing import NDArray
 
 from loaders.atomic_file import atomic_file
 
+__all__ = [
+    "REMEDY",
+    "Manifest",
+    "escape",
+    "lines_sha256",
+    "manifest_line",
+    "read_manifest",
+    "unescape",
+    "write_manifest",
+]
+
 _TITLE = "fastvit manifest 1"
 _KEYS = ("source", "rule", "seed", "images", "sha256")
 _LINE = re.compile(r"([0-9]{1,18})\t([^\t\n]+)\n")

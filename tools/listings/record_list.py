@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 from tools.listings.manifest import escape, unescape
 
+__all__ = ["RecordLine", "SkippedLine", "format_line", "read_record_list", "record_list_path"]
+
 _NUMBER = r"([0-9]{1,18})"
 _TEXT = r"([^\t]+)"
 _RECORD = re.compile("\t".join(["([0-9a-f]{8})", _NUMBER, "(jpg|png|raw)", _NUMBER, _NUMBER, _NUMBER, _TEXT, _TEXT]))

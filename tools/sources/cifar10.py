@@ -12,6 +12,23 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = [
+    "CIFAR10",
+    "CIFAR10_CLASSES",
+    "CLASSES_FILE",
+    "FOLDER_NAME",
+    "IMAGE_BYTES",
+    "TEST_BATCHES",
+    "TRAIN_BATCHES",
+    "Cifar10",
+    "Cifar10Error",
+    "Cifar10Release",
+    "PixelSample",
+    "read_cifar10",
+    "require_md5",
+    "verify_cifar10",
+]
+
 CIFAR10_CLASSES: tuple[str, ...] = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip

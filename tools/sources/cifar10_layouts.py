@@ -16,6 +16,8 @@ from PIL import Image
 
 from tools.sources.cifar10 import IMAGE_BYTES, TEST_BATCHES, TRAIN_BATCHES, Cifar10Error, Cifar10Release
 
+__all__ = ["LAYOUTS", "Layout"]
+
 _PICKLED_INTS = ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1")
 _MIRROR_LABELS = {TRAIN_BATCHES: "train_lables.json", TEST_BATCHES: "test_lables.json"}  # spelt so in the package
 

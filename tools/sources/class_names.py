@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = ["checked_classes", "classes_of", "read_card_classes"]
+
 _MAX_UNNAMED_CLASSES = 1 << 20
 
 

@@ -14,8 +14,10 @@ from tools.listings.card import card_path
 from tools.sources.class_names import classes_of, read_card_classes
 from tools.sources.names import checked_name, shard_names
 
+__all__ = ["BetonSample", "BetonSource", "TarSample", "TarShards"]
 
-class ShardSample(NamedTuple):
+
+class TarSample(NamedTuple):
     """An image file in a tar shard."""
 
     shard: TarShard
@@ -63,13 +65,13 @@ class TarShards:
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def __getitem__(self, index: int, /) -> ShardSample:
+    def __getitem__(self, index: int, /) -> TarSample:
         place = range(len(self))[index]
         part = int(np.searchsorted(self._ends, place, side="right"))
         shard = self._shards[part]
         number = place - int(self._ends[part]) + len(shard.labels)
         name = f"{self._shard_names[part]}/{checked_name(shard.member_name(number))}"
-        return ShardSample(shard, number, int(shard.labels[number]), name)
+        return TarSample(shard, number, int(shard.labels[number]), name)
 
 
 class BetonSample(NamedTuple):

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from tools.sources.names import IMAGE_EXTENSIONS, PackedNames, folder_order
 
+__all__ = ["FileSample", "ImageFolder"]
+
 
 class FileSample(NamedTuple):
     """An image file."""

@@ -19,8 +19,10 @@ from typing import NamedTuple
 from tools.sources.names import IMAGE_EXTENSIONS, PackedNames, checked_name, folder_order
 from tools.sources.tar_members import TarMember, TarMembers
 
-TRAIN_ARCHIVE = "ILSVRC2012_img_train.tar"
-VAL_ARCHIVE = "ILSVRC2012_img_val.tar"
+__all__ = ["Archive", "ArchiveImages", "ArchiveSample", "open_train", "open_val"]
+
+_TRAIN_ARCHIVE = "ILSVRC2012_img_train.tar"
+_VAL_ARCHIVE = "ILSVRC2012_img_val.tar"
 
 _CLASS_ARCHIVE = re.compile(r"(n[0-9]{8})\.tar")
 _VAL_IMAGE = re.compile(r"ILSVRC2012_val_([0-9]{8})\.JPEG")
@@ -124,16 +126,16 @@ def open_train(path: Path) -> ArchiveImages:
     Raises:
         ValueError: It is missing, damaged, cut short or something else.
     """
-    archive = Archive(_find(path, TRAIN_ARCHIVE))
+    archive = Archive(_find(path, _TRAIN_ARCHIVE))
     classes: dict[str, TarMember] = {}
     for member in _members(archive, TarMember("", 0, archive.size)):
         found = _CLASS_ARCHIVE.fullmatch(member.name)
         if not found or found[1] in classes:
             problem = "no nXXXXXXXX.tar" if not found else "there twice"
-            raise ValueError(f"{archive.path}: its member {member.name!r} is {problem}; expected {TRAIN_ARCHIVE}")
+            raise ValueError(f"{archive.path}: its member {member.name!r} is {problem}; expected {_TRAIN_ARCHIVE}")
         classes[found[1]] = member
     if not classes:
-        raise ValueError(f"{archive.path}: an empty archive; expected {TRAIN_ARCHIVE}")
+        raise ValueError(f"{archive.path}: an empty archive; expected {_TRAIN_ARCHIVE}")
     wnids = sorted(classes)
     with ThreadPoolExecutor(_NUM_SCANNING_THREADS) as threads:
         listings = threads.map(lambda wnid: _images(archive, classes[wnid]), wnids)
@@ -153,21 +155,21 @@ def open_val(path: Path) -> ArchiveImages:
     # Imported on use: without SciPy, the training archive must still open.
     from tools.sources.imagenet_devkit import read_devkit
 
-    archive = Archive(_find(path, VAL_ARCHIVE))
+    archive = Archive(_find(path, _VAL_ARCHIVE))
     devkit = read_devkit(archive.path.parent)
     classes: dict[str, list[TarMember]] = {wnid: [] for wnid in devkit.wnids}
     images = _images(archive, TarMember("", 0, archive.size))
     if len(images) != len(devkit.val_wnids):
         raise ValueError(
             f"{archive.path}: it holds {len(images)} images, the kit beside it has labels for {len(devkit.val_wnids)}; "
-            f"expected {VAL_ARCHIVE}, whole"
+            f"expected {_VAL_ARCHIVE}, whole"
         )
     for image in images:
         found = _VAL_IMAGE.fullmatch(image.name)
         if not found or not 1 <= int(found[1]) <= len(images):
             raise ValueError(
                 f"{archive.path}: its member {image.name!r} is none of ILSVRC2012_val_00000001.JPEG to "
-                f"{len(images):08}; expected {VAL_ARCHIVE}"
+                f"{len(images):08}; expected {_VAL_ARCHIVE}"
             )
         classes[devkit.val_wnids[int(found[1]) - 1]].append(image)
     return ArchiveImages(archive, devkit.wnids, classes.values())

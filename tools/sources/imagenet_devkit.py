@@ -21,10 +21,12 @@ except ImportError as error:
 
 from tools.sources.tar_members import TarMembers
 
-FOLDER = "ILSVRC2012_devkit_t12"
-ARCHIVE = f"{FOLDER}.tar.gz"
-CLASSES_FILE = "data/meta.mat"
-LABELS_FILE = "data/ILSVRC2012_validation_ground_truth.txt"
+__all__ = ["Devkit", "read_devkit"]
+
+_FOLDER = "ILSVRC2012_devkit_t12"
+_ARCHIVE = f"{_FOLDER}.tar.gz"
+_CLASSES_FILE = "data/meta.mat"
+_LABELS_FILE = "data/ILSVRC2012_validation_ground_truth.txt"
 
 _MAX_UNPACKED_BYTES = 1 << 28  # the real kit has a hundredth of it
 _WNID = re.compile("n[0-9]{8}")
@@ -46,19 +48,19 @@ def read_devkit(folder: Path) -> Devkit:
         ValueError: It is missing, incomplete or damaged.
         OSError: It cannot be read.
     """
-    unpacked, packed = folder / FOLDER, folder / ARCHIVE
+    unpacked, packed = folder / _FOLDER, folder / _ARCHIVE
     if unpacked.is_dir():
-        origin, files = unpacked, {name: unpacked / name for name in (CLASSES_FILE, LABELS_FILE)}
+        origin, files = unpacked, {name: unpacked / name for name in (_CLASSES_FILE, _LABELS_FILE)}
         contents = {name: path.read_bytes() for name, path in files.items() if path.is_file()}
     elif packed.is_file():
         origin, contents = packed, _unpack(packed)
     else:
-        raise ValueError(f"{packed}: no such file, nor the folder {FOLDER}; ImageNet's {ARCHIVE} holds the labels")
-    for name in (CLASSES_FILE, LABELS_FILE):
+        raise ValueError(f"{packed}: no such file, nor the folder {_FOLDER}; ImageNet's {_ARCHIVE} holds the labels")
+    for name in (_CLASSES_FILE, _LABELS_FILE):
         if name not in contents:
-            raise ValueError(f"{origin}: no {name} in it; expected ImageNet's {ARCHIVE}")
-    wnids = _parse_classes(contents[CLASSES_FILE], where=f"{origin}, {CLASSES_FILE}")
-    val_wnids = _parse_labels(contents[LABELS_FILE], wnids, where=f"{origin}, {LABELS_FILE}")
+            raise ValueError(f"{origin}: no {name} in it; expected ImageNet's {_ARCHIVE}")
+    wnids = _parse_classes(contents[_CLASSES_FILE], where=f"{origin}, {_CLASSES_FILE}")
+    val_wnids = _parse_labels(contents[_LABELS_FILE], wnids, where=f"{origin}, {_LABELS_FILE}")
     return Devkit(tuple(sorted(wnids.values())), val_wnids)
 
 
@@ -70,7 +72,7 @@ def _unpack(path: Path) -> dict[str, bytes]:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{path}: no gzip file, cut short or damaged ({error}); download it again") from error
     if len(data) > _MAX_UNPACKED_BYTES:
-        raise ValueError(f"{path}: it holds more than {_MAX_UNPACKED_BYTES} bytes; expected ImageNet's {ARCHIVE}")
+        raise ValueError(f"{path}: it holds more than {_MAX_UNPACKED_BYTES} bytes; expected ImageNet's {_ARCHIVE}")
     members = TarMembers(lambda size, offset: data[offset : offset + size], begin=0, end=len(data))
     try:
         return {name.partition("/")[2]: data[offset : offset + size] for name, offset, size in members}

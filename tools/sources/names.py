@@ -6,6 +6,8 @@ from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+__all__ = ["IMAGE_EXTENSIONS", "PackedNames", "checked_name", "folder_order", "shard_names"]
+
 IMAGE_EXTENSIONS = (".jpeg", ".jpg", ".png")
 """What an image file's name ends in, in lower case."""
 

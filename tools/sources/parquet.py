@@ -25,6 +25,8 @@ from tools.sources.class_names import checked_classes, classes_of
 from tools.sources.names import shard_names
 from tools.sources.parquet_row_groups import RowGroup, RowGroups, damaged, open_parquet
 
+__all__ = ["ParquetSample", "ParquetShards"]
+
 _SHARD = re.compile(r"(.*?)(?:-[0-9]+(?:-of-([0-9]+))?)?\.parquet")
 
 

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+__all__ = ["RowGroup", "RowGroups", "damaged", "open_parquet"]
+
 _MIN_KEPT = 2  # neighbours may lie on both sides of a border
 _KEPT_BYTES = 1 << 27
 

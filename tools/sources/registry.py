@@ -11,6 +11,8 @@ from tools.sources.folder import ImageFolder
 from tools.sources.imagenet import open_train, open_val
 from tools.sources.sample import ImageSource
 
+__all__ = ["SOURCES", "Dataset", "default_split", "open_source"]
+
 Dataset = Literal["cifar10", "folder", "imagenet", "tar", "parquet", "beton"]
 
 

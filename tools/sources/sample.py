@@ -5,6 +5,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = ["ImageSample", "ImageSource"]
+
 
 class ImageSample(Protocol):
     """One labelled image; ``str()`` of it says where it is, for messages."""

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from tools.listings.manifest import REMEDY, Manifest
 from tools.sources.sample import ImageSource
 
+__all__ = ["positions_of"]
+
 
 def positions_of(manifest: Manifest, source: ImageSource) -> NDArray[np.int64]:
     """Find the manifest's images in `source`, going through it once.

@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, NoReturn
 
+__all__ = ["TarMember", "TarMembers"]
+
 _BLOCK = 512
 _ZEROS = bytes(_BLOCK)
 _MAX_EXTENSION_BYTES = 1 << 20
