@@ -230,7 +230,7 @@ def _publish(built: Path, final: Path) -> None:
         aside = Path(tempfile.mkdtemp(prefix=f"{final.name}.damaged-", dir=final.parent))
         final.rename(aside / final.name)
         print(f"set the damaged {final} aside in {aside}")
-    _sync_folder(built)
+    _sync_folder(built)  # before the name: after a power cut, a folder of this name must be whole
     built.rename(final)
     _sync_folder(final.parent)
 

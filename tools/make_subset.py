@@ -125,6 +125,7 @@ def choose(labels: NDArray[np.int64], names: Sequence[str], *, num_images: int, 
     """
     key = seed.to_bytes(8, "little")
     digests = (hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8, key=key) for name in names)
+    # Big-endian on every machine, or the choice would depend on the machine.
     hashes = np.frombuffer(b"".join(digest.digest() for digest in digests), ">u8")
     class_sizes = np.bincount(labels)
     order = np.lexsort((hashes, labels))  # by class, then by hash; equal ones, if ever, in the source's order

@@ -181,6 +181,7 @@ def _write_shard(
 
 
 def _up_to_first_record(encoded: Iterator[Encoded]) -> list[Encoded]:
+    """Read ahead until it is known whether there will be a shard, without holding the shard in memory."""
     beginning = []
     for one in encoded:
         beginning.append(one)

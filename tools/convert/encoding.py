@@ -21,6 +21,7 @@ __all__ = ["ConversionError", "Encoded", "encode_all"]
 
 # Handing samples to threads one by one would cost as much as copying a JPEG.
 _SAMPLES_PER_TASK = 8
+# So many wait per thread: enough that none stands still while a slow image holds up the order, few enough for memory.
 _TASKS_PER_WORKER = 3
 
 
@@ -64,7 +65,7 @@ def encode_all(
                 yield from tasks.popleft().result()
         while tasks:
             yield from tasks.popleft().result()
-    finally:
+    finally:  # also where the caller stops early: without cancelling, Ctrl-C would wait for all that is queued
         pool.shutdown(cancel_futures=True)
 
 

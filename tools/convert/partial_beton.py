@@ -57,6 +57,7 @@ class PartialBeton:
                     break
             self.outcome.add(line)
             num_list_bytes += len(format_line(line))
+        # Either file may be ahead of the other, whatever the disk had written last.
         self._lines.truncate(num_list_bytes)
         self._lines.seek(num_list_bytes)
         self._data.truncate(self._stream.end)
@@ -94,7 +95,7 @@ class PartialBeton:
         self._sync = self._syncing.submit(os.fdatasync, self._data.fileno())
 
     def publish(self, card: Card) -> None:
-        """Give the files their names, the `.beton` last."""
+        """Give the files their names, the `.beton` last: where it is, card and list are its own."""
         card.write(card_path(self._out))
         self.list_path.replace(record_list_path(self._out))
         self.data_path.replace(self._out)

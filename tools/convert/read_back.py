@@ -121,6 +121,7 @@ def read_back(file: Stored, *, num_workers: int, advance: Advance) -> ReadBack:
         for number in range(start, stop):
             crc32s[number] = zlib.crc32(file.image_bytes(number).data)
 
+    # Checksums follow the decoder closely, while the bytes are still in the page cache: the disk is read once.
     pending: deque[Future[None]] = deque()
     start = 0
     with closing(build_loader("native", file.path, config)) as loader, ThreadPoolExecutor(num_workers) as pool:

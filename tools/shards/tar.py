@@ -15,7 +15,7 @@ __all__ = ["TarFormat", "label_digits"]
 
 _BLOCK = 512
 _OWNER = b"0000644\0" + b"0000000\0" * 2  # mode, user, group
-_TIME = b"00000000000\0"
+_TIME = b"00000000000\0"  # never the real one: the bytes depend on the samples alone
 _KIND = b"0" + bytes(100) + b"ustar\00000"  # a regular file, no link; format and version
 _CHECKSUM_SPACES = 8 * ord(" ")  # what its own field counts as in a checksum
 

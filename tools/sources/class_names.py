@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 __all__ = ["checked_classes", "classes_of", "read_card_classes"]
 
-_MAX_UNNAMED_CLASSES = 1 << 20
+_MAX_UNNAMED_CLASSES = 1 << 20  # one damaged label must not make billions of names
 
 
 def read_card_classes(card: Path) -> tuple[str, ...] | None:

@@ -26,7 +26,7 @@ class FileSample(NamedTuple):
         Raises:
             OSError: It cannot be read.
         """
-        with open(str(self), "rb", buffering=0) as file:
+        with open(str(self), "rb", buffering=0) as file:  # for a single read a buffer only costs
             return file.readall()
 
     def __str__(self) -> str:

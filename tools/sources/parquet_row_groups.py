@@ -60,6 +60,7 @@ class RowGroups:
     def _read(self, group: RowGroup) -> pa.ChunkedArray:
         with open_parquet(group.path) as file:
             try:
+                # Without pyarrow's own threads: the converter's are as many as there are cores.
                 return file.read_row_group(group.number, [self._column], use_threads=False).column(0)
             except (pa.ArrowException, OSError) as error:
                 raise damaged(group.path, error) from error
