@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from jpeg_builders import jpeg
 from loaders.beton import BetonWriter, EncodedImage, FieldKind, ImageMode
 
 FIELDS = {"image": FieldKind.RGB_IMAGE, "label": FieldKind.INT}
@@ -25,11 +26,9 @@ class ImageSet(NamedTuple):
     labels: NDArray[np.int64]
 
 
-def encode_jpeg(image: NDArray[np.uint8], quality: int = 90) -> bytes:
+def encode_jpeg(image: NDArray[np.uint8]) -> bytes:
     """The image as a JPEG file's bytes."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue()
+    return jpeg(Image.fromarray(image))
 
 
 def write_images(path: Path, records: list[EncodedImage], labels: NDArray[np.int64]) -> None:
