@@ -11,6 +11,11 @@ from loaders.contract import BadSample
 from loaders.order import BatchPlan
 
 
+def epoch_ended() -> ValueError:
+    """What an iterator that is still held raises once its epoch is not the loader's any more."""
+    return ValueError("this epoch was ended before its last batch: its loader was closed or iterated again")
+
+
 class PlannedEpochs:
     """The part of an `ImageLoader` that does not depend on how samples are made.
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from loaders import _native
-from loaders._epochs import PlannedEpochs
+from loaders._epochs import PlannedEpochs, epoch_ended
 from loaders.config import LoaderConfig
 from loaders.contract import BadSample, BadSampleError, Batch
 from loaders.records import open_records
@@ -61,15 +61,16 @@ class NativeLoader(PlannedEpochs):
             raise ValueError("the loader is closed; build another one")
         self._engine.cancel()  # what an iterator that was left behind had asked for
         self._iteration += 1
-        return self._batches(self._engine, self._iteration)
+        return self._batches(self._iteration)
 
-    def _batches(self, engine: _native.Engine, iteration: int) -> Iterator[Batch]:
+    def _batches(self, iteration: int) -> Iterator[Batch]:
         rule = self._rule()
         free = deque(self._memory())
         pending: deque[_Pending] = deque()
         requests = self._planned()
         try:
             while True:
+                engine = self._engine_of(iteration)
                 while free and (indices := next(requests, None)) is not None:
                     images = free.popleft()
                     job = engine.submit(indices, rule, images.numpy()[: len(indices)])
@@ -77,16 +78,19 @@ class NativeLoader(PlannedEpochs):
                 if not pending:
                     return
                 batch = self._finished(pending[0])
+                del engine  # an iterator that is left lying about must not keep threads that `close` is to end
                 if len(batch.index):
                     yield batch
-                if iteration != self._iteration or self._engine is None:
-                    raise ValueError(
-                        "this epoch was ended before its last batch: its loader was closed or iterated anew"
-                    )
+                    self._engine_of(iteration)
                 free.append(pending.popleft().images)
         finally:
-            if iteration == self._iteration:
-                engine.cancel()
+            if self._engine is not None and iteration == self._iteration:
+                self._engine.cancel()
+
+    def _engine_of(self, iteration: int) -> _native.Engine:
+        if self._engine is None or iteration != self._iteration:
+            raise epoch_ended()
+        return self._engine
 
     def _rule(self) -> _native.CropRule:
         config = self._config

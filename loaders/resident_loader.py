@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
-from loaders._epochs import PlannedEpochs
+from loaders._epochs import PlannedEpochs, epoch_ended
 from loaders.config import LoaderConfig
 from loaders.contract import BadSample, BadSampleError, Batch
 from loaders.records import ImageRecords, open_records
@@ -49,6 +49,8 @@ class ResidentLoader(PlannedEpochs):
                 images = transforms.resize(images, [self._config.resolution, self._config.resolution], antialias=True)
                 images = images.contiguous(memory_format=torch.channels_last)
             yield Batch(images, self._labels[index], index)
+            if self._images is None:
+                raise epoch_ended()
 
     def close(self) -> None:
         """Give the device's memory back."""

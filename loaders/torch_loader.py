@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms.v2 import functional as transforms
 
-from loaders._epochs import PlannedEpochs
+from loaders._epochs import PlannedEpochs, epoch_ended
 from loaders.config import LoaderConfig
 from loaders.contract import BadSample, BadSampleError, Batch
 from loaders.records import ImageRecords, open_records
@@ -102,6 +102,7 @@ class TorchLoader(PlannedEpochs):
             persistent_workers=config.num_workers > 0,
             pin_memory=config.device.type == "cuda",
         )
+        self._running: Iterator[tuple[Batch, list[BadSample]]] | None = None
 
     def requests(self) -> Iterator[_Request]:
         """What the workers are asked for in this epoch, batch by batch."""
@@ -111,16 +112,21 @@ class TorchLoader(PlannedEpochs):
     def __iter__(self) -> Iterator[Batch]:
         if self._loader is None:
             raise ValueError("the loader is closed; build another one")
-        for batch, bad in self._loader:
+        # Not in a local variable: an iterator that is left lying about must not keep processes that `close` is to end.
+        self._running = iter(self._loader)
+        while (made := next(self._running, None)) is not None:
+            batch, bad = made
             if bad and self._raise:
                 raise BadSampleError(bad[0])
             self.skipped.extend(bad)
             if len(batch.index):
                 yield batch
+                if self._running is None:
+                    raise epoch_ended()
 
     def close(self) -> None:
         """End the worker processes."""
-        self._loader = None
+        self._loader = self._running = None
 
 
 class _Requests:

@@ -301,7 +301,7 @@ def test_new_iteration_ends_the_one_before(noise):
     old = iter(noise)
     next(old)
     assert len(list(noise)) == 4
-    with pytest.raises(ValueError, match="iterated anew"):
+    with pytest.raises(ValueError, match="iterated again"):
         next(old)
 
 

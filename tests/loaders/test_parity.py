@@ -1,7 +1,6 @@
 """What every backend must do alike: the contract in loaders/contract.py, checked for each one."""
 
 import importlib.util
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -130,8 +129,34 @@ def _fail_in_the_first_batch(loader: ImageLoader) -> None:
         raise ZeroDivisionError
 
 
-def test_leaving_early_leaves_nothing_behind(backend, build, raw_set):
-    threads, processes = set(threading.enumerate()), set(psutil.Process().children(recursive=True))
+def running() -> set[str]:
+    """This process's threads, those of C++ as well, and the processes that it started."""
+    workers = [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if "resource_tracker" not in " ".join(process.cmdline())  # Python's own, which stays
+    ]
+    return {task.name for task in Path("/proc/self/task").iterdir()} | {f"process {worker.pid}" for worker in workers}
+
+
+@pytest.fixture
+def leaves_nothing_running(backend, build, raw_set) -> Iterator[Callable[[], None]]:
+    """Checks that whatever has been started since the test began has ended."""
+    first = build(backend, raw_set.path)
+    epoch_of(first, 0)  # starts what libraries start once and keep: Numba's threads, OpenMP's
+    first.close()
+    before = running()
+
+    def check() -> None:
+        deadline = time.monotonic() + 10
+        while (left := running() - before) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not left
+
+    return check
+
+
+def test_leaving_early_leaves_nothing_behind(backend, build, raw_set, leaves_nothing_running):
     loader = build(backend, raw_set.path)
     loader.set_epoch(0)
     for batch in loader:
@@ -146,12 +171,18 @@ def test_leaving_early_leaves_nothing_behind(backend, build, raw_set):
     assert torch.equal(again[0].index, first)
     assert len(again) == 7
     loader.close()
-    deadline = time.monotonic() + 10
-    while (left := set(threading.enumerate()) - threads) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not left
-    _, alive = psutil.wait_procs(set(psutil.Process().children(recursive=True)) - processes, timeout=10)
-    assert not [process for process in alive if "resource_tracker" not in " ".join(process.cmdline())]
+    leaves_nothing_running()
+
+
+@pytest.mark.parametrize("backend", DECODING)
+def test_closing_ends_the_epoch_of_an_iterator_that_is_still_held(backend, build, raw_set, leaves_nothing_running):
+    loader = build(backend, raw_set.path)
+    batches = iter(loader)
+    next(batches)
+    loader.close()
+    leaves_nothing_running()
+    with pytest.raises(ValueError, match="ended before its last batch"):
+        next(batches)
 
 
 def test_resolution_changes_between_epochs(backend, build, raw_set):
