@@ -24,11 +24,17 @@ FRAMES = (SOF0, SOF1, SOF2)
 
 
 @cache
-def photo(height: int, width: int, mode: str = "RGB") -> Image.Image:
-    """One of scikit-learn's two photos in this size."""
+def sample_photos() -> list[NDArray[np.uint8]]:
+    """scikit-learn's two photos, [427, 640, 3]."""
     from sklearn.datasets import load_sample_images
 
-    image = Image.fromarray(load_sample_images().images[height % 2])
+    return load_sample_images().images
+
+
+@cache
+def photo(height: int, width: int, mode: str = "RGB") -> Image.Image:
+    """One of the two photos in this size."""
+    image = Image.fromarray(sample_photos()[height % 2])
     return image.resize((width, height), Image.Resampling.BICUBIC).convert(mode)
 
 
