@@ -1,6 +1,23 @@
 """Loaders: uint8 image batches from a file or folder, behind one contract that every backend keeps.
 
 The contract is in `loaders.contract`, the options are in `loaders.config`; here are the backends by name.
+
+Examples:
+    Two epochs of random crops:
+
+    >>> from pathlib import Path
+    >>> from loaders import LoaderConfig, build_loader
+    >>> config = LoaderConfig(batch_size=4, resolution=64, crop="random_resized", order="random", drop_last=True)
+    >>> loader = build_loader("native", Path("train.beton"), config)
+    >>> for epoch in range(2):
+    ...     loader.set_epoch(epoch)
+    ...     for images, labels, index in loader:
+    ...         print(epoch, tuple(images.shape), images.dtype, labels.tolist())
+    0 (4, 3, 64, 64) torch.uint8 [...]
+    0 (4, 3, 64, 64) torch.uint8 [...]
+    1 (4, 3, 64, 64) torch.uint8 [...]
+    1 (4, 3, 64, 64) torch.uint8 [...]
+    >>> loader.close()
 """
 
 from collections.abc import Callable
@@ -58,6 +75,7 @@ BACKENDS: dict[str, Callable[[Path, LoaderConfig], ImageLoader]] = {
     "synthetic": _synthetic,
     "torch": _torch,
 }
+"""The backends by name: each builds its loader from a path and the options."""
 
 
 def build_loader(backend: str, path: Path, config: LoaderConfig) -> ImageLoader:
@@ -68,9 +86,23 @@ def build_loader(backend: str, path: Path, config: LoaderConfig) -> ImageLoader:
         path: A `.beton` file, or for all but `ffcv` also an ImageFolder or tar shards (`find_shards` in tar_shard.py).
         config: What to load and how.
 
+    Returns:
+        The loader, at epoch 0. Its `close` gives back threads, processes and memory.
+
     Raises:
         ValueError: The backend is unknown, the file is damaged or missing, or the config does not fit the dataset.
         ImportError: The backend's library is not installed; the message has the command that installs it.
+
+    Examples:
+        Every image once, as validation needs them:
+
+        >>> from pathlib import Path
+        >>> from loaders import LoaderConfig, build_loader
+        >>> config = LoaderConfig(batch_size=8, resolution=64, crop="center", order="sequential", drop_last=False)
+        >>> loader = build_loader("native", Path("train.beton"), config)
+        >>> [batch.index.tolist() for batch in loader]
+        [[0, 1, 2, 3, 4, 5, 6, 7], [8, 9]]
+        >>> loader.close()
     """
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; choose one of: {', '.join(sorted(BACKENDS))}")

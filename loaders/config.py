@@ -24,7 +24,26 @@ def _cpu() -> "torch.device":
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoaderConfig:
-    """What to load and how, the same for every backend."""
+    """What to load and how, the same for every backend.
+
+    Raises:
+        ValueError: An option is outside its range; the message names it and its value.
+
+    Examples:
+        What a training run and its validation load; `dataclasses.replace` makes the one from the other:
+
+        >>> from dataclasses import replace
+        >>> from loaders import LoaderConfig
+        >>> training = LoaderConfig(
+        ...     batch_size=256, resolution=224, crop="random_resized", order="random", drop_last=True, seed=1
+        ... )
+        >>> validation = replace(training, crop="center", order="sequential", drop_last=False)
+        >>> training.device
+        device(type='cpu')
+        >>> replace(training, resolution=0)
+        Traceback (most recent call last):
+        ValueError: resolution must be positive, got 0
+    """
 
     batch_size: int
     """Images per rank and batch."""
@@ -44,7 +63,7 @@ class LoaderConfig:
     world_size: int = 1
     """Number of ranks."""
     num_workers: int = 0
-    """Threads or processes that decode; 0 means none of its own where the backend can, else one per core."""
+    """Threads that decode, 0 means one per core; `torch` has processes, and 0 means that it decodes in the caller's."""
     device: "torch.device" = field(default_factory=_cpu)
     """Where batches are wanted; backends that work on the CPU hand over CPU batches all the same."""
     on_error: Literal["raise", "skip"] = "raise"
@@ -87,7 +106,23 @@ class LoaderConfig:
     def crops(
         self, indices: NDArray[np.int64], *, heights: NDArray[np.int64], widths: NDArray[np.int64], epoch: int
     ) -> Crops:
-        """What to cut out of the images `indices` of these sizes, each int64 [b], and what to do with it."""
+        """What to cut out of images, and what to do with it.
+
+        Args:
+            indices: int64 [b], positions in the dataset.
+            heights: int64 [b], in pixels.
+            widths: int64 [b], in pixels.
+            epoch: The epoch.
+
+        Examples:
+            >>> import numpy as np
+            >>> from loaders import LoaderConfig
+            >>> config = LoaderConfig(batch_size=2, resolution=224, crop="center", order="sequential", drop_last=False)
+            >>> crops = config.crops(np.array([0, 1]), heights=np.array([256, 99]), widths=np.array([256, 99]), epoch=0)
+            >>> crops.boxes
+            array([[ 16,  16, 224, 224],
+                   [  6,   6,  87,  87]], dtype=int32)
+        """
         boxes = crop_boxes(
             self.crop,
             indices=indices,
@@ -107,7 +142,11 @@ class LoaderConfig:
         return Crops(boxes, flips, shifts)
 
     def plan(self, size: int) -> BatchPlan:
-        """The batches of this rank over a dataset of `size` samples."""
+        """The batches of this rank over a dataset of `size` samples.
+
+        Raises:
+            ValueError: No batch can be made: see `BatchPlan`.
+        """
         return BatchPlan(
             order=self.order,
             size=size,

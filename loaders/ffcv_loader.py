@@ -12,7 +12,7 @@ first batch is made. What else FFCV 1.0.2 does is kept from the user in these wa
   the pixels, or the sample is bad, by the same verdict and in the same words.
 - Crops and flips come from `loaders.crop`, not from unseeded generators; `center` is not FFCV's CenterCrop.
 - The order comes from `loaders.order`: nothing is padded, nothing depends on earlier epochs. The file is always mapped:
-  FFCV's page cache has threads of its own, which nobody joins, and waits for ever where one of them dies.
+  FFCV's page cache has its own threads, which nobody joins, and waits for ever where one of them dies.
 - Leaving an epoch early ends and joins its thread; so does the end of the program.
 - One operation is compiled and none follows it: FFCV never finishes building some mixed pipelines.
 - Decoded images go through scratch memory per thread; FFCV's has room for the largest image in each row of each slot.
@@ -30,11 +30,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from loaders._epochs import PlannedEpochs
+from loaders._epochs import PlannedEpochs, bad_sample, loader_closed
 from loaders._ffcv_pipeline import MAX_THREADS, Decoded, Decoder, Epoch, build_loader, crop_and_resize
 from loaders.beton import Beton, ImageMode
 from loaders.config import LoaderConfig
-from loaders.contract import BadSample, BadSampleError, Batch
+from loaders.contract import BadSampleError, Batch
 from loaders.records import BetonRecords
 
 __all__ = ["FFCVLoader"]
@@ -48,6 +48,17 @@ class FFCVLoader(PlannedEpochs):
 
     Raises:
         BetonError: The file is missing, damaged, or lacks images or labels.
+        ValueError: The config does not fit it.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from loaders import LoaderConfig
+        >>> from loaders.ffcv_loader import FFCVLoader
+        >>> config = LoaderConfig(batch_size=5, resolution=64, crop="random_resized", order="random", drop_last=False)
+        >>> loader = FFCVLoader(Path("train.beton"), config)
+        >>> [tuple(batch.images.shape) for batch in loader]
+        [(5, 3, 64, 64), (5, 3, 64, 64)]
+        >>> loader.close()
     """
 
     def __init__(self, path: Path, config: LoaderConfig) -> None:
@@ -65,7 +76,7 @@ class FFCVLoader(PlannedEpochs):
 
     def __iter__(self) -> Iterator[Batch]:
         if self._loader is None:
-            raise ValueError("the loader is closed; build another one")
+            raise loader_closed()
         self._end_epoch()
         config, epoch = self._config, self._epoch
         self._decoder.resolution = config.resolution
@@ -105,8 +116,7 @@ class FFCVLoader(PlannedEpochs):
             try:
                 self._decode_again(decoded, row)
             except RuntimeError as error:
-                index = int(indices[row])
-                sample = BadSample(index, self._records.name(index), str(error).splitlines()[0])
+                sample = bad_sample(self._records, int(indices[row]), error)
                 if self._config.on_error == "raise":
                     raise BadSampleError(sample) from error
                 self.skipped.append(sample)

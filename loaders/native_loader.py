@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from loaders import _native
-from loaders._epochs import PlannedEpochs, epoch_ended
+from loaders._epochs import PlannedEpochs, bad_sample, epoch_ended, loader_closed
 from loaders.config import LoaderConfig
 from loaders.contract import BadSample, BadSampleError, Batch
 from loaders.records import open_records
@@ -42,6 +42,19 @@ class NativeLoader(PlannedEpochs):
 
     EXIF orientation is ignored, as FFCV and torchvision do. What is no JPEG (the PNG files that some folders hold) is
     decoded by torchvision in this thread, slowly. Damage outside the part of an image that a crop needs goes unseen.
+
+    Raises:
+        ValueError: The dataset is missing or damaged, or the config does not fit it.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from loaders import LoaderConfig
+        >>> from loaders.native_loader import NativeLoader
+        >>> config = LoaderConfig(batch_size=5, resolution=64, crop="random_resized", order="random", drop_last=False)
+        >>> loader = NativeLoader(Path("train.beton"), config)
+        >>> [tuple(batch.images.shape) for batch in loader]
+        [(5, 3, 64, 64), (5, 3, 64, 64)]
+        >>> loader.close()
     """
 
     def __init__(self, path: Path, config: LoaderConfig) -> None:
@@ -58,7 +71,7 @@ class NativeLoader(PlannedEpochs):
 
     def __iter__(self) -> Iterator[Batch]:
         if self._engine is None:
-            raise ValueError("the loader is closed; build another one")
+            raise loader_closed()
         self._engine.cancel()  # what an iterator that was left behind had asked for
         self._iteration += 1
         return self._batches(self._iteration)
@@ -81,8 +94,7 @@ class NativeLoader(PlannedEpochs):
                 del engine  # an iterator that is left lying about must not keep threads that `close` is to end
                 if len(batch.index):
                     yield batch
-                    self._engine_of(iteration)
-                free.append(pending.popleft().images)
+                free.append(pending.popleft().images)  # not earlier: the consumer had this memory until now
         finally:
             if self._engine is not None and iteration == self._iteration:
                 self._engine.cancel()
@@ -128,7 +140,7 @@ class NativeLoader(PlannedEpochs):
                 pixels = self._records.decode(number).permute(1, 2, 0).contiguous().numpy()
                 images[row] = torch.from_numpy(_native.crop_pixels(pixels, number, pending.rule))
             except (OSError, RuntimeError) as error:
-                bad[row] = BadSample(number, self._records.name(number), str(error).splitlines()[0])
+                bad[row] = bad_sample(self._records, number, error)
         if bad and self._config.on_error == "raise":
             raise BadSampleError(next(iter(bad.values())))
         self.skipped.extend(bad.values())

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms.v2 import functional as transforms
 
-from loaders._epochs import PlannedEpochs, epoch_ended
+from loaders._epochs import PlannedEpochs, bad_sample, epoch_ended, loader_closed
 from loaders.config import LoaderConfig
 from loaders.contract import BadSample, BadSampleError, Batch
 from loaders.records import ImageRecords, open_records
@@ -20,7 +20,7 @@ __all__ = ["TorchLoader"]
 
 
 class _Request(NamedTuple):
-    """What a worker needs to make one batch, so that it needs no state of its own."""
+    """What a worker needs to make one batch, so that it needs no state itself."""
 
     indices: NDArray[np.int64]
     epoch: int
@@ -43,7 +43,7 @@ class _Batches(Dataset[tuple[Batch, list[BadSample]]]):
                 images.append(self._sample(index, request))
                 good.append(index)
             except (OSError, RuntimeError) as error:
-                bad.append(BadSample(index, self._records.name(index), str(error).splitlines()[0]))
+                bad.append(bad_sample(self._records, index, error))
         # In a worker, collating writes into memory that it shares with the main process: nothing is copied again.
         side = request.resolution
         pixels = default_collate(images) if images else torch.empty((0, side, side, 3), dtype=torch.uint8)
@@ -87,6 +87,19 @@ class TorchLoader(PlannedEpochs):
     """An `ImageLoader` over a `.beton` file, an ImageFolder or tar shards.
 
     `num_workers` are processes, 0 loads in this one.
+
+    Raises:
+        ValueError: The dataset is missing or damaged, or the config does not fit it.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from loaders import LoaderConfig
+        >>> from loaders.torch_loader import TorchLoader
+        >>> config = LoaderConfig(batch_size=5, resolution=64, crop="random_resized", order="random", drop_last=False)
+        >>> loader = TorchLoader(Path("photos"), config)
+        >>> [tuple(batch.images.shape) for batch in loader]
+        [(5, 3, 64, 64), (5, 3, 64, 64)]
+        >>> loader.close()
     """
 
     def __init__(self, path: Path, config: LoaderConfig) -> None:
@@ -95,8 +108,9 @@ class TorchLoader(PlannedEpochs):
         self._raise = config.on_error == "raise"
         self._loader: DataLoader[tuple[Batch, list[BadSample]]] | None = DataLoader(
             _Batches(records, config),
-            batch_size=None,
+            batch_size=None,  # each request is for a whole batch
             sampler=_Requests(self),
+            # The default would take every named tuple apart and put it together again.
             collate_fn=_as_it_is,  # type: ignore[arg-type]  # without batching it gets what the dataset gives
             num_workers=config.num_workers,
             persistent_workers=config.num_workers > 0,
@@ -111,7 +125,7 @@ class TorchLoader(PlannedEpochs):
 
     def __iter__(self) -> Iterator[Batch]:
         if self._loader is None:
-            raise ValueError("the loader is closed; build another one")
+            raise loader_closed()
         # Not in a local variable: an iterator that is left lying about must not keep processes that `close` is to end.
         self._running = iter(self._loader)
         while (made := next(self._running, None)) is not None:
@@ -130,7 +144,7 @@ class TorchLoader(PlannedEpochs):
 
 
 class _Requests:
-    """The DataLoader's sampler; the DataLoader asks it anew at the start of each epoch."""
+    """The DataLoader's sampler; the DataLoader asks it again at the start of each epoch."""
 
     def __init__(self, loader: TorchLoader) -> None:
         self._loader = loader

@@ -15,6 +15,7 @@ from torch import Tensor
 from loaders import BACKENDS, BadSampleError, Batch, ImageLoader, LoaderConfig, build_loader
 from loaders.crop import crop_boxes, random_flips, random_shifts
 from loaders.order import epoch_order
+from loaders.records import BetonRecords
 
 Build = Callable[..., ImageLoader]
 
@@ -174,7 +175,6 @@ def test_leaving_early_leaves_nothing_behind(backend, build, raw_set, leaves_not
     leaves_nothing_running()
 
 
-@pytest.mark.parametrize("backend", DECODING)
 def test_closing_ends_the_epoch_of_an_iterator_that_is_still_held(backend, build, raw_set, leaves_nothing_running):
     loader = build(backend, raw_set.path)
     batches = iter(loader)
@@ -183,6 +183,8 @@ def test_closing_ends_the_epoch_of_an_iterator_that_is_still_held(backend, build
     leaves_nothing_running()
     with pytest.raises(ValueError, match="ended before its last batch"):
         next(batches)
+    with pytest.raises(ValueError, match="the loader is closed; build another one"):
+        next(iter(loader))
 
 
 def test_resolution_changes_between_epochs(backend, build, raw_set):
@@ -209,6 +211,20 @@ def test_a_broken_sample_is_left_out_and_counted(backend, build, broken_set):
             for image, index in zip(batch.images, batch.index.tolist(), strict=True):
                 mean = torch.from_numpy(broken_set.images[index]).float().mean()
                 assert abs(image.float().mean() - mean) < 3, "not the pixels of this sample"
+
+
+@pytest.mark.parametrize("backend", [one for one in DECODING if one.id in ("resident", "torch")])
+def test_an_error_without_words_is_named_by_its_kind(backend, build, raw_set, monkeypatch):
+    decode = BetonRecords.decode
+
+    def fail_at_four(self, index):
+        if index == 4:
+            raise OSError
+        return decode(self, index)
+
+    monkeypatch.setattr(BetonRecords, "decode", fail_at_four)
+    with pytest.raises(BadSampleError, match=r"sample 4 .*cannot be decoded: OSError;"):
+        epoch_of(build(backend, raw_set.path), 0)
 
 
 def area_averaged(image: NDArray[np.uint8], box: NDArray[np.int32], side: int) -> Tensor:
