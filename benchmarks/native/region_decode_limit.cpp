@@ -11,7 +11,7 @@
 #include <thread>
 #include <vector>
 
-#include "jpeg_error.hpp"
+#include "jpeg/errors.hpp"
 
 #define TEXT_OF(macro) #macro
 #define TEXT(macro) TEXT_OF(macro)
