@@ -14,10 +14,10 @@
 #include <vector>
 
 #include "convert/image_converter.hpp"
-#include "jpeg_files.hpp"
 #include "convert/restart_transcoder.hpp"
-#include "engine/sampler.hpp"
 #include "convert/scan_transcoder.hpp"
+#include "engine/sampler.hpp"
+#include "jpeg_files.hpp"
 
 using namespace fastvit;
 

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "engine/engine.hpp"
-#include "jpeg/errors.hpp"
+#include "jpeg/image_error.hpp"
 #include "jpeg_files.hpp"
 
 using namespace fastvit;

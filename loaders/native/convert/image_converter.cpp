@@ -4,8 +4,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "convert/restart_interval.hpp"
 #include "jpeg/output.hpp"
-#include "convert/scan_transcoder.hpp"
 
 namespace fastvit {
 

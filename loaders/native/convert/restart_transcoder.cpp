@@ -1,8 +1,10 @@
 #include "convert/restart_transcoder.hpp"
 
-#include "jpeg/errors.hpp"
-#include "jpeg/output.hpp"
+#include "convert/restart_interval.hpp"
 #include "convert/scan_transcoder.hpp"
+#include "jpeg/errors.hpp"
+#include "jpeg/input_checks.hpp"
+#include "jpeg/output.hpp"
 
 namespace fastvit {
 

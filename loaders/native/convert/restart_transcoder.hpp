@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "jpeg/errors.hpp"
+#include "jpeg/image_error.hpp"
 
 namespace fastvit {
 

@@ -7,6 +7,8 @@
 #include <cstring>
 #include <numeric>
 
+#include "convert/restart_interval.hpp"
+
 namespace fastvit {
 
 namespace {
@@ -780,14 +782,6 @@ std::vector<std::uint8_t> write(const Tokenizer& image, std::vector<std::uint8_t
 }
 
 }  // namespace
-
-int nearest_divisor(int number, int wanted) {
-    wanted = std::min(wanted, number);
-    for (int distance = 0;; ++distance) {
-        if (wanted - distance >= 1 && number % (wanted - distance) == 0) return wanted - distance;
-        if (wanted + distance <= number && number % (wanted + distance) == 0) return wanted + distance;
-    }
-}
 
 std::vector<std::optional<std::vector<std::uint8_t>>> transcode_scans(std::span<const Bytes> jpegs, int wanted_interval) {
     struct Slot {

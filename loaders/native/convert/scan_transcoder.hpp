@@ -8,9 +8,6 @@
 
 namespace fastvit {
 
-// The divisor of `number` that is nearest to `wanted`.
-int nearest_divisor(int number, int wanted);
-
 // Each image's coefficients with Huffman tables of the image's own and a restart marker every so many MCUs: the divisor of a
 // row's MCUs nearest to `wanted_interval`. Comments, previews, colour profiles and EXIF are left behind. Nothing for what
 // is damaged or no sequential, Huffman coded 8-bit JPEG of one scan. Several images take less time than one by one.

@@ -6,8 +6,8 @@
 #include <optional>
 #include <vector>
 
-#include "jpeg/decoder.hpp"
 #include "engine/placement.hpp"
+#include "jpeg/decoder.hpp"
 #include "records/records.hpp"
 #include "resize/resizer.hpp"
 #include "resize/resizer_sink.hpp"

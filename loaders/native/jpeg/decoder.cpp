@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "jpeg/input_checks.hpp"
+
 namespace fastvit {
 
 namespace {

@@ -5,8 +5,8 @@
 #include <span>
 #include <vector>
 
-#include "jpeg/huffman_decoder.hpp"
 #include "jpeg/errors.hpp"
+#include "jpeg/huffman_decoder.hpp"
 
 namespace fastvit {
 

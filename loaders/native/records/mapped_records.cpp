@@ -10,7 +10,7 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "jpeg/errors.hpp"
+#include "jpeg/image_error.hpp"
 
 namespace fastvit {
 
