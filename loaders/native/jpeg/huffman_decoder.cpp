@@ -18,12 +18,6 @@ constexpr std::uint8_t kNaturalOrder[DCTSIZE2] = {
     41, 34, 27, 20, 13, 6,  7,  14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23,
     30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63};
 
-std::uint64_t load_big_endian(const std::uint8_t* bytes) {
-    std::uint64_t word;
-    std::memcpy(&word, bytes, 8);
-    return __builtin_bswap64(word);
-}
-
 }  // namespace
 
 bool HuffmanTable::is_made_from(const JHUFF_TBL& source) const {
@@ -40,55 +34,31 @@ HuffmanTable::HuffmanTable(const JHUFF_TBL& source, bool is_dc) : source_(source
         value_offsets_[kMaxSize + size] = 1 - (1 << size);
     }
     entries_.fill({});
-    const std::uint8_t* symbol = source.huffval;
-    std::uint32_t begin = 0;  // of the codes that come next
-    const auto add = [&](int length, Entry* entries, int index_bits) {
-        for (int number = 0; number < source.bits[length]; ++number, ++symbol) {
-            const std::uint32_t middle = begin + (1u << (kLongBits - length - 1)), end = 2 * middle - begin;
-            const int size = *symbol & 15, zeros = *symbol >> 4, num_bits = length + size;
-            const bool is_end = size == 0 && zeros != 15;
-            Entry entry{static_cast<std::uint8_t>(num_bits), static_cast<std::uint8_t>(64 - num_bits),
-                        static_cast<std::uint8_t>(size > 0 ? kMaxSize + size : 0),
-                        static_cast<std::uint8_t>(is_dc ? 1 : is_end ? kEndOfBlock + 1 : zeros + 1)};
-            const int rest = kLongBits - index_bits;
-            std::fill(entries + (begin >> rest), entries + (middle >> rest), entry);
-            entry.value = static_cast<std::uint8_t>(size);
-            std::fill(entries + (middle >> rest), entries + (end >> rest), entry);
-            begin = end;
-        }
-    };
-    for (int length = 1; length < kLookupBits; ++length) add(length, entries_.data(), kLookupBits);
-    long_begin_ = begin;
-    long_entries_.assign((1 << kLongBits) - begin, {0, 63, 0, kEndOfBlock + 1});
-    for (int length = kLookupBits; length <= 16; ++length) add(length, long_entries_.data() - long_begin_, kLongBits);
+    long_begin_ = 0;  // where the short codes end
+    for (int length = 1; length < kLookupBits; ++length) long_begin_ += std::uint32_t{source.bits[length]} << (kLongBits - length);
+    long_entries_.assign((1 << kLongBits) - long_begin_, {0, 63, 0, kEndOfBlock + 1});
+    for_each_code(source.bits, source.huffval, [&](int length, std::uint32_t code, std::uint8_t symbol) {
+        const bool is_short = length < kLookupBits;  // a code is looked up together with the sign of its value
+        Entry* const entries = is_short ? entries_.data() : long_entries_.data() - long_begin_;
+        const int size = symbol & 15, zeros = symbol >> 4, num_bits = length + size;
+        const bool is_end = size == 0 && zeros != 15;
+        Entry entry{static_cast<std::uint8_t>(num_bits), static_cast<std::uint8_t>(64 - num_bits),
+                    static_cast<std::uint8_t>(size > 0 ? kMaxSize + size : 0),
+                    static_cast<std::uint8_t>(is_dc ? 1 : is_end ? kEndOfBlock + 1 : zeros + 1)};
+        const int half = (is_short ? kLookupBits : kLongBits) - length - 1;
+        Entry* const begin = entries + (code << (half + 1));
+        std::fill_n(begin, 1 << half, entry);
+        entry.value = static_cast<std::uint8_t>(size);
+        std::fill_n(begin + (1 << half), 1 << half, entry);
+    });
 }
 
 void HuffmanTable::make_skims() {
-    if (has_skims_) return;
-    has_skims_ = true;
-    for (std::size_t bits = 0; bits < skims_.size(); ++bits) {
-        const std::uint64_t window = std::uint64_t{bits} << (64 - kSkimBits);
-        int num_bits = 0, step = 0;
-        while (step < DCTSIZE2) {
-            const Entry& entry = find(window << num_bits);
-            if (entry.num_bits == 0 || num_bits + entry.num_bits > kSkimBits) break;
-            num_bits += entry.num_bits;
-            step += entry.step > kEndOfBlock ? kSkimmedEnd : entry.step;
-        }
-        skims_[bits] = {static_cast<std::uint8_t>(num_bits), static_cast<std::uint8_t>(num_bits ? step : kNothingToSkim)};
-    }
-}
-
-// At least 56 bits.
-[[gnu::always_inline]] inline void HuffmanDecoder::Cursor::refill() {
-    window |= load_big_endian(next) >> num_bits;
-    next += (63 - num_bits) >> 3;
-    num_bits |= 56;
-}
-
-[[gnu::always_inline]] inline void HuffmanDecoder::Cursor::drop(const HuffmanTable::Entry& entry) {
-    window <<= entry.num_bits;
-    num_bits -= entry.num_bits;
+    if (skims_.is_built()) return;
+    skims_.build([this](std::uint64_t window) -> SkimTable::Skim {
+        const Entry& entry = find(window);
+        return {entry.num_bits, static_cast<std::uint8_t>(entry.step > kEndOfBlock ? SkimTable::kEnd : entry.step)};
+    });
 }
 
 bool HuffmanDecoder::can_decode(jpeg_decompress_struct& info) {
@@ -282,21 +252,21 @@ void HuffmanDecoder::finish_segment() {
 // A few coefficients of a block; tells whether it is finished.
 template <bool kKeep>
 [[gnu::always_inline]] inline bool HuffmanDecoder::decode_some(Cursor& cursor) {
-    cursor.refill();
+    cursor.bits.refill();
     return kKeep ? decode_two(cursor) : skim(cursor);
 }
 
 [[gnu::always_inline]] inline bool HuffmanDecoder::decode_two(Cursor& cursor) {
     for (int turn = 0; turn < 2; ++turn) {  // a short code with its value has at most 25 bits, a long one 31
-        const HuffmanTable::Entry* entry = &cursor.ac->find(cursor.window);
+        const HuffmanTable::Entry* entry = &cursor.ac->find(cursor.bits.window);
         if (__builtin_expect(entry->num_bits == 0, 0)) {
-            cursor.refill();
-            entry = &find_long(*cursor.ac, cursor.window);
+            cursor.bits.refill();
+            entry = &find_long(*cursor.ac, cursor.bits.window);
         }
         cursor.k += entry->step;
         cursor.block[cursor.ac->natural_order[static_cast<std::size_t>(cursor.k)]] =
-            static_cast<JCOEF>(cursor.ac->value(*entry, cursor.window));
-        cursor.drop(*entry);
+            static_cast<JCOEF>(cursor.ac->value(*entry, cursor.bits.window));
+        cursor.bits.drop(entry->num_bits);
         if (cursor.k >= DCTSIZE2 - 1) return true;
     }
     return false;
@@ -304,24 +274,22 @@ template <bool kKeep>
 
 [[gnu::always_inline]] inline bool HuffmanDecoder::skim(Cursor& cursor) {
     for (int turn = 0; turn < 4; ++turn) {
-        const HuffmanTable::Skim skimmed = cursor.ac->skim(cursor.window);
+        const SkimTable::Skim skimmed = cursor.ac->skim(cursor.bits.window);
         const auto k = cursor.k + skimmed.step;
         if (k < DCTSIZE2 - 1) {
             cursor.k = k;
-            cursor.window <<= skimmed.num_bits;
-            cursor.num_bits -= skimmed.num_bits;
-        } else if (k == DCTSIZE2 - 1 || (k >= HuffmanTable::kSkimmedEnd && k < HuffmanTable::kSkimmedEnd + DCTSIZE2 - 1)) {
-            cursor.window <<= skimmed.num_bits;
-            cursor.num_bits -= skimmed.num_bits;
+            cursor.bits.drop(skimmed.num_bits);
+        } else if (k == DCTSIZE2 - 1 || (k >= SkimTable::kEnd && k < SkimTable::kEnd + DCTSIZE2 - 1)) {
+            cursor.bits.drop(skimmed.num_bits);
             return true;
         } else {  // a long code, or entries that go beyond the block's last coefficient
-            cursor.refill();
-            const HuffmanTable::Entry* entry = &cursor.ac->find(cursor.window);
-            if (entry->num_bits == 0) entry = &find_long(*cursor.ac, cursor.window);
+            cursor.bits.refill();
+            const HuffmanTable::Entry* entry = &cursor.ac->find(cursor.bits.window);
+            if (entry->num_bits == 0) entry = &find_long(*cursor.ac, cursor.bits.window);
             cursor.k += entry->step;
-            cursor.drop(*entry);
+            cursor.bits.drop(entry->num_bits);
             if (cursor.k >= DCTSIZE2 - 1) return true;
-            cursor.refill();
+            cursor.bits.refill();
         }
     }
     return false;
@@ -337,12 +305,12 @@ template <bool kKeep>
 }
 
 [[gnu::always_inline]] inline void HuffmanDecoder::begin_block(Cursor& cursor) {
-    if (__builtin_expect(cursor.next > chunk_limit_, 0)) cursor.next = read_chunk(cursor.next);
-    cursor.refill();
-    const HuffmanTable::Entry* entry = &kind_->dc->find(cursor.window);
-    if (__builtin_expect(entry->num_bits == 0, 0)) entry = &find_long(*kind_->dc, cursor.window);
-    *kind_->last_dc += kind_->dc->value(*entry, cursor.window);
-    cursor.drop(*entry);
+    if (__builtin_expect(cursor.bits.next > chunk_limit_, 0)) cursor.bits.next = read_chunk(cursor.bits.next);
+    cursor.bits.refill();
+    const HuffmanTable::Entry* entry = &kind_->dc->find(cursor.bits.window);
+    if (__builtin_expect(entry->num_bits == 0, 0)) entry = &find_long(*kind_->dc, cursor.bits.window);
+    *kind_->last_dc += kind_->dc->value(*entry, cursor.bits.window);
+    cursor.bits.drop(entry->num_bits);
     cursor.block[0] = static_cast<JCOEF>(*kind_->last_dc);
     cursor.ac = kind_->ac;
     cursor.k = 0;
@@ -361,7 +329,7 @@ void HuffmanDecoder::begin_interval() {
     last_dc_ = {};
     is_last_chunk_ = ran_out_ = false;
     chunk_end_ = chunk_.data();
-    cursor_.next = read_chunk(chunk_end_);
+    cursor_.bits.next = read_chunk(chunk_end_);
 }
 
 // Move the bytes from `next` on to the front of the chunk, fill it up from the data, and return where to go on. Behind the
@@ -396,7 +364,7 @@ void HuffmanDecoder::begin_interval() {
 
 // Whether bits were taken that are not in the data.
 bool HuffmanDecoder::ran_out() const {
-    return ran_out_ || (is_last_chunk_ && 8 * (cursor_.next - chunk_end_) > cursor_.num_bits);
+    return ran_out_ || (is_last_chunk_ && 8 * (cursor_.bits.next - chunk_end_) > cursor_.bits.num_bits);
 }
 
 // Go to the next restart marker; what is left of the interval is nothing, or padding, or all of it where it was skipped.

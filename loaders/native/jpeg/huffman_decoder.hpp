@@ -11,7 +11,9 @@
 #include <memory>
 #include <vector>
 
+#include "jpeg/bit_reader.hpp"
 #include "jpeg/errors.hpp"
+#include "jpeg/huffman_codes.hpp"
 
 namespace fastvit {
 
@@ -49,16 +51,7 @@ class HuffmanTable {
         return long_entries_[(window >> (64 - kLongBits)) - long_begin_];
     }
 
-    // As many whole entries of AC coefficients as there are in the next kSkimBits bits, not beyond the end of the block.
-    struct Skim {
-        std::uint8_t num_bits;
-        std::uint8_t step;  // kSkimmedEnd more at the end of the block; kNothingToSkim where not even one entry fits
-    };
-    static constexpr int kSkimBits = 11;
-    static constexpr int kSkimmedEnd = 128;
-    static constexpr int kNothingToSkim = 255;
-
-    Skim skim(std::uint64_t window) const { return skims_[window >> (64 - kSkimBits)]; }
+    SkimTable::Skim skim(std::uint64_t window) const { return skims_.find(window); }
 
     // The value of an entry that was found for `window`.
     int value(const Entry& entry, std::uint64_t window) const {
@@ -76,13 +69,12 @@ class HuffmanTable {
     static constexpr int kLongBits = 17;
 
     std::array<Entry, 1 << kLookupBits> entries_;  // by the next bits: a code, and the sign of its value
-    std::array<Skim, 1 << kSkimBits> skims_;
+    SkimTable skims_;
     std::array<std::uint32_t, 2 * kMaxSize> value_masks_;  // by size, plus kMaxSize where the value is negative
     std::array<std::int32_t, 2 * kMaxSize> value_offsets_;
     std::vector<Entry> long_entries_;              // by the next kLongBits bits, from `long_begin_` on
     std::uint32_t long_begin_;
     const JHUFF_TBL source_;
-    bool has_skims_ = false;
 };
 
 class HuffmanDecoder {
@@ -123,15 +115,9 @@ class HuffmanDecoder {
         const BlockKind* next;
     };
 
-    // What the inner loop keeps in registers: the bits that come next, at the top of `window`, the bytes behind them, and
-    // the block.
+    // What the inner loop keeps in registers.
     struct Cursor {
-        void refill();
-        void drop(const HuffmanTable::Entry& entry);
-
-        std::uint64_t window = 0;
-        std::int64_t num_bits = 0;
-        const std::uint8_t* next = nullptr;
+        BitReader bits;
         const HuffmanTable* ac = nullptr;
         JCOEF* block = nullptr;
         std::int64_t k = 0;  // the last coefficient that was decoded, in zigzag order
