@@ -54,7 +54,7 @@ build/stress: FLAGS = -std=c++20 -O1 -g -fsanitize=thread -Iloaders/native
 build/fuzz build/resize build/stress: build/%: tests/native/%.cpp $(wildcard loaders/native/*/* tests/native/*.hpp) | .venv/.core
 	mkdir -p build
 	$(foreach set,$(SIMD),c++ $(FLAGS) $(if $(filter avx512,$(set)),-mavx512bw -mavx512vl,-mavx2) -c loaders/native/resize/kernels_$(set).cpp -o $@_$(set).o &&) true
-	c++ $(FLAGS) $< $(SOURCES) $(SIMD:%=$@_%.o) -ljpeg -lpthread -o $@
+	c++ $(FLAGS) $< $(SOURCES) $(SIMD:%=$@_%.o) -ljpeg -lpthread -ldl -o $@
 
 # Resizing knows nothing of libjpeg, so that it cross-compiles without any library.
 test-neon:

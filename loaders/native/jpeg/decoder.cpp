@@ -16,7 +16,7 @@ std::uint8_t cmyk_channel(int ink, int key) {
 
 }  // namespace
 
-JpegDecoder::JpegDecoder() { create(); }
+JpegDecoder::JpegDecoder(bool may_take_over) : may_take_over_(may_take_over) { create(); }
 
 JpegDecoder::~JpegDecoder() { jpeg_destroy_decompress(&info_); }
 
@@ -73,7 +73,7 @@ void JpegDecoder::begin(const Region& region) {
     columns_before_ = region.left - static_cast<int>(offset);
     rows_above_ = region.top;
     rows_left_ = region.height;
-    is_ours_ = HuffmanDecoder::can_decode(info_);
+    is_ours_ = may_take_over_ && HuffmanDecoder::can_decode(info_);
     if (is_ours_) huffman_.take_over(info_, mcus_of(offset, width, region));
 }
 

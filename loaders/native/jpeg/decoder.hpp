@@ -7,6 +7,7 @@
 
 #include "jpeg/errors.hpp"
 #include "jpeg/huffman_decoder.hpp"
+#include "jpeg/libjpeg_check.hpp"
 
 namespace fastvit {
 
@@ -36,7 +37,9 @@ class JpegDecoder {
   public:
     static constexpr int kMaxRowsAtOnce = 4;  // libjpeg's MAX_SAMP_FACTOR
 
-    JpegDecoder();
+    // `may_take_over`: entropy decoding is HuffmanDecoder's for all images that it is for. Otherwise libjpeg does all of it:
+    // the same pixels, slower.
+    explicit JpegDecoder(bool may_take_over = can_take_over_from_libjpeg());
     ~JpegDecoder();
     JpegDecoder(const JpegDecoder&) = delete;
     JpegDecoder& operator=(const JpegDecoder&) = delete;
@@ -70,6 +73,9 @@ class JpegDecoder {
     // Decode the next rows, a few or none, into `sink`; false when there are no more. Throws ImageError.
     bool advance(RowSink& sink);
 
+    // Whether libjpeg, which has begun an image, looks as HuffmanDecoder expects it to.
+    bool can_be_taken_over() const { return HuffmanDecoder::knows_layout(info_); }
+
     // How far fancy upsampling looks beyond a pixel, in output pixels.
     static constexpr int kContext = 2;
 
@@ -82,6 +88,7 @@ class JpegDecoder {
     int read_rows(int num_rows, RowSink& sink);
     int read_cmyk_row(RowSink& sink);
 
+    const bool may_take_over_;
     jpeg_decompress_struct info_{};
     JpegErrorManager errors_;
     jpeg_progress_mgr progress_{};

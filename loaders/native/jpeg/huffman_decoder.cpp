@@ -1,5 +1,7 @@
 #include "jpeg/huffman_decoder.hpp"
 
+#include <dlfcn.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -7,11 +9,19 @@ namespace fastvit {
 
 namespace {
 
-// The beginning of libjpeg's private struct jpeg_entropy_decoder, as it has been since libjpeg 6.
+// The beginning of libjpeg's private struct jpeg_entropy_decoder, as it has been since libjpeg 6. libjpeg offers no way to
+// hand it coefficients, so its function is replaced, which only libjpeg_check.cpp makes sure that one can.
 struct EntropyDecoder {
     void (*start_pass)(j_decompress_ptr info);
     boolean (*decode_mcu)(j_decompress_ptr info, JBLOCKROW* blocks);
 };
+
+// The file that was loaded with this function in it; null where it is no such address.
+template <typename Function>
+const void* file_of(Function* function) {
+    Dl_info file;
+    return dladdr(reinterpret_cast<const void*>(function), &file) ? file.dli_fbase : nullptr;
+}
 
 constexpr std::uint8_t kNaturalOrder[DCTSIZE2] = {
     0,  1,  8,  16, 9,  2,  3,  10, 17, 24, 32, 25, 18, 11, 4,  5,  12, 19, 26, 33, 40, 48,
@@ -64,6 +74,13 @@ void HuffmanTable::make_skims() {
 bool HuffmanDecoder::can_decode(jpeg_decompress_struct& info) {
     return !info.progressive_mode && !info.arith_code && info.data_precision == 8 && !jpeg_has_multiple_scans(&info) &&
            info.comps_in_scan == info.num_components;
+}
+
+bool HuffmanDecoder::knows_layout(const jpeg_decompress_struct& info) {
+    const auto& entropy = *reinterpret_cast<const EntropyDecoder*>(info.entropy);
+    const void* const libjpeg = file_of(info.err->reset_error_mgr);  // which JpegErrorManager leaves as it is
+    return file_of(entropy.start_pass) == libjpeg && file_of(entropy.decode_mcu) == libjpeg &&
+           reinterpret_cast<const void*>(entropy.start_pass) != reinterpret_cast<const void*>(entropy.decode_mcu);
 }
 
 // The table that was made from `source` for the image before or for the partner's, whose copy would only crowd the cache;

@@ -89,6 +89,9 @@ class HuffmanDecoder {
     // Whether the image is sequential, Huffman coded, of 8 bits and in one scan.
     static bool can_decode(jpeg_decompress_struct& info);
 
+    // Whether the libjpeg of `info`, which has been started, keeps the function that decodes an MCU where we would replace it.
+    static bool knows_layout(const jpeg_decompress_struct& info);
+
     // Decode the MCUs of `info`, which has been started and whose source is in memory, from here on until `stop`; of those
     // outside `needed`, coefficients are missing. Only for what `can_decode`. `info.client_data` becomes ours.
     void take_over(jpeg_decompress_struct& info, const McuRange& needed);
