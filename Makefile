@@ -4,6 +4,7 @@
 #   make lint       ruff and mypy
 #   make bench      loader benchmark on CIFAR-10
 #   make gpu-check  the tests that need a CUDA device
+#   make test-neon  the resize kernels for ARM, cross-compiled and run under QEMU
 #   make sanitize   the C++ engine under sanitizers: 20,000 damaged JPEGs, 5,000 damaged .beton files, 2,000 resizes, threads that come and go
 #   make clean      remove what was built and installed, but not data/ and runs/
 
@@ -17,7 +18,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CIFAR10 := data/cifar10_train.beton data/cifar10_test.beton
 
-.PHONY: train test lint bench gpu-check sanitize clean
+.PHONY: train test lint bench gpu-check test-neon sanitize clean
 .DELETE_ON_ERROR:
 
 train: $(CIFAR10)
@@ -39,22 +40,31 @@ gpu-check: .venv/.test
 	$(BIN)/python -m pytest -m gpu $(ARGS)
 
 # The engine without Python. Kernels for one instruction set need its flag; the engine asks the machine before it runs them.
-ENGINE := $(filter-out %/module.cpp %_bindings.cpp %_avx2.cpp %_avx512.cpp %_neon.cpp,$(wildcard loaders/native/*.cpp))
+ENGINE := $(filter-out loaders/native/bindings/% %_avx2.cpp %_avx512.cpp %_neon.cpp,$(wildcard loaders/native/*/*.cpp))
 ifneq ($(filter x86_64 amd64,$(shell uname -m)),)
 SIMD := avx2 avx512
 else ifneq ($(filter aarch64 arm64,$(shell uname -m)),)
-ENGINE += loaders/native/resize_kernels_neon.cpp
+ENGINE += loaders/native/resize/kernels_neon.cpp
 endif
+build/fuzz build/stress: SOURCES = $(ENGINE)
+build/resize: SOURCES = $(filter loaders/native/resize/%,$(ENGINE))
 ADDRESS := -fsanitize=address,undefined -fno-sanitize-recover=all
 build/fuzz build/resize: FLAGS = -std=c++20 -O1 -g $(ADDRESS) -Iloaders/native
 build/stress: FLAGS = -std=c++20 -O1 -g -fsanitize=thread -Iloaders/native
-build/fuzz build/resize build/stress: build/%: tests/native/%.cpp $(wildcard loaders/native/* tests/native/*.hpp) | .venv/.core
+build/fuzz build/resize build/stress: build/%: tests/native/%.cpp $(wildcard loaders/native/*/* tests/native/*.hpp) | .venv/.core
 	mkdir -p build
-	$(foreach set,$(SIMD),c++ $(FLAGS) $(if $(filter avx512,$(set)),-mavx512bw -mavx512vl,-mavx2) -c loaders/native/resize_kernels_$(set).cpp -o $@_$(set).o &&) true
-	c++ $(FLAGS) $< $(ENGINE) $(SIMD:%=$@_%.o) -ljpeg -lpthread -o $@
+	$(foreach set,$(SIMD),c++ $(FLAGS) $(if $(filter avx512,$(set)),-mavx512bw -mavx512vl,-mavx2) -c loaders/native/resize/kernels_$(set).cpp -o $@_$(set).o &&) true
+	c++ $(FLAGS) $< $(SOURCES) $(SIMD:%=$@_%.o) -ljpeg -lpthread -ldl -o $@
+
+# Resizing knows nothing of libjpeg, so that it cross-compiles without any library.
+test-neon:
+	$(call packages,command -v aarch64-linux-gnu-g++ && command -v qemu-aarch64,g++-aarch64-linux-gnu qemu-user)
+	mkdir -p build
+	aarch64-linux-gnu-g++ -std=c++20 -O2 -static -Iloaders/native tests/native/resize.cpp $(filter-out %_avx2.cpp %_avx512.cpp,$(wildcard loaders/native/resize/*.cpp)) -o build/resize_neon
+	qemu-aarch64 build/resize_neon 500
 
 # The package with a sanitized engine, beside the one in .venv.
-build/sanitized: $(wildcard loaders/*.py loaders/native/*) | .venv/.core
+build/sanitized: $(wildcard loaders/*.py loaders/native/*/*) | .venv/.core
 	rm -rf $@
 	$(PIP) --no-deps --target $@ --config-settings=build-dir=$@_build --config-settings=cmake.define.CMAKE_CXX_FLAGS='$(ADDRESS)' .
 	touch $@
@@ -85,7 +95,7 @@ endef
 HAVE_COMPILER = command -v c++ && c++ -include cstdio -include jpeglib.h -E -x c++ /dev/null && $(PYTHON) -c 'import ensurepip, os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")'
 HAVE_FFCV_LIBRARIES = pkg-config --exists opencv4 libturbojpeg
 
-.venv/.core: pyproject.toml CMakeLists.txt $(wildcard loaders/native/* benchmarks/native/*)
+.venv/.core: pyproject.toml CMakeLists.txt $(wildcard loaders/native/*/* benchmarks/native/*)
 	$(call packages,$(HAVE_COMPILER),python3 python3-venv python3-dev g++ libjpeg62-turbo-dev)
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "fastvit needs Python 3.11 or newer; set PYTHON=python3.x")'
 	$(PYTHON) -m venv .venv
