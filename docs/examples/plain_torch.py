@@ -34,9 +34,7 @@ def train(
         device=device,
     )
     train_loader = build_loader("native", train_path, config)
-    val_loader = build_loader(
-        "native", val_path, replace(config, crop="center", order="sequential", drop_last=False)
-    )
+    val_loader = build_loader("native", val_path, replace(config, crop="center", order="sequential", drop_last=False))
     model = create_model(arch, num_classes=num_classes).to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=epochs * len(train_loader))

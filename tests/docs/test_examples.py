@@ -1,9 +1,8 @@
 """The examples of docs/own-loop.md: the page shows the files that run here."""
 
-import importlib.util
 import math
 from pathlib import Path
-from types import ModuleType
+from runpy import run_path
 
 import pytest
 import torch
@@ -12,15 +11,6 @@ EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 # The colour of an image tells its class (`make_set`), so that a few steps are enough to learn it.
 NUM_CLASSES = 4
 NUM_VAL_IMAGES = 37
-
-
-def load_example(name: str) -> ModuleType:
-    """The module of an example's file."""
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -35,7 +25,7 @@ def paths(make_set) -> tuple[Path, Path]:
 @pytest.mark.usefixtures("one_thread")
 def test_plain_torch_learns(paths: tuple[Path, Path]) -> None:
     torch.manual_seed(0)
-    accuracy = load_example("plain_torch").train(
+    accuracy = run_path(str(EXAMPLES / "plain_torch.py"))["train"](
         *paths,
         arch="test_resnet",
         num_classes=NUM_CLASSES,
@@ -57,7 +47,7 @@ def test_timm_loader_feeds_the_steps_of_train_py(paths: tuple[Path, Path]) -> No
     model = timm.create_model("test_resnet", num_classes=NUM_CLASSES)
     data = timm_data.resolve_data_config({"input_size": (3, 32, 32)}, model=model)
     options = {"batch_size": 16, "resolution": data["input_size"][-1], "mean": data["mean"], "std": data["std"]}
-    loader_class = load_example("timm_loader").TimmLoader
+    loader_class = run_path(str(EXAMPLES / "timm_loader.py"))["TimmLoader"]
     loader_train = loader_class(paths[0], "train", device=device, **options)
     loader_eval = loader_class(paths[1], "val", device=device, **options)
     mixup_fn = timm_data.Mixup(mixup_alpha=0.2, cutmix_alpha=0.2, num_classes=NUM_CLASSES)
@@ -66,14 +56,14 @@ def test_timm_loader_feeds_the_steps_of_train_py(paths: tuple[Path, Path]) -> No
     losses = []
     for epoch in range(4):
         loader_train.sampler.set_epoch(epoch)
-        for num_batches, (images, target) in enumerate(loader_train, start=1):
+        for images, target in loader_train:
             images, target = mixup_fn(images, target)
             loss = loss_fn(model(images.contiguous(memory_format=torch.channels_last)), target)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
-        assert num_batches == len(loader_train)
+    assert len(losses) == 4 * len(loader_train)
     assert losses[-1] < losses[0] < math.inf
 
     model.eval()
@@ -83,7 +73,7 @@ def test_timm_loader_feeds_the_steps_of_train_py(paths: tuple[Path, Path]) -> No
 
 
 def test_timm_loader_takes_a_new_epoch_each_time(paths: tuple[Path, Path]) -> None:
-    loader = load_example("timm_loader").TimmLoader(
+    loader = run_path(str(EXAMPLES / "timm_loader.py"))["TimmLoader"](
         paths[0], "train", batch_size=16, resolution=32, mean=(0, 0, 0), std=(1, 1, 1), device=torch.device("cpu")
     )
     first, second = (torch.cat([labels for _, labels in loader]) for _ in range(2))
@@ -98,8 +88,8 @@ def test_timm_loader_takes_a_new_epoch_each_time(paths: tuple[Path, Path]) -> No
 def test_lightning_learns(paths: tuple[Path, Path], tmp_path: Path) -> None:
     lightning = pytest.importorskip("lightning")
     torch.manual_seed(0)
-    example = load_example("lightning_train")
-    images = example.Images(*paths, batch_size=16, resolution=32)
+    example = run_path(str(EXAMPLES / "lightning_train.py"))
+    images = example["Images"](*paths, batch_size=16, resolution=32)
     trainer = lightning.Trainer(
         max_epochs=4,
         accelerator="cpu",
@@ -109,5 +99,5 @@ def test_lightning_learns(paths: tuple[Path, Path], tmp_path: Path) -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(example.Classifier("test_resnet", num_classes=NUM_CLASSES), images)
+    trainer.fit(example["Classifier"]("test_resnet", num_classes=NUM_CLASSES), images)
     assert trainer.callback_metrics["accuracy"] > 0.6
