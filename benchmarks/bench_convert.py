@@ -25,7 +25,7 @@ from benchmarks.rows import (
     split_names,
 )
 from loaders.beton import Beton
-from tools.image_sources import ImageFolder
+from tools.sources.folder import ImageFolder
 from tools.write_ffcv import WriteFfcv, write_ffcv
 
 _MAX_SIDE = 500

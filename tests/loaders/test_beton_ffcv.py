@@ -13,7 +13,7 @@ from sklearn.datasets import load_sample_images
 
 from loaders._beton_format import MIN_PAGE_SIZE
 from loaders.beton import Beton, BetonWriter, EncodedImage, FieldKind, ImageMode
-from tools.get_cifar10 import read_cifar10
+from tools.sources.cifar10 import read_cifar10
 from tools.write_ffcv import WriteFfcv
 from tools.write_ffcv import write_ffcv as convert
 
