@@ -15,7 +15,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def normalize(images: Tensor) -> Tensor:
-    """uint8 [b, 3, h, w] as float32, normalized as models for ImageNet expect."""
+    """uint8 [b, 3, h, w] as float32, normalised as models for ImageNet expect."""
     mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (MEAN, STD))
     return (images / 255 - mean) / std
 

@@ -1,13 +1,18 @@
 """The examples of docs/own-loop.md: the page shows the files that run here."""
 
 import math
+from contextlib import closing
 from pathlib import Path
 from runpy import run_path
 
 import pytest
 import torch
 
-EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+from fastvit_train.config import AugmentConfig
+from loaders import LoaderConfig, build_loader
+
+DOCS = Path(__file__).parents[2] / "docs"
+EXAMPLES = DOCS / "examples"
 # The colour of an image tells its class (`make_set`), so that a few steps are enough to learn it.
 NUM_CLASSES = 4
 NUM_VAL_IMAGES = 37
@@ -20,6 +25,12 @@ def paths(make_set) -> tuple[Path, Path]:
         make_set("train.beton", 128, num_classes=NUM_CLASSES).path,
         make_set("val.beton", NUM_VAL_IMAGES, num_classes=NUM_CLASSES, seed=1).path,
     )
+
+
+def test_the_page_shows_each_example() -> None:
+    page = (DOCS / "own-loop.md").read_text()
+    for path in EXAMPLES.glob("*.py"):
+        assert f'--8<-- "examples/{path.name}"' in page
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -81,6 +92,19 @@ def test_timm_loader_takes_a_new_epoch_each_time(paths: tuple[Path, Path]) -> No
     again = torch.cat([labels for _, labels in loader])
     assert not torch.equal(first, second)
     assert torch.equal(first, again)
+
+
+def test_augmentation_on_the_device(paths: tuple[Path, Path]) -> None:
+    config = LoaderConfig(batch_size=16, resolution=32, crop="whole", order="random", drop_last=True)
+    augmented = run_path(str(EXAMPLES / "augment_on_device.py"))["augmented"]
+    with closing(build_loader("native", paths[0], config)) as loader:
+        augment = AugmentConfig(policy="randaugment", cutmix_alpha=1.0)
+        batches = list(augmented(loader, augment, epoch=3, num_classes=NUM_CLASSES, device=torch.device("cpu")))
+    assert len(batches) == 8
+    for batch in batches:
+        assert batch.images.shape == (16, 3, 32, 32)
+        assert batch.images.dtype == torch.float32
+        assert torch.allclose(batch.targets.sum(1), torch.ones(16))
 
 
 @pytest.mark.usefixtures("one_thread")
