@@ -10,11 +10,17 @@ from loaders import ImageLoader
 
 
 def augmented(
-    loader: ImageLoader, config: AugmentConfig, *, epoch: int, num_classes: int, device: torch.device
+    loader: ImageLoader,
+    config: AugmentConfig,
+    *,
+    epoch: int,
+    num_classes: int,
+    device: torch.device,
 ) -> Iterator[Augmented]:
     """The batches of an epoch, augmented and normalised on the device.
 
-    `images` are float32, `targets` labels, or class probabilities where Mixup or CutMix is on.
+    `images` are float32; `targets` are labels, or class probabilities where
+    Mixup or CutMix is on.
     """
     generator = torch.Generator(device).manual_seed(epoch)
     loader.set_epoch(epoch)

@@ -1,4 +1,4 @@
-"""A training loop in plain PyTorch over fastvit's loader: python plain_torch.py TRAIN VAL."""
+"""A training loop in plain PyTorch: python plain_torch.py TRAIN VAL."""
 
 import sys
 from dataclasses import replace
@@ -15,13 +15,23 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def normalize(images: Tensor) -> Tensor:
-    """uint8 [b, 3, h, w] as float32, normalised as models for ImageNet expect."""
-    mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (MEAN, STD))
+    """uint8 images as float32, with the mean and deviation of ImageNet."""
+    mean, std = (
+        torch.tensor(values, device=images.device).view(3, 1, 1)
+        for values in (MEAN, STD)
+    )
     return (images / 255 - mean) / std
 
 
 def train(
-    train_path: Path, val_path: Path, *, arch: str, num_classes: int, epochs: int, batch_size: int, resolution: int
+    train_path: Path,
+    val_path: Path,
+    *,
+    arch: str,
+    num_classes: int,
+    epochs: int,
+    batch_size: int,
+    resolution: int,
 ) -> float:
     """Train a model of timm; returns its accuracy after the last epoch."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -34,16 +44,27 @@ def train(
         device=device,
     )
     train_loader = build_loader("native", train_path, config)
-    val_loader = build_loader("native", val_path, replace(config, crop="center", order="sequential", drop_last=False))
-    model = create_model(arch, num_classes=num_classes).to(device, memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=epochs * len(train_loader))
+    val_loader = build_loader(
+        "native",
+        val_path,
+        replace(config, crop="center", order="sequential", drop_last=False),
+    )
+    model = create_model(arch, num_classes=num_classes).to(
+        device, memory_format=torch.channels_last
+    )
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=1e-3, weight_decay=0.05
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=1e-3, total_steps=epochs * len(train_loader)
+    )
     accuracy = 0.0
     for epoch in range(epochs):
         train_loader.set_epoch(epoch)  # decides the order and the crops
         model.train()
         for images, labels, _ in train_loader:
-            loss = F.cross_entropy(model(normalize(images.to(device))), labels.to(device))
+            logits = model(normalize(images.to(device)))
+            loss = F.cross_entropy(logits, labels.to(device))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -56,12 +77,15 @@ def train(
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, loader: ImageLoader, device: torch.device) -> float:
+def evaluate(
+    model: nn.Module, loader: ImageLoader, device: torch.device
+) -> float:
     """The share of the images that the model gets right."""
     model.eval()
     hits = count = 0
     for images, labels, _ in loader:
-        hits += int((model(normalize(images.to(device))).argmax(1) == labels.to(device)).sum())
+        logits = model(normalize(images.to(device)))
+        hits += int((logits.argmax(1) == labels.to(device)).sum())
         count += len(labels)
     return hits / count
 

@@ -1,4 +1,4 @@
-"""fastvit's loader for timm's train.py: `TimmLoader` has what that script asks of a loader."""
+"""fastvit's loader for timm's train.py."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,11 +11,11 @@ from loaders import LoaderConfig, build_loader
 
 
 class TimmLoader:
-    """Takes the place of what timm's `create_loader` returns; run train.py with `--no-prefetcher`.
+    """What train.py asks of a loader; run it with `--no-prefetcher`.
 
     Args:
         path: A .beton file, an ImageFolder or tar shards.
-        split: Random crops and flips in random order, or center crops in file order.
+        split: Random crops and flips in random order, or center crops.
         batch_size: Images per rank, `args.batch_size`.
         resolution: Side of the images, `data_config["input_size"][-1]`.
         mean: Of each channel, `data_config["mean"]`.
@@ -54,7 +54,10 @@ class TimmLoader:
         )
         self._loader = build_loader("native", path, config)
         self._device = device
-        self._mean, self._std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (mean, std))
+        self._mean, self._std = (
+            torch.tensor(values, device=device).view(3, 1, 1)
+            for values in (mean, std)
+        )
         self._epoch = 0
 
     @property
@@ -63,7 +66,7 @@ class TimmLoader:
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next iteration; without it, one follows the other."""
+        """Choose the next epoch; without this, each iteration is the next."""
         self._epoch = epoch
 
     def __len__(self) -> int:
@@ -73,4 +76,7 @@ class TimmLoader:
         self._loader.set_epoch(self._epoch)
         self._epoch += 1
         for images, labels, _ in self._loader:
-            yield (images.to(self._device) / 255 - self._mean) / self._std, labels.to(self._device)
+            yield (
+                (images.to(self._device) / 255 - self._mean) / self._std,
+                labels.to(self._device),
+            )
