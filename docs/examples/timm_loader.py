@@ -66,7 +66,7 @@ class TimmLoader:
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the next epoch; without this, each iteration is the next."""
+        """Choose the epoch; without this, it counts its iterations."""
         self._epoch = epoch
 
     def __len__(self) -> int:
