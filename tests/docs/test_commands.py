@@ -14,7 +14,8 @@ from benchmarks.bench_convert import BenchConvert
 from benchmarks.bench_loader import BenchLoader
 from benchmarks.bench_train import BenchTrain
 from fastvit_train.cli import parse
-from fastvit_train.config import Config, to_dict
+from fastvit_train.config import Config
+from fastvit_train.config_json import to_dict
 from tools.get_cifar10 import GetCifar10
 from tools.make_subset import MakeSubset
 from tools.merge import Merge
