@@ -1,9 +1,11 @@
 """The examples of docs/own-loop.md: the page shows the files that run here."""
 
 import math
+import re
 from contextlib import closing
 from pathlib import Path
 from runpy import run_path
+from typing import Any
 
 import pytest
 import torch
@@ -31,6 +33,16 @@ def test_the_page_shows_each_example() -> None:
     page = (DOCS / "own-loop.md").read_text()
     for path in EXAMPLES.glob("*.py"):
         assert f'--8<-- "examples/{path.name}"' in page
+
+
+def test_the_readme_block_runs(make_set, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_set("train.beton", 70)
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"^```python\n(.*?)^```", (DOCS.parent / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(block, names)  # README.md is ours
+    names["loader"].close()
+    assert names["images"].shape == (64, 3, 224, 224)
 
 
 @pytest.mark.usefixtures("one_thread")
