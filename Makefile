@@ -2,6 +2,7 @@
 #   make train      CIFAR-10 to a trained model: fetch, convert, train (ARGS="--seed 1" passes options on)
 #   make test       all tests that need no GPU
 #   make lint       ruff and mypy
+#   make docs       the documentation as a site in build/site
 #   make bench      loader benchmark on CIFAR-10
 #   make gpu-check  the tests that need a CUDA device
 #   make test-neon  the resize kernels for ARM, cross-compiled and run under QEMU
@@ -18,7 +19,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CIFAR10 := data/cifar10_train.beton data/cifar10_test.beton
 
-.PHONY: train test lint bench gpu-check test-neon sanitize clean
+.PHONY: train test lint docs bench gpu-check test-neon sanitize clean
 .DELETE_ON_ERROR:
 
 train: $(CIFAR10)
@@ -31,6 +32,9 @@ lint: .venv/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: .venv/.test $(CIFAR10)
 	$(BIN)/fastvit-bench loader --data data/cifar10_train.beton --case whole --resolution 32 $(ARGS)
@@ -107,4 +111,12 @@ HAVE_FFCV_LIBRARIES = pkg-config --exists opencv4 libturbojpeg
 .venv/.test: .venv/.core
 	$(call packages,$(HAVE_FFCV_LIBRARIES),libopencv-dev libturbojpeg0-dev pkg-config)
 	$(PIP) --editable '.[dev,ffcv,convert]'
+	touch $@
+
+# The site is made from the sources without importing them: neither torch nor a compiler is needed.
+DOCS_EXTRA = import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])
+.venv/.docs: pyproject.toml
+	$(call packages,$(PYTHON) -c 'import ensurepip',python3 python3-venv)
+	$(PYTHON) -m venv .venv
+	$(PIP) $$($(BIN)/python -c '$(DOCS_EXTRA)')
 	touch $@
