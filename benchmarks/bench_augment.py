@@ -17,7 +17,7 @@ from benchmarks.harness import Turn, counted_rounds, started
 from benchmarks.rows import Row, about, appended_rows, cost_columns, median_ratio, print_table, split_names
 from fastvit_train.augment import augment, normalize
 from fastvit_train.config import AugmentConfig
-from fastvit_train.cpu_memory import keep_freed_memory
+from fastvit_train.device import keep_freed_memory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

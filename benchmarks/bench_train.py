@@ -27,13 +27,12 @@ from benchmarks.rows import (
     split_names,
 )
 from fastvit_train.config import Config
-from fastvit_train.cpu_memory import keep_freed_memory
 from fastvit_train.data import build_loaders
+from fastvit_train.device import has_bf16_matmul, keep_freed_memory
 from fastvit_train.distributed import start_world
 from fastvit_train.metrics import Totals
 from fastvit_train.models import build_model, set_patch_drop
 from fastvit_train.models.plain_attention import use_plain_attention
-from fastvit_train.precision import has_bf16_products
 from fastvit_train.prefetch import Prefetcher
 from fastvit_train.presets import build_preset
 from fastvit_train.run import start_run
@@ -43,7 +42,7 @@ from fastvit_train.train import train_step
 
 def _contenders_of_this_machine() -> tuple[str, ...]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return "train", "step", "loader", "products", "timm", *(["timm-amp-bf16"] if has_bf16_products(device) else [])
+    return "train", "step", "loader", "products", "timm", *(["timm-amp-bf16"] if has_bf16_matmul(device) else [])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

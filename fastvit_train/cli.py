@@ -8,8 +8,11 @@ from pathlib import Path
 
 import tyro
 
-from fastvit_train.config import Config, from_dict
+from fastvit_train.config import Config
+from fastvit_train.config_json import from_dict
 from fastvit_train.presets import ARCH_PRESETS, build_preset
+
+__all__ = ["main", "parse"]
 
 
 def parse(arguments: Sequence[str]) -> Config:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from fastvit_train.config import Config
 from fastvit_train.recipes import cifar10, imagenet
 
+__all__ = ["ARCH_PRESETS", "PRESETS", "build_preset"]
+
 # Each takes the epochs to spend, on which warm-ups and averages depend too, and has the usual number as its default.
 PRESETS: dict[str, Callable[..., Config]] = {
     "cifar10-quick": cifar10.quick,

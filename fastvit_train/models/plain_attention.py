@@ -7,6 +7,8 @@ from timm.layers import Attention
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+__all__ = ["PlainAttention", "use_plain_attention"]
+
 
 def use_plain_attention(model: nn.Module) -> None:
     """Have timm's attention compute its matrix products one by one: on the CPU, torch's fused kernel is slower.

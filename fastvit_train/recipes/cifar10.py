@@ -13,6 +13,8 @@ from fastvit_train.config import (
 )
 from fastvit_train.recipes.imagenet import VIT_B16_MODEL
 
+__all__ = ["MEAN", "STD", "finetune", "quick", "resnet50", "resnet_fast", "vit_b16", "vit_small", "vit_small_fast"]
+
 MEAN = (0.49140, 0.48216, 0.44653)
 STD = (0.24703, 0.24349, 0.26159)
 

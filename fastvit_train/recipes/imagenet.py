@@ -6,6 +6,8 @@ a batch does not fit into the memory, a larger `--accumulate` does.
 
 from fastvit_train.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, ScheduleConfig
 
+__all__ = ["VIT_B16_MODEL", "resnet50_ffcv", "vit_b16_130", "vit_s16_90"]
+
 # big_vision counts RandAugment's magnitude up to 10, torchvision and this up to 30: 10 there is 30 here, and 15 is more
 # than either of these has.
 _STRONGEST = 30

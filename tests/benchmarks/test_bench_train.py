@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.bench_train import CONTENDERS, BenchTrain, flops_per_image
 from benchmarks.cli import main
-from fastvit_train.precision import has_bf16_products
+from fastvit_train.device import has_bf16_matmul
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -46,7 +46,7 @@ def test_a_row_per_contender_with_all_rounds(small, tmp_path, monkeypatch, capsy
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker")  # as timm's does by default
 @pytest.mark.parametrize("name", sorted(set(CONTENDERS) - {"timm-amp"}))  # whose float16 takes half a minute here
 def test_contenders_do_the_steps_that_they_are_asked_for(name, small, tmp_path):
-    if name == "timm-amp-bf16" and not has_bf16_products(torch.device("cpu")):
+    if name == "timm-amp-bf16" and not has_bf16_matmul(torch.device("cpu")):
         pytest.skip("this CPU has no bf16 products: a step takes a minute")
     work = CONTENDERS[name](BenchTrain(**small, steps=2), tmp_path)
     for _ in range(2):
@@ -56,7 +56,7 @@ def test_contenders_do_the_steps_that_they_are_asked_for(name, small, tmp_path):
 
 @pytest.mark.parametrize("has_products", [True, False])
 def test_timms_bf16_is_left_out_where_it_takes_minutes(monkeypatch, has_products):
-    monkeypatch.setattr("benchmarks.bench_train.has_bf16_products", lambda device: has_products)
+    monkeypatch.setattr("benchmarks.bench_train.has_bf16_matmul", lambda device: has_products)
     assert ("timm-amp-bf16" in BenchTrain().contenders) == has_products
 
 
