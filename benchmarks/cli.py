@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import tyro
 
+__all__ = ["main"]
+
 
 def main() -> int:
     """Run the benchmark that the command line names; 0 when done, 1 after an error."""
