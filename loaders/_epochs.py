@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders import BadSample, LoaderConfig
+from loaders.config import LoaderConfig
+from loaders.contract import BadSample
 from loaders.order import BatchPlan
 
 

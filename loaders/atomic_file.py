@@ -6,6 +6,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+__all__ = ["atomic_file", "clear_os_errors"]
+
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:

@@ -19,6 +19,7 @@ from loaders._beton_format import (
     FIELD_METADATA_TYPES,
     FIELD_TYPE,
     HEADER_TYPE,
+    MIN_PAGE_SIZE,
     NUM_CHANNELS,
     VERSION,
     BetonError,
@@ -31,7 +32,11 @@ from loaders._beton_format import (
 from loaders._beton_writer import BetonStream, BetonWriter
 
 __all__ = [
+    "ALLOCATION_TYPE",
     "DEFAULT_PAGE_SIZE",
+    "FIELD_TYPE",
+    "HEADER_TYPE",
+    "MIN_PAGE_SIZE",
     "Beton",
     "BetonError",
     "BetonStream",
@@ -39,6 +44,7 @@ __all__ = [
     "EncodedImage",
     "FieldKind",
     "ImageMode",
+    "metadata_type",
     "page_size_fault",
 ]
 

@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 from loaders import _native
 
+__all__ = ["Crop", "Crops", "crop_boxes", "random_flips", "random_shifts"]
+
 Crop = Literal["random_resized", "center", "whole", "shift"]
 
 

@@ -24,23 +24,27 @@ What remains: Numba compiles in every process, for some seconds; no more threads
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from loaders import BadSample, BadSampleError, Batch, LoaderConfig
+from loaders._epochs import PlannedEpochs
 from loaders._ffcv_pipeline import MAX_THREADS, Decoded, Decoder, Epoch, build_loader, crop_and_resize
 from loaders.beton import Beton, ImageMode
+from loaders.config import LoaderConfig
+from loaders.contract import BadSample, BadSampleError, Batch
 from loaders.records import BetonRecords
 
+__all__ = ["FFCVLoader"]
 
-class FFCVLoader:
+
+class FFCVLoader(PlannedEpochs):
     """An `ImageLoader` over a `.beton` file, ours or FFCV's: its first image field and its first int field.
 
     `num_workers` are threads, 0 takes one per core. One epoch runs at a time: a new iteration ends the one before it.
+    Nothing is compiled again for another resolution.
 
     Raises:
         BetonError: The file is missing, damaged, or lacks images or labels.
@@ -50,29 +54,14 @@ class FFCVLoader:
         # Our reader first: it says what is wrong with a damaged file, where FFCV would read past its end.
         beton = Beton(path)
         self._path = path
-        self._config = config
         self._labels, self._heights, self._widths = beton.labels, beton.heights, beton.widths
-        self._plan = config.plan(beton.num_samples)
-        self._epoch = 0
-        self._skip_batches = 0
+        super().__init__(config, num_samples=beton.num_samples)
         self._running: Epoch | None = None
-        self.skipped: list[BadSample] = []
         num_threads = min(config.num_workers or MAX_THREADS, MAX_THREADS)
         num_pixels = np.where(beton.modes == ImageMode.JPG, self._heights * self._widths, 0)
         self._scratch = np.empty((num_threads, int(num_pixels.max()), 3), np.uint8)
         self._decoder = Decoder()
         self._loader = build_loader(str(path), self._decoder, batch_size=config.batch_size, num_threads=num_threads)
-
-    def set_epoch(self, epoch: int, *, resolution: int | None = None, skip_batches: int = 0) -> None:
-        """See `ImageLoader.set_epoch`; nothing is compiled anew for another resolution."""
-        if resolution is not None:
-            self._config = replace(self._config, resolution=resolution)
-        self._epoch = epoch
-        self._skip_batches = skip_batches
-        self.skipped = []
-
-    def __len__(self) -> int:
-        return self._plan.num_batches
 
     def __iter__(self) -> Iterator[Batch]:
         if self._loader is None:
@@ -82,7 +71,7 @@ class FFCVLoader:
         self._decoder.resolution = config.resolution
         self._running = running = Epoch(
             self._loader,
-            np.concatenate([np.empty(0, np.int64), *self._plan.batches(epoch, skip=self._skip_batches)]),
+            np.concatenate([np.empty(0, np.int64), *self._planned()]),
             crops=lambda indices: config.crops(
                 indices, heights=self._heights[indices], widths=self._widths[indices], epoch=epoch
             ),

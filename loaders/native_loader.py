@@ -16,9 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from loaders import BadSample, BadSampleError, Batch, LoaderConfig, _native
+from loaders import _native
 from loaders._epochs import PlannedEpochs
+from loaders.config import LoaderConfig
+from loaders.contract import BadSample, BadSampleError, Batch
 from loaders.records import open_records
+
+__all__ = ["NativeLoader"]
 
 
 class _Pending(NamedTuple):

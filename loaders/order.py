@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from loaders import _native
 
+__all__ = ["RUNS_PER_WINDOW", "RUN_LENGTH", "BatchPlan", "Order", "epoch_order"]
+
 Order = Literal["sequential", "random", "quasi_random"]
 
 # A quasi-random order reads runs of neighbouring records (a few MB of JPEG photos) and shuffles the samples of a window

@@ -15,6 +15,8 @@ from loaders import _native
 from loaders.beton import Beton, ImageMode
 from loaders.tar_shard import TarShard, find_shards, open_each
 
+__all__ = ["BetonRecords", "FolderRecords", "ImageRecords", "TarRecords", "open_records"]
+
 
 class ImageRecords(Protocol):
     """A dataset's labels and images, by position."""

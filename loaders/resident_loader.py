@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
-from loaders import BadSample, BadSampleError, Batch, LoaderConfig
 from loaders._epochs import PlannedEpochs
+from loaders.config import LoaderConfig
+from loaders.contract import BadSample, BadSampleError, Batch
 from loaders.records import ImageRecords, open_records
+
+__all__ = ["ResidentLoader"]
 
 
 class ResidentLoader(PlannedEpochs):

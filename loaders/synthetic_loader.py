@@ -6,9 +6,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from loaders import Batch, LoaderConfig
 from loaders._epochs import PlannedEpochs
+from loaders.config import LoaderConfig
+from loaders.contract import Batch
 from loaders.records import open_records
+
+__all__ = ["SyntheticLoader"]
 
 
 class SyntheticLoader(PlannedEpochs):

@@ -22,6 +22,8 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from loaders import _native
 
+__all__ = ["TarShard", "find_shards", "open_each"]
+
 _INTEGER = re.compile(rb"\s*(-?[0-9]{1,18})\s*")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _NUM_OPENING_THREADS = 16

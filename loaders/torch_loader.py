@@ -11,9 +11,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms.v2 import functional as transforms
 
-from loaders import BadSample, BadSampleError, Batch, LoaderConfig
 from loaders._epochs import PlannedEpochs
+from loaders.config import LoaderConfig
+from loaders.contract import BadSample, BadSampleError, Batch
 from loaders.records import ImageRecords, open_records
+
+__all__ = ["TorchLoader"]
 
 
 class _Request(NamedTuple):

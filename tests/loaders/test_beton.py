@@ -11,8 +11,20 @@ from typing import BinaryIO
 import numpy as np
 import pytest
 
-from loaders._beton_format import ALLOCATION_TYPE, FIELD_TYPE, HEADER_TYPE, MIN_PAGE_SIZE, metadata_type
-from loaders.beton import Beton, BetonError, BetonStream, BetonWriter, EncodedImage, FieldKind, ImageMode
+from loaders.beton import (
+    ALLOCATION_TYPE,
+    FIELD_TYPE,
+    HEADER_TYPE,
+    MIN_PAGE_SIZE,
+    Beton,
+    BetonError,
+    BetonStream,
+    BetonWriter,
+    EncodedImage,
+    FieldKind,
+    ImageMode,
+    metadata_type,
+)
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from loaders._beton_format import MIN_PAGE_SIZE
-from loaders.beton import Beton, BetonWriter, EncodedImage, FieldKind, ImageMode
+from loaders.beton import MIN_PAGE_SIZE, Beton, BetonWriter, EncodedImage, FieldKind, ImageMode
 from tools.get_cifar10 import read_cifar10
 from tools.write_ffcv import WriteFfcv
 from tools.write_ffcv import write_ffcv as convert

@@ -1,4 +1,4 @@
-"""What every backend must do alike: the contract in loaders/__init__.py, checked for each one."""
+"""What every backend must do alike: the contract in loaders/contract.py, checked for each one."""
 
 import importlib.util
 import threading
