@@ -21,6 +21,8 @@ except ImportError as error:
         f"dali needs NVIDIA DALI, which does not import here ({error}); install it with: pip install 'fastvit[dali]'"
     ) from error
 
+__all__ = ["open_epochs"]
+
 
 def open_epochs(path: Path, config: LoaderConfig) -> Epochs:
     """DALI over a `.beton` file of JPEGs; its batches are uint8 [b, 3, h, w], channels_last.

@@ -7,6 +7,8 @@ from benchmarks import _limit
 from benchmarks.peers import Epochs, open_jpegs
 from loaders import LoaderConfig
 
+__all__ = ["open_epochs"]
+
 
 def open_epochs(path: Path, config: LoaderConfig) -> Epochs:
     """Region decoding of a `.beton` file of JPEGs with the loaders' order and crops.

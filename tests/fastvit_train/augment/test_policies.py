@@ -4,8 +4,8 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from fastvit_train.augment_ops import channels, pack
-from fastvit_train.augment_policies import (
+from fastvit_train.augment.ops import channels, pack
+from fastvit_train.augment.policies import (
     NUM_LEVELS,
     POLICIES,
     Jitter,

@@ -24,7 +24,7 @@ def gradients(model: nn.Module, inputs: Tensor, **options: Tensor | bool) -> dic
 
 @pytest.fixture
 def pair() -> tuple[Attention, Attention]:
-    """timm's attention, its products one by one, and ours of the same weights."""
+    """timm's attention, its matmuls one by one, and ours of the same weights."""
     theirs = Attention(48, num_heads=3, qkv_bias=True)
     theirs.fused_attn = False
     ours = deepcopy(theirs)

@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 from fastvit_train.config import AugmentConfig
 
+__all__ = ["ERASED", "Mixing", "draw_erased", "draw_mixing", "erase", "inside", "mix", "mix_labels", "partners"]
+
 ERASED = -1
 """An erased pixel; it becomes 0, the mean colour, when it is normalised."""
 
@@ -51,7 +53,7 @@ def draw_erased(probability: float, shape: tuple[int, int, int], generator: torc
 
 
 def erase(images: Tensor, boxes: Tensor) -> Tensor:
-    """Mark what lies in the boxes int64 [b, 4] of images int32 [b, h, w], as `augment_ops` packs them, as ERASED."""
+    """Mark what lies in the boxes int64 [b, 4] of images int32 [b, h, w], as `ops` packs them, as ERASED."""
     return torch.where(inside(boxes, *images.shape[1:]), ERASED, images)
 
 

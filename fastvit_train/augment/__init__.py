@@ -12,10 +12,12 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from fastvit_train.augment_ops import channels, pack
-from fastvit_train.augment_policies import Jitter, Layer, apply_jitter, apply_layers, draw_jitter, draw_layers
+from fastvit_train.augment.mixing import ERASED, Mixing, draw_erased, draw_mixing, erase, mix, mix_labels, partners
+from fastvit_train.augment.ops import channels, pack
+from fastvit_train.augment.policies import Jitter, Layer, apply_jitter, apply_layers, draw_jitter, draw_layers
 from fastvit_train.config import AugmentConfig
-from fastvit_train.mixing import ERASED, Mixing, draw_erased, draw_mixing, erase, mix, mix_labels, partners
+
+__all__ = ["Augmentation", "Augmented", "apply", "augment", "compiled_apply", "draw", "flip_and_shift", "normalize"]
 
 
 class Augmentation(NamedTuple):
@@ -130,7 +132,7 @@ def apply(images: Tensor, augmentation: Augmentation, config: AugmentConfig, dty
 
 
 def _normalized_channels(pixels: Tensor, config: AugmentConfig) -> list[Tensor]:
-    """The channels of int32 [b, h, w], as `augment_ops` packs them: float32 with zero mean and unit deviation."""
+    """The channels of int32 [b, h, w], as `ops` packs them: float32 with zero mean and unit deviation."""
     moments = zip(channels(pixels), config.mean, config.std, strict=True)
     normalized = [channel.float() * (1 / (255 * std)) - mean / std for channel, mean, std in moments]
     return [torch.where(pixels == ERASED, 0, channel) for channel in normalized]

@@ -8,10 +8,10 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as transforms
 
 from fastvit_train.augment import Augmentation, apply, augment, compiled_apply, draw, flip_and_shift, normalize
-from fastvit_train.augment_ops import pack
-from fastvit_train.augment_policies import POLICIES
+from fastvit_train.augment.mixing import inside
+from fastvit_train.augment.ops import pack
+from fastvit_train.augment.policies import POLICIES
 from fastvit_train.config import AugmentConfig
-from fastvit_train.mixing import inside
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 

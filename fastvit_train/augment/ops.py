@@ -16,6 +16,30 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+__all__ = [
+    "Operation",
+    "autocontrast",
+    "blend",
+    "brightness",
+    "channels",
+    "color",
+    "contrast",
+    "equalize",
+    "gaussian_blur",
+    "gray",
+    "identity",
+    "invert",
+    "pack",
+    "posterize",
+    "rotate",
+    "sharpness",
+    "shear_x",
+    "shear_y",
+    "solarize",
+    "translate_x",
+    "translate_y",
+]
+
 Operation = Callable[[Tensor, Tensor], Tensor]
 
 _BLUR_RADIUS = 6

@@ -1,4 +1,4 @@
-"""The matrix products of a piece of work, recorded and done again on their own: its ceiling."""
+"""The matmuls and convolutions of a piece of work, recorded and done again on their own: its ceiling."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,7 +8,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map, tree_map_only
 
-_PRODUCTS = {
+__all__ = ["record_matmuls"]
+
+_MATMULS = {
     torch.ops.aten.mm,
     torch.ops.aten.addmm,
     torch.ops.aten.bmm,
@@ -46,7 +48,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401 - as torch has it
         kwargs = kwargs or {}
-        if func.overloadpacket in _PRODUCTS:
+        if func.overloadpacket in _MATMULS:
             self.calls.append((func, *tree_map_only(Tensor, _describe, (args, kwargs))))
         return func(*args, **kwargs)
 
@@ -55,11 +57,11 @@ def _describe(tensor: Tensor) -> _Operand:
     return _Operand(tuple(tensor.size()), tensor.stride(), tensor.dtype, tensor.device)
 
 
-def record_products(work: Callable[[], object]) -> Callable[[], None]:
-    """Do the work once, and return a function that does its matrix products and convolutions again, in their order.
+def record_matmuls(work: Callable[[], object]) -> Callable[[], None]:
+    """Do the work once, and return a function that does its matmuls and convolutions again, in their order.
 
     They have operands of the same shapes, strides and types, but random values; operands that look the same share
-    their memory, which makes the products, if anything, faster than they are in the work.
+    their memory, which makes them, if anything, faster than they are in the work.
     """
     with _Recorder() as recorder:
         work()

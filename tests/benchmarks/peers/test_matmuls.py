@@ -1,9 +1,9 @@
-"""Matrix products are recorded from a piece of work and done again with the same shapes, strides and types."""
+"""Matmuls are recorded from a piece of work and done again with the same shapes, strides and types."""
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.products import record_products
+from benchmarks.peers.matmuls import record_matmuls
 
 
 def count_flops(work) -> int:
@@ -12,7 +12,7 @@ def count_flops(work) -> int:
     return counter.get_total_flops()
 
 
-def test_forward_and_backward_products_of_all_kinds_are_done_again():
+def test_forward_and_backward_matmuls_of_all_kinds_are_done_again():
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(2), torch.nn.Linear(36, 5))
     images = torch.randn(2, 3, 8, 8)
 
@@ -20,7 +20,7 @@ def test_forward_and_backward_products_of_all_kinds_are_done_again():
         features = model(images)
         (features @ features.transpose(1, 2)).sum().backward()
 
-    repeat = record_products(work)
+    repeat = record_matmuls(work)
     model.zero_grad()
     assert count_flops(repeat) == count_flops(work)
     assert count_flops(repeat) > 2 * count_flops(lambda: model(images)), "the backward pass is in it"
@@ -28,7 +28,7 @@ def test_forward_and_backward_products_of_all_kinds_are_done_again():
 
 def test_operands_look_as_they_did(monkeypatch):
     left, right = torch.randn(6, 4).bfloat16().t(), torch.randn(6, 10).bfloat16()[:, ::2]
-    repeat = record_products(lambda: left @ right)
+    repeat = record_matmuls(lambda: left @ right)
     seen = []
 
     class Spy(torch.utils._python_dispatch.TorchDispatchMode):
@@ -45,5 +45,5 @@ def test_operands_look_as_they_did(monkeypatch):
         assert operand.std() > 0
 
 
-def test_work_without_products_repeats_nothing():
-    assert count_flops(record_products(lambda: torch.ones(3) + 1)) == 0
+def test_work_without_matmuls_repeats_nothing():
+    assert count_flops(record_matmuls(lambda: torch.ones(3) + 1)) == 0

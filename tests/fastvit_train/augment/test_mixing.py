@@ -5,8 +5,18 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as transforms
 
+from fastvit_train.augment.mixing import (
+    ERASED,
+    Mixing,
+    draw_erased,
+    draw_mixing,
+    erase,
+    inside,
+    mix,
+    mix_labels,
+    partners,
+)
 from fastvit_train.config import AugmentConfig
-from fastvit_train.mixing import ERASED, Mixing, draw_erased, draw_mixing, erase, inside, mix, mix_labels, partners
 
 SHAPE = (4000, 40, 48)
 

@@ -14,8 +14,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastvit_train import augment_ops as ops
+from fastvit_train.augment import ops
 from fastvit_train.config import AugmentConfig
+
+__all__ = [
+    "NUM_LEVELS",
+    "POLICIES",
+    "Jitter",
+    "Layer",
+    "Slot",
+    "apply_jitter",
+    "apply_layers",
+    "by_operation",
+    "draw_jitter",
+    "draw_layers",
+]
 
 NUM_LEVELS = 31
 """Steps from the weakest to the strongest magnitude, as in torchvision."""
@@ -216,7 +229,7 @@ def _deal(
 
 
 def apply_layers(images: Tensor, layers: tuple[Layer, ...], policy: str) -> Tensor:
-    """Apply layer after layer, exactly as torchvision would, to images int32 [b, h, w] as `augment_ops` packs them."""
+    """Apply layer after layer, exactly as torchvision would, to images int32 [b, h, w] as `ops` packs them."""
     if not layers:
         return images
     for layer, slots in zip(layers, cycle(POLICIES[policy](*images.shape[1:])), strict=False):
@@ -250,7 +263,7 @@ def draw_jitter(strength: float, num_images: int, generator: torch.Generator) ->
 
 
 def apply_jitter(images: Tensor, jitter: Jitter) -> Tensor:
-    """Apply it, as torchvision's `v2.ColorJitter` does, to images int32 [b, h, w] as `augment_ops` packs them."""
+    """Apply it, as torchvision's `v2.ColorJitter` does, to images int32 [b, h, w] as `ops` packs them."""
     for which, magnitude in zip(jitter.order.unbind(1), jitter.magnitude.unbind(1), strict=True):
         gray = ops.gray(images)
         shade = torch.where((which == 1)[:, None, None], gray.mean(dim=(1, 2), keepdim=True), gray)

@@ -5,8 +5,8 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as transforms
 
-from fastvit_train.augment_ops import channels, gaussian_blur, invert, pack
-from fastvit_train.augment_policies import NUM_LEVELS, POLICIES
+from fastvit_train.augment.ops import channels, gaussian_blur, invert, pack
+from fastvit_train.augment.policies import NUM_LEVELS, POLICIES
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
