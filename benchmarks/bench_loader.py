@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.harness import Contender, Turn, take_turns
 from benchmarks.options import check_positive, split_names
-from benchmarks.peers import Epochs
+from benchmarks.peers.epochs import Epochs
 from benchmarks.rows import Row, cost_columns, costs, measured_rows, median_ratio, print_table, speed_columns
 from loaders import BACKENDS, LoaderConfig, build_loader
 from loaders.crop import Crop

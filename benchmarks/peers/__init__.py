@@ -3,25 +3,3 @@
 Loaders: `dali` and `limit`, whose `open_epochs(path, config)` gives their `Epochs`. Converters: `ffcv_writer`.
 Augmentation: `augmentation`. Training: `timm_train`, and in `our_training` the trainer itself, whole and in parts.
 """
-
-from collections.abc import Callable, Iterator, Sized
-from pathlib import Path
-
-from loaders.beton import Beton, ImageMode
-
-__all__ = ["Epochs", "open_jpegs"]
-
-Epochs = Callable[[int], Iterator[Sized]]
-"""Makes the batches of epoch k, one by one; a batch's length is its number of images."""
-
-
-def open_jpegs(path: Path, peer: str) -> Beton:
-    """Open a `.beton` file for a peer that decodes JPEGs and nothing else.
-
-    Raises:
-        ValueError: The file is damaged or holds raw images.
-    """
-    beton = Beton(path)
-    if (beton.modes == ImageMode.RAW).any():
-        raise ValueError(f"{peer} decodes JPEGs, but {path} holds raw images: leave it out of --loaders")
-    return beton

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.dlpack import from_dlpack
 
-from benchmarks.peers import Epochs, open_jpegs
+from benchmarks.peers.epochs import Epochs, open_jpegs
 from loaders import LoaderConfig
 
 try:
