@@ -1,6 +1,7 @@
 # Every target sets up what it needs, once: a virtual environment in .venv and, as root or with sudo, system packages.
 #   make train      CIFAR-10 to a trained model: fetch, convert, train (ARGS="--seed 1" passes options on)
-#   make test       all tests that need no GPU
+#   make test       the tests that need no GPU, in minutes (ARGS="-k resume" passes options on)
+#   make test-all   those and the slow ones
 #   make lint       ruff and mypy
 #   make docs       the documentation as a site in build/site
 #   make bench      loader benchmark on CIFAR-10
@@ -22,14 +23,20 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CIFAR10 := data/cifar10_train.beton data/cifar10_test.beton
 
-.PHONY: train test test-lowest test-neon wheels test-wheels lint docs bench gpu-check sanitize clean
+.PHONY: train test test-all test-lowest test-neon wheels test-wheels lint docs bench gpu-check sanitize clean
 .DELETE_ON_ERROR:
 
 train: $(CIFAR10)
 	$(BIN)/fastvit-train --preset cifar10-quick $(ARGS)
 
+# A worker for each core; more than eight would only wait for torch to load.
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
+
 test: .venv/.test
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-all: .venv/.test
+	$(PYTEST) $(ARGS)
 
 lint: .venv/.test
 	$(BIN)/ruff format --check .
@@ -63,7 +70,7 @@ build/lowest: build/lowest.txt $(wildcard loaders/native/*/* benchmarks/native/*
 	touch $@
 
 test-lowest: build/lowest
-	build/lowest/bin/python -m pytest $(ARGS)
+	$(subst $(BIN),build/lowest/bin,$(PYTEST)) $(ARGS)
 
 # The Pythons that are here, of those wanted. One wheel serves 3.11, one all from 3.12 on (wheel.py-api in pyproject.toml).
 PYTHONS ?= 3.11 3.12 3.13 3.14
