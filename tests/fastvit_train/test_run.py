@@ -69,6 +69,7 @@ def test_levers_resume_bit_by_bit(levers, name):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_killed_run_resumes_bit_by_bit(config):
     """SIGKILL in the middle, `--resume auto`, and the same bits as never having stopped."""
     long = replace(config, epochs=40, checkpoint_every_steps=3, eval_every_epochs=1000, log_every_steps=1)

@@ -69,6 +69,7 @@ def test_the_loss_of_every_class_apart_learns(config):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_compiled_run_learns_the_same(config):
     """torch.compile on the CPU, in bf16 as on a GPU: the same steps up to rounding."""
     config = replace(config, arch="resnet_fast_cifar", max_steps=3, precision="bf16", log_every_steps=1)
@@ -81,6 +82,7 @@ def test_a_compiled_run_learns_the_same(config):
     assert compiled == pytest.approx(plain, rel=0.02)
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("compile_mode", ["off", pytest.param("auto", marks=pytest.mark.slow)])
 def test_strong_augmentation_learns_and_resumes_bit_by_bit(config, compile_mode):
     """All of it at once, compiled on the CPU as `auto` says, and stopped in the middle of an epoch."""

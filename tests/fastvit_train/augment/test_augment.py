@@ -144,6 +144,8 @@ def test_it_is_one_graph(policy):
     assert torch.allclose(compiled, plain, atol=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("device", DEVICES)
 def test_compiling_changes_nothing_but_rounding(device):
     config = AugmentConfig(policy="randaugment", num_ops=1, flip="random", shift=2)
