@@ -1,9 +1,7 @@
 """Writer of FFCV's ``.beton`` files; `loaders.beton` is the public face."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import numpy as np
@@ -22,7 +20,7 @@ from loaders._beton_format import (
     page_size_fault,
 )
 from loaders._beton_record import Record, Value, check_record
-from loaders.atomic_file import atomic_file, clear_os_errors
+from loaders.atomic_file import AtomicWriter, clear_os_errors
 
 
 class BetonStream:
@@ -156,11 +154,8 @@ class BetonStream:
         self._file.write(header.tobytes())
 
 
-class BetonWriter:
-    """Writes records one after another into a file that appears once it is whole: see `BetonStream`.
-
-    A context manager: leaving it in the ordinary way puts the finished file at `path`; leaving it by an exception
-    leaves nothing.
+class BetonWriter(AtomicWriter):
+    """Writes records one after another into a file that appears once it is whole: see `BetonStream`, `AtomicWriter`.
 
     Args:
         path: The file; what stood there is replaced.
@@ -190,38 +185,28 @@ class BetonWriter:
         num_samples: int,
         page_size: int = DEFAULT_PAGE_SIZE,
     ) -> None:
-        self.path = Path(path)
-        _check_format(self.path, fields, num_samples, page_size)
-        if self.path.is_dir():
-            raise BetonError(f"{self.path}: cannot be written: it is a folder; name a file")
+        _check_format(Path(path), fields, num_samples, page_size)
+        super().__init__(Path(path), BetonError)
         self._fields, self._num_samples, self._page_size = dict(fields), num_samples, page_size
-        self._open = ExitStack()
 
     def __enter__(self) -> Self:
-        with clear_os_errors(self.path, BetonError):
-            file = self._open.enter_context(atomic_file(self.path))
+        super().__enter__()
         self._stream = BetonStream(
-            file, self.path, self._fields, num_samples=self._num_samples, page_size=self._page_size
+            self._file, self.path, self._fields, num_samples=self._num_samples, page_size=self._page_size
         )
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if error is not None:
-            self._open.__exit__(kind, error, traceback)
-            return
-        with clear_os_errors(self.path, BetonError), self._open:
-            if self._stream.num_records != self._num_samples:
-                raise BetonError(
-                    f"{self.path}: {self._stream.num_records} records came where num_samples={self._num_samples} were "
-                    "announced"
-                )
-            self._stream.finish()
 
     def append(self, values: Sequence[Value]) -> None:
         """Write the next record: see `BetonStream.append`."""
         self._stream.append(values)
+
+    def _finish(self) -> None:
+        if self._stream.num_records != self._num_samples:
+            raise BetonError(
+                f"{self.path}: {self._stream.num_records} records came where num_samples={self._num_samples} were "
+                "announced"
+            )
+        self._stream.finish()
 
 
 def _check_format(path: Path, fields: Mapping[str, FieldKind], num_samples: int, page_size: int) -> None:

@@ -1,12 +1,14 @@
 """Files that appear whole or not at all."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from types import TracebackType
+from typing import BinaryIO, Self
 
-__all__ = ["atomic_file", "clear_os_errors"]
+__all__ = ["AtomicWriter", "atomic_file", "clear_os_errors"]
 
 
 @contextmanager
@@ -66,6 +68,45 @@ def clear_os_errors(path: Path, kind: type[ValueError] = ValueError) -> Iterator
         raise kind(
             f"{path}: cannot be written: {error.strerror or error}; make room there or choose another place"
         ) from error
+
+
+class AtomicWriter(ABC):
+    """Writes the file `path` piece by piece.
+
+    A context manager: leaving it in the ordinary way puts the finished file at `path`; leaving it by an exception
+    leaves what was there before.
+
+    Args:
+        path: The file to write.
+        error: The exception that a full disk and its like become: see `clear_os_errors`.
+
+    Raises:
+        ValueError: `path` is a folder or cannot be written; of the kind `error`.
+    """
+
+    def __init__(self, path: Path, error: type[ValueError] = ValueError) -> None:
+        self.path, self._error = path, error
+        if path.is_dir():
+            raise error(f"{path}: cannot be written: it is a folder; name a file")
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        with clear_os_errors(self.path, self._error):
+            self._file: BinaryIO = self._open.enter_context(atomic_file(self.path))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None:  # outside of clear_os_errors: an OSError of the body need not be about this file
+            self._open.__exit__(kind, error, traceback)
+            return
+        with clear_os_errors(self.path, self._error), self._open:
+            self._finish()
+
+    @abstractmethod
+    def _finish(self) -> None:
+        """Write what makes the file whole, or raise: then nothing appears."""
 
 
 def _sync_folder(folder: Path) -> None:

@@ -6,6 +6,7 @@ next. `loaders/native/` is the engine; its headers tell how each step works.
 """
 
 import os
+import warnings
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,6 +59,14 @@ class NativeLoader(PlannedEpochs):
     """
 
     def __init__(self, path: Path, config: LoaderConfig) -> None:
+        if not _native.uses_own_huffman_decoder:
+            # Without stacklevel, so that the warning is always of this line and is shown once.
+            warnings.warn(  # noqa: B028
+                f"fastvit was built with {_native.built_with_libjpeg} and found {_native.loaded_libjpeg}, whose inside "
+                "differs: JPEGs are decoded by that library alone, which takes about 1.5 times as long; build fastvit "
+                "again, with the libjpeg-turbo that it will run with",
+                RuntimeWarning,
+            )
         self._records = open_records(path)
         self._labels = torch.from_numpy(self._records.labels)
         super().__init__(config, num_samples=len(self._labels))

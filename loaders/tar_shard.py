@@ -2,7 +2,8 @@
 
 A sample is an image (`.jpg`, `.png`, …) and its label, neighbours in the archive whose paths are the same up to the
 first dot of the base name: `.cls` holds an integer in ASCII, or `.json` an object with an integer `label`. Opening a
-shard reads headers and labels; nothing is unpacked, executed or unpickled. `loaders/native/tar_index` finds samples.
+shard reads headers and labels; nothing is unpacked, executed or unpickled. `loaders/native/records/tar_index` finds
+samples.
 
 Source: https://github.com/webdataset/webdataset
 """

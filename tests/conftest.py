@@ -1,9 +1,13 @@
 """Small datasets that tests make for themselves."""
 
 import io
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+# Models as small as those of the tests only make several threads wait for each other. Subprocesses inherit it.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest

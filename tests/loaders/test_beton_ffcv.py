@@ -12,7 +12,7 @@ from PIL import Image
 
 from jpeg_builders import sample_photos
 from loaders.beton import MIN_PAGE_SIZE, Beton, BetonWriter, EncodedImage, FieldKind, ImageMode
-from tools.get_cifar10 import read_cifar10
+from tools.sources.cifar10 import read_cifar10
 from tools.write_ffcv import WriteFfcv
 from tools.write_ffcv import write_ffcv as convert
 
