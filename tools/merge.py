@@ -13,11 +13,13 @@ import tyro
 
 from loaders.atomic_file import atomic_file
 from loaders.beton import Beton, BetonStream, EncodedImage, ImageMode
-from tools.card import Card, card_path, read_card
-from tools.conversion import run_command_line
-from tools.progress import Advance, conversion_progress
-from tools.record_list import SkippedLine, format_line, read_record_list, record_list_path
-from tools.write_ffcv import FIELDS
+from tools._command import run_command
+from tools.convert.partial_beton import FIELDS
+from tools.convert.progress import Advance, conversion_progress
+from tools.listings.card import Card, card_path, read_card
+from tools.listings.record_list import SkippedLine, format_line, read_record_list, record_list_path
+
+__all__ = ["Merge", "main", "merge"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,7 +146,12 @@ def _joined_card(cards: Sequence[Card], *, num_bytes: int, started: float) -> Ca
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (by default the process's own) and return the exit code."""
     config = tyro.cli(Merge, args=argv)
-    return run_command_line(lambda: merge(config), interrupted="nothing was written")
+
+    def work() -> None:
+        path, card = merge(config)
+        print(f"{path}\n{card}")
+
+    return run_command(work, interrupted="interrupted; nothing was written")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 import tools.get_cifar10
-from tools.get_cifar10 import main, verify_cifar10
+from tools.get_cifar10 import main
+from tools.sources.cifar10 import verify_cifar10
 
 FOLDER = "cifar-10-batches-bin"
 LAYOUTS = ["binary", "python2", "npm", *(f"python3 protocol {protocol}" for protocol in range(6))]

@@ -12,9 +12,8 @@ import pytest
 from PIL import Image
 
 from loaders.beton import Beton, ImageMode
-from tools import image_sources
-from tools.image_sources import ImageFolder
-from tools.record_list import RecordLine, SkippedLine, format_line, read_record_list
+from tools.listings.record_list import RecordLine, SkippedLine, format_line, read_record_list
+from tools.sources.folder import ImageFolder
 from tools.write_ffcv import main
 
 pytestmark = pytest.mark.timeout(60)
@@ -53,7 +52,7 @@ def cifar10(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         splits.append(split)
         return CIFAR_IMAGES, CIFAR_LABELS
 
-    monkeypatch.setattr(image_sources, "read_cifar10", read_cifar10)
+    monkeypatch.setattr("tools.sources.cifar10.read_cifar10", read_cifar10)
     return splits
 
 
@@ -296,7 +295,7 @@ def test_a_damaged_first_image_leaves_nothing(folder: Path, out: Path, capsys: p
 def test_a_file_that_vanishes_is_named(folder: Path, out: Path, monkeypatch, capsys: pytest.CaptureFixture[str]):
     source = ImageFolder(folder)
     (folder / "class 1" / "06.JPEG").unlink()
-    monkeypatch.setattr("tools.conversion.open_source", lambda *_: source)
+    monkeypatch.setattr("tools.convert.job.open_source", lambda *_: source)
     assert run("folder", folder, out) == 1
     assert_one_message(capsys, "class 1/06.JPEG", "No such file")
 
@@ -510,7 +509,8 @@ KILLER = """
 import os, resource, signal, sys
 from pathlib import Path
 from tools import write_ffcv
-from tools.encode_image import ImageEncoder
+from tools.convert.partial_beton import PartialBeton as Partial
+from tools.convert.encode_image import ImageEncoder
 
 def kill(): os.kill(os.getpid(), signal.SIGKILL)
 
@@ -531,7 +531,6 @@ def flush(partial, *_):
 def sigint(*_): os.kill(os.getpid(), signal.SIGINT)
 
 def prepare(moment, number):
-    Partial = write_ffcv.PartialBeton
     if moment == "append":
         Partial.append = before(Partial.append, number, lambda *_: kill())
     elif moment == "list first":
