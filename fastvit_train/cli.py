@@ -65,7 +65,7 @@ def parse(arguments: Sequence[str]) -> Config:
 def _parse(arguments: Sequence[str]) -> tuple[CommandLine, Config]:
     """The command line, and the config that it asks for."""
     start = _start(arguments)
-    known = {"preset": start.preset if start.preset in PRESETS else None}  # a saved config may have one of its own
+    known = {"preset": start.preset if start.preset in PRESETS else None}  # a saved config may have another name
     presets = "\n".join(f"  {name:<22} {summary(name)}" for name in PRESETS)
     command = tyro.cli(
         CommandLine,
@@ -100,7 +100,7 @@ def _read_config(path: Path) -> Config:
     try:
         return from_dict(json.loads(path.read_text()))
     except (OSError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is no config that can be read: {error}") from error
+        raise ValueError(f"cannot read the config {path}: {error}") from error
 
 
 def main() -> int:
@@ -119,7 +119,7 @@ def main() -> int:
         print(f"{_PROG}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"{_PROG}: interrupted; --resume auto goes on from the last checkpoint", file=sys.stderr)
+        print(f"{_PROG}: interrupted; --resume auto continues from the last checkpoint", file=sys.stderr)
         return 130
     return 0
 

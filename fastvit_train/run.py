@@ -175,7 +175,7 @@ def compile_models(config: Config, device: torch.device, *models: nn.Module) -> 
     mode = resolve_compile(config, device)
     if mode is not None:
         for model in models:
-            # The few resolutions of the phases get code of their own; else torch would make the sizes variables.
+            # The few resolutions of the phases get their own code; else torch would make the sizes variables.
             model.compile(mode=mode, dynamic=False if config.phases else None)
 
 
@@ -194,7 +194,7 @@ def compiles_augmentation(config: Config, device: torch.device) -> bool:
 
 
 def resume(run: Run) -> None:
-    """Go on from the folder's checkpoint where the config asks for it and there is one."""
+    """Continue from the folder's checkpoint where the config asks for it and there is one."""
     path = run.folder / CHECKPOINT
     if run.config.resume == "never" or not path.exists():
         run.metrics.start_at(0)
@@ -222,7 +222,7 @@ def resume(run: Run) -> None:
     run.progress = Progress(**state["progress"])
     checkpoint.restore_random_state(state["random_states"], run.world)
     run.metrics.start_at(run.progress.step)
-    run.metrics.say(f"going on from {path} at step {run.progress.step}")
+    run.metrics.say(f"continuing from {path} at step {run.progress.step}")
 
 
 def save_checkpoint(run: Run) -> None:
