@@ -9,6 +9,8 @@ import torch
 from fastvit_train.distributed import World
 from loaders.atomic_file import atomic_file
 
+__all__ = ["FORMAT_VERSION", "load", "random_states", "restore_random_state", "save"]
+
 FORMAT_VERSION = 2
 
 

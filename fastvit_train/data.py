@@ -8,6 +8,8 @@ from fastvit_train.distributed import World
 from loaders import ImageLoader, LoaderConfig, build_loader
 from loaders.records import open_records
 
+__all__ = ["build_loaders"]
+
 
 def build_loaders(config: Config, world: World) -> tuple[ImageLoader, ImageLoader, int]:
     """The training loader, the validation loader and the number of classes.

@@ -14,6 +14,8 @@ from fastvit_train.metrics import Totals
 from fastvit_train.prefetch import Prefetcher
 from loaders import ImageLoader
 
+__all__ = ["Evaluation", "evaluate"]
+
 
 class Evaluation(NamedTuple):
     """What a model does on a dataset."""

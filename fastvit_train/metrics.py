@@ -12,6 +12,8 @@ from torch import Tensor
 
 from loaders.atomic_file import atomic_file
 
+__all__ = ["Metrics", "Totals", "read_metrics"]
+
 
 class Totals:
     """Sums of loss, hits and images that stay on the device until they are read."""

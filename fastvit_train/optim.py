@@ -13,6 +13,8 @@ from fastvit_train.config import OptimConfig
 from fastvit_train.models import classifier_names
 from fastvit_train.muon import FlatMuon
 
+__all__ = ["Kind", "Optimizers", "build_optimizer", "clip_gradients", "layer_factors", "parameter_groups", "set_lr"]
+
 Kind = Literal["matrix", "weight", "norm_bias", "rest"]
 
 

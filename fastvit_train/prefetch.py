@@ -7,6 +7,8 @@ import torch
 
 from loaders import Batch, ImageLoader
 
+__all__ = ["Prefetcher"]
+
 
 class Prefetcher:
     """Iterates a loader's epoch with every batch on `device`; on CUDA the copy runs on a stream of its own."""

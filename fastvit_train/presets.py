@@ -5,6 +5,8 @@ from collections.abc import Callable
 from fastvit_train.config import Config
 from fastvit_train.recipes import cifar10, imagenet
 
+__all__ = ["ARCH_PRESETS", "PRESETS", "build_preset", "summary"]
+
 # Each takes the epochs to spend, on which warm-ups and averages depend too, and has the usual number as its default.
 PRESETS: dict[str, Callable[..., Config]] = {
     "cifar10-quick": cifar10.quick,
@@ -28,6 +30,11 @@ ARCH_PRESETS = {
     "vit_s16": "imagenet-vit-s16-90",
     "vit_small_cifar": "cifar10-vit-small",
 }
+
+
+def summary(name: str) -> str:
+    """What a preset is, in the line that its recipe begins with."""
+    return (PRESETS[name].__doc__ or "").partition("\n")[0]
 
 
 def build_preset(name: str, *, epochs: float | None = None) -> Config:

@@ -13,7 +13,9 @@ from torch import nn
 
 from fastvit_train import checkpoint
 from fastvit_train.augment import normalize
-from fastvit_train.config import Config, to_dict
+from fastvit_train.config import Config
+from fastvit_train.config_json import to_dict
+from fastvit_train.device import computes_in_bf16
 from fastvit_train.distributed import World
 from fastvit_train.ema import build_ema
 from fastvit_train.initial_weights import load_initial_weights
@@ -22,10 +24,23 @@ from fastvit_train.models import build_model
 from fastvit_train.models.plain_attention import use_plain_attention
 from fastvit_train.models.vit_start import whiten_patches
 from fastvit_train.optim import Optimizers, build_optimizer
-from fastvit_train.precision import computes_in_bf16
 from fastvit_train.run_folder import BEST, CHECKPOINT, save_config
 from fastvit_train.schedule import total_steps
 from loaders import ImageLoader
+
+__all__ = [
+    "Progress",
+    "Run",
+    "compile_models",
+    "compiles_augmentation",
+    "initialize_from_data",
+    "resolve_compile",
+    "resume",
+    "save_best",
+    "save_checkpoint",
+    "start_model",
+    "start_run",
+]
 
 
 @dataclass(kw_only=True, slots=True)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from fastvit_train.augment import Augmented, augment
 from fastvit_train.config import Config
-from fastvit_train.cpu_memory import keep_freed_memory
 from fastvit_train.data import build_loaders
+from fastvit_train.device import keep_freed_memory
 from fastvit_train.distributed import start_world, without_averaging
 from fastvit_train.evaluate import evaluate
 from fastvit_train.loss import classification_loss
@@ -24,6 +24,18 @@ from fastvit_train.run import Progress, Run, resume, save_best, save_checkpoint,
 from fastvit_train.run_folder import choose_folder
 from fastvit_train.schedule import lr_factor, phase_of
 from loaders import ImageLoader
+
+__all__ = [
+    "Interval",
+    "add_gradients",
+    "add_gradients_of",
+    "evaluate_if_due",
+    "log_interval",
+    "say_what_was_skipped",
+    "train",
+    "train_epoch",
+    "train_step",
+]
 
 
 def train(config: Config) -> dict[str, Any]:

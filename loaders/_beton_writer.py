@@ -38,6 +38,21 @@ class BetonStream:
 
     Raises:
         BetonError: A field name, the number of records or the page size does not suit the format.
+
+    Examples:
+        Into a file of one's own making; a `BetonWriter` does this into a file that appears once it is whole:
+
+        >>> from pathlib import Path
+        >>> from loaders.beton import DEFAULT_PAGE_SIZE, Beton, BetonStream, EncodedImage, FieldKind, ImageMode
+        >>> fields = {"image": FieldKind.RGB_IMAGE, "label": FieldKind.INT}
+        >>> path = Path("stream.beton")
+        >>> with path.open("wb") as file:
+        ...     stream = BetonStream(file, path, fields, num_samples=3, page_size=DEFAULT_PAGE_SIZE)
+        ...     for label in range(2):  # fewer than were announced: the file has those that came
+        ...         stream.append([EncodedImage(bytes(12), ImageMode.RAW, height=2, width=2), label])
+        ...     stream.finish()
+        >>> Beton(path).labels
+        array([0, 1])
     """
 
     def __init__(
@@ -142,9 +157,24 @@ class BetonStream:
 class BetonWriter(AtomicWriter):
     """Writes records one after another into a file that appears once it is whole: see `BetonStream`, `AtomicWriter`.
 
+    Args:
+        path: The file; what stood there is replaced.
+        fields: The names and kinds of a record's fields, in order; names have 1 to 16 ASCII characters.
+        num_samples: How many records will come.
+        page_size: Bytes of a page: a power of two from 2 MiB up; no record can be larger.
+
     Raises:
         BetonError: A field name or the page size does not suit the format, fewer records came than were announced, or
             the file cannot be written.
+
+    Examples:
+        >>> import numpy as np
+        >>> from loaders.beton import BetonWriter, EncodedImage, FieldKind, ImageMode
+        >>> images = np.zeros((100, 32, 32, 3), np.uint8)
+        >>> fields = {"image": FieldKind.RGB_IMAGE, "label": FieldKind.INT, "weight": FieldKind.FLOAT}
+        >>> with BetonWriter("raw.beton", fields, num_samples=100) as writer:
+        ...     for label, image in enumerate(images):
+        ...         writer.append([EncodedImage(image, ImageMode.RAW, height=32, width=32), label % 10, 0.5])
     """
 
     def __init__(

@@ -8,22 +8,34 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
+__all__ = ["AtomicWriter", "atomic_file", "clear_os_errors"]
+
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that takes the name `path`, replacing what stood there, only once all of it is on disk.
 
-    Until then it lies beside `path` under a temporary name; any exception in the body, Ctrl-C included, removes it.
+    Until then it lies next to `path` under a temporary name; any exception in the body, Ctrl-C included, removes it.
 
     Raises:
         OSError: The file cannot be made, written or renamed; nothing is left behind.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from loaders.atomic_file import atomic_file
+        >>> with atomic_file(Path("result.txt")) as file:
+        ...     _ = file.write(b"93.7 %")
+        ...     Path("result.txt").exists()
+        False
+        >>> Path("result.txt").read_bytes()
+        b'93.7 %'
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     file = open(temporary, "wb")  # noqa: SIM115  # closing it can fail, and then the file must go too
     try:
         yield file
         file.flush()
-        os.fsync(file.fileno())
+        os.fsync(file.fileno())  # or a power cut could leave the new name with nothing behind it
         file.close()
         temporary.replace(path)
     except BaseException:
@@ -36,7 +48,20 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def clear_os_errors(path: Path, kind: type[ValueError] = ValueError) -> Iterator[None]:
-    """Turn a full disk and its like, while `path` is being written, into one message of the exception `kind`."""
+    """Turn a full disk and its like, while `path` is being written, into one message of the exception `kind`.
+
+    Raises:
+        ValueError: Or rather `kind`: an OSError came; the message names the file, the fault and the remedy.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from loaders.atomic_file import atomic_file, clear_os_errors
+        >>> path = Path("no/result.txt")
+        >>> with clear_os_errors(path), atomic_file(path) as file:
+        ...     _ = file.write(b"93.7 %")
+        Traceback (most recent call last):
+        ValueError: no/result.txt: cannot be written: No such file or directory; make room there or choose another place
+    """
     try:
         yield
     except OSError as error:

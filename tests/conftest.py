@@ -1,9 +1,13 @@
 """Small datasets that tests make for themselves."""
 
 import io
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+# Models as small as those of the tests only make several threads wait for each other. Subprocesses inherit it.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from jpeg_builders import jpeg, sample_photos
 from loaders.beton import BetonWriter, EncodedImage, FieldKind, ImageMode
 
 FIELDS = {"image": FieldKind.RGB_IMAGE, "label": FieldKind.INT}
@@ -25,11 +30,9 @@ class ImageSet(NamedTuple):
     labels: NDArray[np.int64]
 
 
-def encode_jpeg(image: NDArray[np.uint8], quality: int = 90) -> bytes:
+def encode_jpeg(image: NDArray[np.uint8]) -> bytes:
     """The image as a JPEG file's bytes."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue()
+    return jpeg(Image.fromarray(image))
 
 
 def write_images(path: Path, records: list[EncodedImage], labels: NDArray[np.int64]) -> None:
@@ -78,10 +81,8 @@ def raw_set(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
 @pytest.fixture(scope="session")
 def photo_set(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     """12 JPEG photos of different sizes, cut out of scikit-learn's two and softened: all filters resize them alike."""
-    from sklearn.datasets import load_sample_images
-
     soften = ImageFilter.GaussianBlur(6)
-    photos = [np.asarray(Image.fromarray(photo).filter(soften)) for photo in load_sample_images().images]
+    photos = [np.asarray(Image.fromarray(photo).filter(soften)) for photo in sample_photos()]
     rng = np.random.default_rng(0)
     images, records = [], []
     for number in range(12):

@@ -26,6 +26,8 @@ except ImportError as error:
         f"ffcv needs FFCV, which does not import here ({error}); install it with: pip install 'fastvit[ffcv]'"
     ) from error
 
+__all__ = ["write"]
+
 _JPEG_QUALITY = 90
 
 

@@ -35,8 +35,7 @@ def test_contenders_hand_over_normalised_batches(name):
     if name == "kornia":
         pytest.importorskip("kornia")
     config = BenchAugment(policy="trivial", resolution=32, batch_size=14, threads=1, batches=2)
-    pixels = torch.randint(256, (14, 32, 32, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-    batches = list(CONTENDERS[name](config, pixels)(2))
+    batches = list(CONTENDERS[name](config.job)(2))
     assert [batch.shape for batch in batches] == [(14, 3, 32, 32)] * 2
     for batch in batches:
         assert batch.dtype == torch.float32

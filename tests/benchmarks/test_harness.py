@@ -4,7 +4,7 @@ import subprocess
 import sys
 import time
 
-from benchmarks.harness import Contender, counted_rounds, started
+from benchmarks.harness import Contender, Turn, started, take_turns
 
 _NUM_BYTES = 300 << 20
 
@@ -15,6 +15,10 @@ def _nothing():
 
 def _one(_):
     return 1
+
+
+def _numbered(name, number):
+    return Turn(num_images=number, seconds=1, cpu_seconds="ab".index(name), peak_rss_bytes=1)
 
 
 def _spend_memory_in_a_child(_):
@@ -33,7 +37,9 @@ def test_memory_of_a_child_that_has_ended_counts_when_watched():
 def test_rounds_say_how_much_time_is_left(monkeypatch, capsys):
     now = iter([100.0, 160.0, 280.0])
     monkeypatch.setattr(time, "monotonic", lambda: next(now))
-    assert list(counted_rounds(3)) == [1, 2, 3]
+    turns = take_turns(["a", "b"], 3, _numbered)
+    assert [turn.num_images for turn in turns["a"]] == [1, 2, 3]
+    assert [turn.cpu_seconds for turn in turns["b"]] == [1, 1, 1]
     captured = capsys.readouterr()
     assert captured.err.splitlines() == ["round 1 of 3", "round 2 of 3, 2.0 min left", "round 3 of 3, 1.5 min left"]
     assert not captured.out

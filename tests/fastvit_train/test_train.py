@@ -16,7 +16,8 @@ from torch import nn
 
 from fastvit_train import checkpoint
 from fastvit_train.cli import main
-from fastvit_train.config import AugmentConfig, Config, OptimConfig, to_dict
+from fastvit_train.config import AugmentConfig, Config, OptimConfig
+from fastvit_train.config_json import to_dict
 from fastvit_train.metrics import read_metrics
 from fastvit_train.models import MODELS
 from fastvit_train.train import train

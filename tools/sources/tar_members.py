@@ -1,7 +1,7 @@
 """A tar archive's regular files, found by their headers alone, wherever the archive lies in a file.
 
-What counts as damage is what `loaders/native/tar_index` calls so; that one reads whole shards, this one any part of a
-file, such as an archive in an archive.
+What counts as damage is what `loaders/native/records/tar_index` calls so; that one reads whole shards, this one any
+part of a file, such as an archive in an archive.
 
 Source: POSIX.1-2001 (ustar and pax); https://www.gnu.org/software/tar/manual/html_node/Standard.html
 """
