@@ -82,6 +82,21 @@ class AtomicWriter(ABC):
 
     Raises:
         ValueError: `path` is a folder or cannot be written; of the kind `error`.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from loaders.atomic_file import AtomicWriter
+        >>> class Words(AtomicWriter):
+        ...     def append(self, word: str) -> None:
+        ...         self._file.write(word.encode() + b" ")
+        ...
+        ...     def _finish(self) -> None:
+        ...         self._file.write(b"end")
+        >>> with Words(Path("words.txt")) as words:
+        ...     words.append("one")
+        ...     words.append("two")
+        >>> Path("words.txt").read_text()
+        'one two end'
     """
 
     def __init__(self, path: Path, error: type[ValueError] = ValueError) -> None:

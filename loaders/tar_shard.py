@@ -19,12 +19,13 @@ from typing import Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from loaders import _native
 
 __all__ = ["TarShard", "find_shards", "open_each"]
 
+# Those of torchvision's ImageFolder, written out: importing them would load torch, for which the tools would wait.
+_IMAGE_EXTENSIONS = ["jpg", "jpeg", "png", "ppm", "bmp", "pgm", "tif", "tiff", "webp"]
 _INTEGER = re.compile(rb"\s*(-?[0-9]{1,18})\s*")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _NUM_OPENING_THREADS = 16
@@ -60,7 +61,7 @@ class TarShard:
         try:
             self.data = _native.map_file(os.fsencode(path))
             self._headers, self.offsets, self.sizes, is_json, label_text, label_ends = _native.tar_samples(
-                self.data, image_extensions=[extension.removeprefix(".") for extension in IMG_EXTENSIONS]
+                self.data, image_extensions=_IMAGE_EXTENSIONS
             )
         except OSError as error:
             raise ValueError(f"{path}: {error.strerror}; name tar shards that can be read") from error

@@ -106,7 +106,9 @@ def test_ours_is_ffcvs_byte_for_byte(tmp_path: Path, mode: str):
     assert filecmp.cmp(tmp_path / "ours.beton", tmp_path / "ffcv.beton", shallow=False)
 
 
-@pytest.mark.parametrize("mode", ["raw", "jpg", "proportion"])
+@pytest.mark.parametrize(
+    "mode", [pytest.param("raw", marks=pytest.mark.slow), pytest.param("jpg", marks=pytest.mark.slow), "proportion"]
+)
 def test_ffcvs_read_by_us(tmp_path: Path, mode: str):
     """What several workers wrote, whose pages come in any order; one worker's file is ours, byte for byte."""
     images = [*cifar_like(1000), *photos(20)]  # raw, both take several pages

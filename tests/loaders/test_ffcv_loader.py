@@ -306,19 +306,6 @@ def test_new_iteration_ends_the_one_before(noise):
         next(old)
 
 
-def test_close_in_the_middle_of_an_epoch(noise_path):
-    loader = FFCVLoader(noise_path, replace(CONFIG, batch_size=1))
-    batches = iter(loader)
-    next(batches)
-    loader.close()
-    assert not ffcv_threads()
-    with pytest.raises(ValueError, match="closed"):
-        next(batches)
-    loader.close()
-    with pytest.raises(ValueError, match="the loader is closed; build another one"):
-        next(iter(loader))
-
-
 def test_torch_and_numba_stay_as_they_were(noise_path):
     bytes_type = numba.uint8[::1]
     before = torch.get_num_threads()

@@ -146,7 +146,7 @@ def test_small_images(kind, crop, load):
 
 
 @pytest.mark.parametrize("crop", ["random_resized", "center", "whole"])
-@pytest.mark.parametrize("size", [(20, 20_000), (20_000, 20), (1000, 20_000), (9, 65_500), (65_500, 9)])
+@pytest.mark.parametrize("size", [(20, 20_000), (20_000, 20), (600, 20_000), (9, 65_500), (65_500, 9)])
 def test_large_images(size, crop, load):
     images = [jpeg(photo(*size), subsampling=subsampling) for subsampling in (0, 2)]
     assert_equal_the_full_decode(load(images, crop=crop), images, crop)

@@ -20,9 +20,9 @@ void check_libjpeg(nb::module_& module) {
     try {
         module.attr("uses_own_huffman_decoder") = can_take_over_from_libjpeg();
     } catch (const ImageError& error) {
-        throw std::runtime_error("fastvit was built with " + built_with_libjpeg() + " and cannot use " + loaded_libjpeg() + ": " +
-                                 error.what() + "; install that libjpeg-turbo, or build fastvit again: pip install --force-reinstall "
-                                 "--no-cache-dir fastvit");
+        throw std::runtime_error("fastvit was built with " + built_with_libjpeg() + " and cannot use " + loaded_libjpeg() +
+                                 ": " + error.what() + "; install that libjpeg-turbo, or build fastvit again: " +
+                                 "pip install --force-reinstall --no-cache-dir fastvit");
     }
 }
 

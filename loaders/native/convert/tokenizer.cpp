@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstdlib>
 #include <cstring>
 
 #include "convert/restart_interval.hpp"
@@ -65,7 +64,7 @@ void Tokenizer::begin(Bytes jpeg, int wanted_interval) {
     begin_block(cursor_);
 }
 
-// As in HuffmanDecoder, shifting by a variable number takes one instruction instead of three where there is BMI2.
+// Shifting by a variable number takes one instruction instead of three where there is BMI2.
 void Tokenizer::run(Tokenizer& one, Tokenizer* other) {
 #if defined(__x86_64__)
     static const bool has_bmi2 = __builtin_cpu_supports("bmi2");
@@ -127,10 +126,11 @@ template <bool kKeepsAc, bool kBoth>
 }
 
 inline void Tokenizer::put_dc(Cursor& cursor, std::uint32_t key, int difference) {
-    const auto magnitude = static_cast<std::uint32_t>(std::abs(difference));
+    const auto unsigned_difference = static_cast<std::uint32_t>(difference);
+    const std::uint32_t magnitude = difference < 0 ? 0 - unsigned_difference : unsigned_difference;
     const int size = std::bit_width(magnitude);
     is_damaged_ |= size > kMaxDcBits;
-    const auto bits = static_cast<std::uint32_t>(difference - (difference < 0)) & ((1u << (size & 15)) - 1);
+    const std::uint32_t bits = (unsigned_difference - (difference < 0)) & ((1u << (size & 15)) - 1);
     put(cursor, key | (static_cast<std::uint32_t>(size) & 15), bits);
 }
 
@@ -230,12 +230,12 @@ inline std::uint32_t Tokenizer::position(const BitReader& reader) const {
     const std::uint32_t bits = entry.value(cursor.reader.window);
     cursor.reader.drop(entry.num_bits);
     const bool is_negative = entry.size > 0 && !(bits >> (entry.size - 1));
-    int &value = dc_[block.component], &written = written_dc_[block.component];
+    std::uint32_t &value = dc_[block.component], &written = written_dc_[block.component];
     const bool is_first = written != value;  // of its component in the new interval
-    value += static_cast<int>(bits) - (is_negative ? (1 << entry.size) - 1 : 0);
+    value += bits - (is_negative ? (1u << entry.size) - 1 : 0);
     const std::uint32_t key = table_number(block.component, false) << 8;
     if (__builtin_expect(is_first, 0))
-        put_dc(cursor, key, value - written);
+        put_dc(cursor, key, static_cast<int>(value - written));
     else
         put(cursor, key | entry.size, bits);
     written = value;

@@ -85,12 +85,13 @@ class Tokenizer {
     void list_blocks();
     bool has_own_ac_tables() const;
 
+    // What is always inlined is compiled twice, once for BMI2, as in HuffmanDecoder.
     static void run_bmi2(Tokenizer& one, Tokenizer* other);
     [[gnu::always_inline]] static void run_inline(Tokenizer& one, Tokenizer* other);
     template <bool kKeepsAc, bool kBoth>
     [[gnu::always_inline]] static void run_as(Tokenizer& one, Tokenizer& other);
 
-    // These two tell whether the image is finished.
+    // These tell whether the image is finished.
     [[gnu::always_inline]] bool advance(Cursor& cursor);
     [[gnu::always_inline]] bool skim(Cursor& cursor);
     [[gnu::always_inline]] bool end_skimmed_block(Cursor& cursor);
@@ -111,7 +112,7 @@ class Tokenizer {
     std::array<CodeTable, 4> dc_codes_, ac_codes_;
     std::vector<Block> blocks_;
     const Block *block_, *last_block_;
-    std::array<int, 4> dc_, written_dc_;
+    std::array<std::uint32_t, 4> dc_, written_dc_;  // unsigned: the sums of damaged data may run over
     bool keeps_ac_, is_damaged_;
     Cursor cursor_;
     std::vector<Token> tokens_;

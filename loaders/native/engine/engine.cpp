@@ -58,6 +58,7 @@ std::vector<Failure> BatchJob::failures() const {
     return sorted;
 }
 
+// Relaxed, because the counter guards nothing: rows go to threads by the queue's mutex and come back by `rows_left_`.
 bool BatchJob::claim(std::size_t& begin, std::size_t& end) {
     begin = next_row_.fetch_add(rows_per_claim_, std::memory_order_relaxed);
     end = std::min(begin + rows_per_claim_, indices_.size());
@@ -114,6 +115,7 @@ void Engine::submit(std::shared_ptr<BatchJob> job) {
     if (!is_ours())
         throw std::logic_error("this loader was built before the process was forked; build it in the process that uses it");
     std::erase_if(submitted_, [](const auto& earlier) { return earlier->is_done(); });
+    // The disk is read while the batches in front of this one are made.
     for (const std::int64_t index : job->indices()) shared_->records->prefetch(static_cast<std::size_t>(index));
     submitted_.push_back(job);
     {

@@ -35,7 +35,8 @@ std::string size_text(std::int32_t height, std::int32_t width) {
 void copy_pixel(const std::uint8_t* from, std::uint8_t* to) { to[0] = from[0], to[1] = from[1], to[2] = from[2]; }
 
 void mirror_row(const std::uint8_t* row, std::int32_t num_pixels, std::uint8_t* out) {
-    // Four bytes at a time, of which the first is overwritten by the pixel that comes next.
+    // Four bytes at a time, of which the first is overwritten by the pixel that comes next; not for the last pixel, behind
+    // and before which there may be no byte that is ours.
     out += 3 * (num_pixels - 1);
     for (std::int32_t x = 0; x < num_pixels - 1; ++x, row += 3, out -= 3) {
         std::uint32_t pixel;

@@ -30,7 +30,7 @@ class SkimTable {
         std::uint8_t num_bits;
         std::uint8_t step;  // the coefficients; kEnd more at the end of the block; kNothing where not even one code fits
     };
-    static constexpr int kBits = 11;
+    static constexpr int kBits = 11;  // entries of 2 bytes: the table takes 4 KB of the first cache
     static constexpr int kEnd = 128;
     static constexpr int kNothing = 255;
 
@@ -49,7 +49,7 @@ class SkimTable {
             while (step < 64) {
                 const Skim next = find(window << num_bits);
                 if (next.num_bits == 0 || num_bits + next.num_bits > kBits) break;
-                if (next.step != kEnd && step + next.step >= 64) break;  // or, from a late coefficient on, it could pass for an end
+                if (next.step != kEnd && step + next.step >= 64) break;  // or it could pass for an end
                 num_bits += next.num_bits;
                 step += next.step;
             }

@@ -45,7 +45,8 @@ HuffmanTable::HuffmanTable(const JHUFF_TBL& source, bool is_dc) : source_(source
     }
     entries_.fill({});
     long_begin_ = 0;  // where the short codes end
-    for (int length = 1; length < kLookupBits; ++length) long_begin_ += std::uint32_t{source.bits[length]} << (kLongBits - length);
+    for (int length = 1; length < kLookupBits; ++length)
+        long_begin_ += std::uint32_t{source.bits[length]} << (kLongBits - length);
     long_entries_.assign((1 << kLongBits) - long_begin_, {0, 63, 0, kEndOfBlock + 1});
     for_each_code(source.bits, source.huffval, [&](int length, std::uint32_t code, std::uint8_t symbol) {
         const bool is_short = length < kLookupBits;  // a code is looked up together with the sign of its value
@@ -244,6 +245,7 @@ void HuffmanDecoder::decode_segments(HuffmanDecoder& one, HuffmanDecoder* other)
 // Decode until the segment of one or, with `kBoth`, either of them is finished.
 template <bool kKeepOne, bool kBoth, bool kKeepOther>
 [[gnu::always_inline]] inline void HuffmanDecoder::decode_until_finished(HuffmanDecoder& one, HuffmanDecoder& other) {
+    // Copies whose addresses nobody has, so that they stay in registers.
     Cursor a = one.cursor_, b = other.cursor_;
     while (true) {
         if (one.decode_some<kKeepOne>(a) && !one.next_block(a)) break;
@@ -326,7 +328,7 @@ template <bool kKeep>
     cursor.bits.refill();
     const HuffmanTable::Entry* entry = &kind_->dc->find(cursor.bits.window);
     if (__builtin_expect(entry->num_bits == 0, 0)) entry = &find_long(*kind_->dc, cursor.bits.window);
-    *kind_->last_dc += kind_->dc->value(*entry, cursor.bits.window);
+    *kind_->last_dc += static_cast<std::uint32_t>(kind_->dc->value(*entry, cursor.bits.window));
     cursor.bits.drop(entry->num_bits);
     cursor.block[0] = static_cast<JCOEF>(*kind_->last_dc);
     cursor.ac = kind_->ac;

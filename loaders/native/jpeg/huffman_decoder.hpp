@@ -25,7 +25,8 @@ struct McuRange {
 // The codes of DC differences or AC coefficients, for look-up by the bits that come next.
 class HuffmanTable {
   public:
-    // Shorter codes are found in one look-up; others are rare.
+    // Shorter codes are found in one look-up; others are rare. More bits find more codes and take more of the first cache:
+    // 10 was fastest (docs/native-engine.md).
     static constexpr int kLookupBits = 10;
 
     // What comes next: a code and the bits of its value. It stands for `step` coefficients, of which all but the last are 0.
@@ -106,7 +107,7 @@ class HuffmanDecoder {
     void stop() { mcu_ = end_ = blocks_left_ = 0; }
 
   private:
-    static constexpr std::uint32_t kRows = 4;
+    static constexpr std::uint32_t kRows = 4;  // decoded ahead; of 1 to 8 what leaves the fewest symbols without a partner
     static constexpr int kChunkBytes = 4096;
     static constexpr int kReadAhead = 8;
     static constexpr int kMaxBlockBytes = 64 * 31 / 8 + 2 * kReadAhead;  // as many codes and values of up to 31 bits
@@ -114,7 +115,7 @@ class HuffmanDecoder {
     // A block of an MCU: its codes, and the sum of its component's DC differences.
     struct BlockKind {
         const HuffmanTable *dc, *ac;
-        int* last_dc;
+        std::uint32_t* last_dc;
         const BlockKind* next;
     };
 
@@ -141,6 +142,8 @@ class HuffmanDecoder {
     bool rest_of_interval_is_needed() const;
     bool fail(int code, int parameter1 = 0, int parameter2 = 0);
 
+    // What is always inlined here is compiled twice, once for BMI2: a function of its own would have one version only, and
+    // would not keep the cursors in registers.
     static void decode_segments(HuffmanDecoder& one, HuffmanDecoder* other);
     static void decode_segments_bmi2(HuffmanDecoder& one, HuffmanDecoder* other);
     [[gnu::always_inline]] static void decode_segments_inline(HuffmanDecoder& one, HuffmanDecoder* other);
@@ -159,7 +162,7 @@ class HuffmanDecoder {
     HuffmanDecoder* partner_ = nullptr;
     Tables dc_tables_, ac_tables_;
     std::array<BlockKind, D_MAX_BLOCKS_IN_MCU> kinds_;
-    std::array<int, MAX_COMPS_IN_SCAN> last_dc_;
+    std::array<std::uint32_t, MAX_COMPS_IN_SCAN> last_dc_;  // unsigned: the sums of damaged data may run over
 
     // Positions are numbers of MCUs from the image's beginning.
     McuRange needed_;

@@ -44,7 +44,9 @@ constexpr std::uint8_t kJpeg[] = {
 // The image between the margins that a decoder may scribble on.
 class PixelSink final : public RowSink {
   public:
-    std::uint8_t* row_memory(int ahead) override { return &rows_[static_cast<std::size_t>(next_ + ahead) * kStride + 3 * kMargin]; }
+    std::uint8_t* row_memory(int ahead) override {
+        return &rows_[static_cast<std::size_t>(next_ + ahead) * kStride + 3 * kMargin];
+    }
     void push() override { ++next_; }
 
     std::vector<std::uint8_t> pixels() const {
