@@ -3,6 +3,7 @@
 import io
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -122,7 +123,13 @@ def _write_images() -> Callable[..., None]:
 MakeSet = Callable[..., ImageSet]
 
 
+@pytest.fixture(scope="session")
+def make_set_in() -> MakeSet:
+    """Make a raw set of one's own size in a folder."""
+    return lambda folder, name, num_images, **options: make_raw_set(folder / name, num_images, **options)
+
+
 @pytest.fixture
-def make_set(tmp_path: Path) -> MakeSet:
+def make_set(tmp_path: Path, make_set_in: MakeSet) -> MakeSet:
     """Make a raw set of one's own size in the test's folder."""
-    return lambda name, num_images, **options: make_raw_set(tmp_path / name, num_images, **options)
+    return partial(make_set_in, tmp_path)

@@ -3,6 +3,9 @@
 import subprocess
 import sys
 import time
+from functools import partial
+
+import pytest
 
 from benchmarks.harness import Contender, Turn, started, take_turns
 
@@ -49,3 +52,38 @@ def test_all_contenders_are_ready_when_started(capsys):
     with started({"first": _nothing, "second": _nothing}) as contenders:
         assert contenders["second"].run(_one).num_images == 1
     assert capsys.readouterr().err.splitlines() == ["preparing first", "preparing second", "warming up"]
+
+
+def _refuse():
+    raise ValueError("the file is damaged")
+
+
+def _break(_):
+    raise KeyError("whence")
+
+
+def test_a_subject_that_cannot_be_made_is_reported_in_a_line():
+    with pytest.raises(RuntimeError, match="^second failed: the file is damaged$"), started({"second": _refuse}):
+        pass
+
+
+def test_work_that_fails_is_reported_with_its_traceback():
+    failed = pytest.raises(RuntimeError, match="first failed: (.|\n)*KeyError: 'whence'")
+    with started({"first": _nothing}) as contenders, failed:
+        contenders["first"].run(_break)
+
+
+def _prepare_exit():
+    return partial(sys.exit)
+
+
+def test_a_process_that_dies_is_noticed():
+    with Contender("suicidal", _prepare_exit) as contender:
+        contender.wait_until_ready()
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="the process of suicidal died"):
+                contender.run(_call)
+
+
+def _call(subject):
+    return subject(3)

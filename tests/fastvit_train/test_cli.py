@@ -1,12 +1,14 @@
-"""The command line: where a run starts from, what its options change, and what it says without training."""
+"""The command line: where a run starts from, what its options change, what it says without training, and its errors."""
 
 import dataclasses
 import json
 import re
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -14,6 +16,8 @@ from fastvit_train.cli import main, parse
 from fastvit_train.config import Config, DataConfig
 from fastvit_train.config_json import to_dict
 from fastvit_train.presets import PRESETS, build_preset, summary
+from loaders.beton import Beton
+from runs import save_config
 
 
 def test_arch_and_epochs_mean_what_they_say():
@@ -93,18 +97,26 @@ def test_unknown_backend_lists_the_choices(capsys):
         DataConfig(backend="nope")
 
 
+class Said(NamedTuple):
+    """What the command wrote."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """Runs the command on a terminal of 80 columns; gives its exit code and what it wrote to stdout."""
+    """Runs the command in this process, on a terminal of 80 columns."""
     monkeypatch.setenv("COLUMNS", "80")
 
-    def run(*arguments: str) -> tuple[int, str]:
+    def run(*arguments: str) -> Said:
         monkeypatch.setattr(sys, "argv", ["fastvit-train", *arguments])
         try:
             code = main()
         except SystemExit as error:
             code = error.code or 0
-        return code, capsys.readouterr().out
+        return Said(code, *capsys.readouterr())
 
     return run
 
@@ -119,7 +131,7 @@ def options_of(config: object, prefix: str = "") -> Iterator[str]:
 
 
 def test_help_names_every_preset_in_a_line(run):
-    code, text = run("--help")
+    code, text, _ = run("--help")
     assert code == 0
     lines = text.splitlines()
     for name in PRESETS:
@@ -129,7 +141,7 @@ def test_help_names_every_preset_in_a_line(run):
 
 
 def test_help_explains_every_option(run):
-    _, text = run("--help")
+    _, text, _ = run("--help")
     flat = re.sub(r"\n[ │]+", "\n", text)
     entries = {re.split("[ ,\n]", entry)[0]: entry for entry in flat.split("\n--")[1:]}
     for name in [*options_of(Config()), "config", "print-config", "version"]:
@@ -138,25 +150,25 @@ def test_help_explains_every_option(run):
 
 
 def test_help_shows_where_the_options_start_from(run):
-    _, text = run("--help", "--preset", "cifar10-quick", "--epochs", "3")
+    _, text, _ = run("--help", "--preset", "cifar10-quick", "--epochs", "3")
     assert "(default: resnet_fast_cifar)" in text
     assert "(default: 3.0)" in text
 
 
 def test_the_version(run):
-    code, text = run("--version")
+    code, text, _ = run("--version")
     assert code == 0
     assert re.fullmatch(r"fastvit \d+\.\d+\S*\n", text)
 
 
 def test_a_printed_config_can_be_fed_back(run, tmp_path):
     options = ["--preset", "cifar10-quick", "--epochs", "3", "--phases", "0.5", "16", "0.5", "--out", "x"]
-    code, text = run(*options, "--print-config")
+    code, text, _ = run(*options, "--print-config")
     assert code == 0
     path = tmp_path / "printed.json"
     path.write_text(text)
     assert parse(["--config", str(path)]) == parse(options)
-    assert run("--config", str(path), "--print-config") == (0, text)
+    assert run("--config", str(path), "--print-config").stdout == text
 
 
 def test_a_saved_config_keeps_a_presets_name_that_is_not_ours(tmp_path):
@@ -174,7 +186,7 @@ def test_a_preset_and_a_config_at_once_are_refused(capsys):
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
 def test_shells_complete_options_and_presets(run, tmp_path, shell):
     path = tmp_path / "completion"
-    code, _ = run("--tyro-write-completion", shell, str(path))
+    code, *_ = run("--tyro-write-completion", shell, str(path))
     assert code == 0
     script = path.read_text()
     for word in [*PRESETS, "--preset", "--print-config", "--data.train", "--optim.muon.lr"]:
@@ -198,3 +210,65 @@ heavy = {"torch", "timm", "matplotlib", "torchvision"} & set(sys.modules)
 sys.exit(f"imports {heavy}" if heavy else code)
 """
     subprocess.run([sys.executable, "-c", script, *arguments], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data.train", "nothing.beton"], "nothing.beton: no such file"),
+        (["--arch", "nope"], "unknown arch 'nope'; choose one of"),
+        (["--batch-size", "141"], "batch_size must be at most the data set's 140 samples"),
+        (["--init-from", "nothing.pt"], "--init-from nothing.pt cannot be read: [Errno 2] No such file"),
+        (["--device", "tpu"], "device must be auto, cuda or cpu, got tpu"),
+        (["--config", "nothing.json"], "nothing.json is no config that can be read"),
+    ],
+)
+def test_bad_input_is_one_message_and_a_non_zero_exit(config, run, arguments, message):
+    code, _, stderr = run("--config", save_config(config), *arguments)
+    assert code == 1
+    assert message in stderr
+    assert len(stderr.splitlines()) == 1, stderr
+    assert not (config.out / "config.json").exists()
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
+def test_a_truncated_beton_is_one_message(own_data, run, share):
+    whole = own_data.data.train.read_bytes()
+    own_data.data.train.write_bytes(whole[: int(len(whole) * share)])
+    code, _, stderr = run("--config", save_config(own_data))
+    assert code == 1
+    assert "train.beton" in stderr
+    assert len(stderr.splitlines()) == 1, stderr
+
+
+def test_a_beton_that_points_past_its_end_is_one_message(own_data, run):
+    offset = int(Beton(own_data.data.train).offsets[3]).to_bytes(8, "little")
+    whole = own_data.data.train.read_bytes()
+    own_data.data.train.write_bytes(whole.replace(offset, (1 << 60).to_bytes(8, "little"), 1))
+    code, _, stderr = run("--config", save_config(own_data))
+    assert code == 1
+    assert "train.beton: record 3, field 'image': data_ptr 1152921504606846976" in stderr
+    assert len(stderr.splitlines()) == 1, stderr
+
+
+def test_ctrl_c_says_how_to_go_on(config, run, monkeypatch):
+    def interrupted(_: Config) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fastvit_train.train.train", interrupted)
+    code, _, stderr = run("--config", save_config(config))
+    assert code == 130
+    assert "--resume auto goes on" in stderr
+
+
+def test_a_full_disk_is_one_message(config, run):
+    path = save_config(config)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
+    try:
+        code, _, stderr = run("--config", path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert code == 1
+    assert "best.pt cannot be written" in stderr
+    assert len(stderr.splitlines()) == 1, stderr

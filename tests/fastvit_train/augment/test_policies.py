@@ -1,7 +1,10 @@
 """What the policies draw, and that their layers follow each other as in torchvision."""
 
+from collections.abc import Iterator, Sequence
+
 import pytest
 import torch
+from torch import Tensor
 from torchvision.transforms import v2
 
 from fastvit_train.augment.ops import channels, pack
@@ -9,6 +12,7 @@ from fastvit_train.augment.policies import (
     NUM_LEVELS,
     POLICIES,
     Jitter,
+    Slot,
     apply_jitter,
     apply_layers,
     by_operation,
@@ -34,6 +38,67 @@ def seeded(seed: int = 0) -> torch.Generator:
 def slots_of(layer, num_slots):
     """The slot of each image."""
     return layer.place // (len(layer.source) // num_slots)
+
+
+# Of torchvision's transforms, and the levels of ours that they draw from.
+THEIRS = {
+    "randaugment": (v2.RandAugment(num_ops=1, magnitude=9), [9]),
+    "trivial": (v2.TrivialAugmentWide(), range(NUM_LEVELS)),
+    "autoaugment": (v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10), [0]),
+}
+
+
+def outcomes(policy: str, image: Tensor) -> tuple[Tensor, Tensor]:
+    """What a policy may make of an image [3, h, w]: pictures [n, 3, h, w], and how likely each is [n]."""
+    layers = POLICIES[policy](*image.shape[1:])
+    found = []
+    for slots in zip(*layers, strict=True):
+        paths = [(pack(image[None]), 1 / len(layers[0]))]
+        for slot in slots:
+            paths = [
+                (pixels, so_far * share)
+                for before, so_far in paths
+                for pixels, share in choices(slot, before, THEIRS[policy][1])
+            ]
+        found += paths
+    pictures, likely = zip(*found, strict=True)
+    return unpack(torch.cat(pictures)), torch.tensor(likely)
+
+
+def choices(slot: Slot, pixels: Tensor, levels: Sequence[int]) -> Iterator[tuple[Tensor, float]]:
+    """What a slot may make of packed pixels, with the share of each."""
+    if slot.chance < 1:
+        yield pixels, 1 - slot.chance
+    for level in levels:
+        magnitude = torch.linspace(slot.weakest, slot.strongest, NUM_LEVELS)[level : level + 1]
+        if slot.whole:
+            magnitude = magnitude.round()
+        for sign in (1, -1) if slot.signed else (1,):
+            share = slot.chance / len(levels) / (2 if slot.signed else 1)
+            yield slot.operation(pixels, sign * magnitude), share
+
+
+@pytest.mark.parametrize("policy", sorted(THEIRS))
+def test_torchvision_makes_the_same_pictures_as_often(policy):
+    image = torch.randint(40, 200, (3, 11, 13), dtype=torch.uint8, generator=seeded())
+    pictures, likely = outcomes(policy, image)
+    assert likely.sum() == pytest.approx(1)
+    pictures = pictures.flatten(1).float()
+    # Pictures that are nearly the same, such as those of the weakest levels, count as one.
+    alike = torch.cdist(pictures, pictures, p=1) / pictures.shape[1] < 0.5
+    expected = torch.zeros(len(pictures)).index_add_(0, first_of(alike), likely)
+    torch.manual_seed(0)
+    num_draws = 3000
+    drawn = torch.stack([THEIRS[policy][0](image) for _ in range(num_draws)]).flatten(1).float()
+    distance, nearest = (torch.cdist(drawn, pictures, p=1) / pictures.shape[1]).min(dim=1)
+    assert distance.max() < 1, "a picture that ours does not make"
+    counts = torch.bincount(first_of(alike)[nearest], minlength=len(pictures))
+    assert ((counts - num_draws * expected).abs() <= 5 * (num_draws * expected).sqrt() + 3).all()
+
+
+def first_of(alike: Tensor) -> Tensor:
+    """For each row of bool [n, n] the first column that is True."""
+    return alike.int().argmax(dim=1)
 
 
 @pytest.mark.parametrize("num_images", [1, 5, 30, 256])
@@ -93,27 +158,24 @@ def test_randaugment_has_one_strength_and_both_signs():
     assert abs((shear > 0).sum() - 200) < 5 * 10
 
 
-def test_layers_follow_each_other_as_in_torchvision():
+def test_layers_follow_each_other_as_in_torchvision(torchvisions):
     """Three layers with torchvision's operations one after another on the same draw: the same up to rounding."""
     images = some_images(42)
     layers = draw_layers(AugmentConfig(policy="randaugment", num_ops=3), (42, 20, 20), seeded())
-    theirs = v2.RandAugment()
-    names = list(theirs._AUGMENTATION_SPACE)  # in the order of the slots, but that sharpness comes before posterize
+    names = [operation.__name__ for operation, _ in by_operation(POLICIES["randaugment"](20, 20)[0])]
     expected = []
     for number, image in enumerate(images):
         for layer in layers:
             place = layer.place[number]
-            name = names[place // 3]
-            image = theirs._apply_image_or_video_transform(image, name, float(layer.magnitude[place]), "nearest", {})
+            image = torchvisions[names[place // 3]](image, float(layer.magnitude[place]))
         expected.append(image)
     difference = (unpack(apply_layers(pack(images), layers, "randaugment")).int() - torch.stack(expected).int()).abs()
     # A rounding error may be stretched by what follows it, up to equalize.
     assert (difference > 0).float().mean() < 0.01
 
 
-def test_autoaugment_gives_an_image_a_pair_of_torchvisions_each_operation_with_its_chance():
+def test_autoaugment_gives_an_image_a_pair_each_operation_with_its_chance(torchvisions):
     """Both layers with torchvision's operations on the same draw: the same up to rounding; and how often each comes."""
-    theirs = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)
     images, share = some_images(25 * 3), 3
     slots = POLICIES["autoaugment"](20, 20)
     orders = [torch.tensor([number for _, numbers in by_operation(row) for number in numbers]) for row in slots]
@@ -128,11 +190,11 @@ def test_autoaugment_gives_an_image_a_pair_of_torchvisions_each_operation_with_i
             continue
         expected = []
         for number, image in enumerate(images):
-            for layer, (name, _, _) in zip(layers, theirs._policies[first[number]], strict=True):
+            for layer, row in zip(layers, slots, strict=True):
                 place = layer.place[number]
                 if layer.applied[place]:
-                    level = float(layer.magnitude[place])
-                    image = theirs._apply_image_or_video_transform(image, name, level, "nearest", {})
+                    name = row[first[number]].operation.__name__
+                    image = torchvisions[name](image, float(layer.magnitude[place]))
             expected.append(image)
         result = unpack(apply_layers(pack(images), layers, "autoaugment"))
         assert ((result.int() - torch.stack(expected).int()).abs() > 0).float().mean() < 0.01
