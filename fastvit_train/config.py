@@ -265,7 +265,8 @@ class Config:
     """bf16 autocast; auto takes it where the device computes in it."""
     compile: Literal["auto", "off", "default", "reduce-overhead", "max-autotune"] = "auto"
     """torch.compile mode; auto is default on cuda and off on the CPU, where it gains nothing for
-    the model: there it compiles the augmentation alone, where that does more than flip and shift."""
+    the model: there it compiles the augmentation alone, where that does more than flip and shift and a C++ compiler is
+    there."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
