@@ -49,7 +49,7 @@ class BenchConvert:
     """Where to write; converted files are removed after each turn, copies in the end."""
     converters: tuple[str, ...] = ("keep", "restart", "reencode", "ffcv", "ffcv-500", "copy")
     """Which, separated by spaces or commas: tools/write_ffcv.py's modes `keep`, `restart` and `reencode` (to at most
-    500 px); FFCV's DatasetWriter, which always encodes anew with JPEG quality 90, at full size (`ffcv`) or to at most
+    500 px); FFCV's DatasetWriter, which always encodes again with JPEG quality 90, at full size (`ffcv`) or to at most
     500 px (`ffcv-500`); or `copy` (cp, file by file)."""
     num_images: int | None = None
     """Convert so many of the images, evenly spread over the classes; by default all."""

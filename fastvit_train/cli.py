@@ -100,7 +100,7 @@ def _read_config(path: Path) -> Config:
     try:
         return from_dict(json.loads(path.read_text()))
     except (OSError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is no config that can be read: {error}") from error
+        raise ValueError(f"cannot read config {path}: {error}") from error
 
 
 def main() -> int:
@@ -119,7 +119,7 @@ def main() -> int:
         print(f"{_PROG}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"{_PROG}: interrupted; --resume auto goes on from the last checkpoint", file=sys.stderr)
+        print(f"{_PROG}: interrupted; --resume auto continues from the last checkpoint", file=sys.stderr)
         return 130
     return 0
 

@@ -238,9 +238,9 @@ class Config:
     out: Path | None = None
     """Run folder; runs/PRESET or runs/ARCH with a number behind it when not given."""
     resume: Literal["never", "auto"] = "never"
-    """auto goes on from the run folder's checkpoint where there is one, else starts anew."""
+    """auto continues from the checkpoint in the run folder if there is one, else starts from the beginning."""
     checkpoint_every_steps: int | None = None
-    """Write the checkpoint every so many steps, besides the end of each epoch."""
+    """Write the checkpoint every so many steps, and at the end of each epoch."""
     log_every_steps: int = 10
     """Read and log the metrics every so many steps."""
     eval_every_epochs: int = 1

@@ -55,6 +55,6 @@ def _count_classes(path: Path) -> int:
     labels = open_records(path).labels
     if labels.min() < 0:
         raise ValueError(
-            f"{path}: record {labels.argmin()} has label {labels.min()}; labels count from 0: write it anew"
+            f"{path}: record {labels.argmin()} has label {labels.min()}; labels count from 0: write the file again"
         )
     return int(labels.max()) + 1

@@ -232,7 +232,7 @@ def resume(run: Run) -> None:
     run.progress = Progress(**state["progress"])
     checkpoint.restore_random_state(state["random_states"], run.world)
     run.metrics.start_at(run.progress.step)
-    run.metrics.say(f"going on from {path} at step {run.progress.step}")
+    run.metrics.say(f"continuing from {path} at step {run.progress.step}")
 
 
 def save_checkpoint(run: Run) -> None:

@@ -28,7 +28,7 @@ def choose_folder(config: Config) -> Path:
     """
     if config.out is not None:
         if config.resume == "never" and (config.out / CHECKPOINT).exists():
-            raise ValueError(f"{config.out} holds a run already; go on with --resume auto, or name another --out")
+            raise ValueError(f"{config.out} holds a run already; continue it with --resume auto, or name another --out")
         return config.out
     name = (config.preset or config.arch).replace("/", "-")
     number = 1

@@ -75,7 +75,7 @@ def _failing_workers_raise(failures: "SimpleQueue[str]") -> Iterator[None]:
             ended = os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if ended and ended.si_status:
                 reason = f"a worker ended with status {ended.si_status}" if failures.empty() else failures.get()
-                raise ChildProcessError(f"FFCV's writer cannot go on: {reason}")
+                raise ChildProcessError(f"FFCV's writer cannot continue: {reason}")
 
     previous = signal.signal(signal.SIGCHLD, check_workers)
     try:

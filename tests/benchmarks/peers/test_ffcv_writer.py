@@ -33,7 +33,7 @@ def test_a_broken_image_is_named(image_folder, tmp_path):
     broken = image_folder / "class1" / "5.JPEG"
     broken.write_bytes(broken.read_bytes()[:300])
     shared_memory = set(Path("/dev/shm").iterdir())
-    with pytest.raises(ChildProcessError, match=f"^FFCV's writer cannot go on: {broken}: .*Truncated"):
+    with pytest.raises(ChildProcessError, match=f"^FFCV's writer cannot continue: {broken}: .*Truncated"):
         write(image_folder, tmp_path / "out.beton", max_side=None, num_workers=2)
     assert not multiprocessing.active_children()
     assert set(Path("/dev/shm").iterdir()) <= shared_memory
