@@ -66,7 +66,7 @@ def _modules() -> dict[str, ast.Module]:
     return found
 
 
-PACKAGES = {place.split(".")[0] for place in MAY_IMPORT}
+PACKAGES = sorted({place.split(".")[0] for place in MAY_IMPORT})
 MODULES = _modules()
 
 
