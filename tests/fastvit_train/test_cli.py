@@ -251,14 +251,14 @@ def test_a_beton_that_points_past_its_end_is_one_message(own_data, run):
     assert len(stderr.splitlines()) == 1, stderr
 
 
-def test_ctrl_c_says_how_to_go_on(config, run, monkeypatch):
+def test_ctrl_c_says_how_to_continue(config, run, monkeypatch):
     def interrupted(_: Config) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("fastvit_train.train.train", interrupted)
     code, _, stderr = run("--config", save_config(config))
     assert code == 130
-    assert "--resume auto goes on" in stderr
+    assert "--resume auto continues" in stderr
 
 
 def test_a_full_disk_is_one_message(config, run):

@@ -11,7 +11,7 @@ from fastvit_train.train import train
 
 
 def test_a_finished_run_is_not_overwritten(trained):
-    with pytest.raises(ValueError, match="holds a run already; continue with --resume auto, or name another --out"):
+    with pytest.raises(ValueError, match="holds a run already; continue it with --resume auto, or name another --out"):
         choose_folder(trained.config)
 
 
