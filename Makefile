@@ -7,7 +7,7 @@
 #   make bench      loader benchmark on CIFAR-10
 #   make gpu-check  the tests that need a CUDA device
 #   make test-neon  the resize kernels for ARM, cross-compiled and run under QEMU
-#   make test-lowest  all tests with the lowest versions that pyproject.toml allows, in an environment of its own
+#   make test-lowest  all tests with the lowest versions that pyproject.toml allows, in its own environment
 #   make wheels     wheels in dist/, then test-wheels; for the Pythons that are on the path (PYTHONS="3.11 3.12" chooses)
 #   make test-wheels  each wheel in a bare environment: no compiler, no headers, no checkout
 #   make sanitize   the C++ engine under sanitizers: 20,000 damaged JPEGs, 5,000 damaged .beton files, 2,000 resizes, threads that come and go
@@ -123,7 +123,7 @@ test-neon:
 	aarch64-linux-gnu-g++ -std=c++20 -O2 -static -Iloaders/native tests/native/resize.cpp $(filter-out %_avx2.cpp %_avx512.cpp,$(wildcard loaders/native/resize/*.cpp)) -o build/resize_neon
 	qemu-aarch64 build/resize_neon 500
 
-# The package with a sanitized engine, beside the one in .venv.
+# The package with a sanitized engine, next to the one in .venv.
 build/sanitized: $(wildcard loaders/*.py loaders/native/*/*) | .venv/.core
 	rm -rf $@
 	$(PIP) --no-deps --target $@ --config-settings=build-dir=$@_build --config-settings=cmake.define.CMAKE_CXX_FLAGS='$(ADDRESS)' .

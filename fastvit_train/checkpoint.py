@@ -37,7 +37,7 @@ def load(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"cannot read the checkpoint {path}: {reason}; remove it, or name another --out") from error
+        raise ValueError(f"cannot read checkpoint {path}: {reason}; remove it, or name another --out") from error
     if not isinstance(state, dict) or state.get("format_version") != FORMAT_VERSION:
         raise ValueError(f"{path} is not a checkpoint of this version of fastvit; remove it, or name another --out")
     return state

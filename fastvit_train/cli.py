@@ -100,7 +100,7 @@ def _read_config(path: Path) -> Config:
     try:
         return from_dict(json.loads(path.read_text()))
     except (OSError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"cannot read the config {path}: {error}") from error
+        raise ValueError(f"cannot read config {path}: {error}") from error
 
 
 def main() -> int:

@@ -238,9 +238,9 @@ class Config:
     out: Path | None = None
     """Run folder; runs/PRESET or runs/ARCH with a number behind it when not given."""
     resume: Literal["never", "auto"] = "never"
-    """auto continues from the run folder's checkpoint where there is one, else starts from the beginning."""
+    """auto continues from the checkpoint in the run folder if there is one, else starts from the beginning."""
     checkpoint_every_steps: int | None = None
-    """Write the checkpoint every so many steps, besides the end of each epoch."""
+    """Write the checkpoint every so many steps, and at the end of each epoch."""
     log_every_steps: int = 10
     """Read and log the metrics every so many steps."""
     eval_every_epochs: int = 1
@@ -265,7 +265,8 @@ class Config:
     """bf16 autocast; auto takes it where the device computes in it."""
     compile: Literal["auto", "off", "default", "reduce-overhead", "max-autotune"] = "auto"
     """torch.compile mode; auto is default on cuda and off on the CPU, where it gains nothing for
-    the model: there it compiles the augmentation alone, where that does more than flip and shift."""
+    the model: there it compiles the augmentation alone, where that does more than flip and shift and a C++ compiler is
+    there."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

@@ -26,6 +26,8 @@ def announce(run: Run) -> None:
         f"{'bf16' if run.dtype == torch.bfloat16 else 'fp32'} on {run.world.world_size} x "
         f"{device_name(run.world.device)}"
     )
+    if config.compile == "auto" and not config.augment.is_plain and not run.compile_augment:
+        run.metrics.say("the augmentation is not compiled and takes longer: there is no C++ compiler (g++)")
 
 
 def report(run: Run, *, total_seconds: float) -> dict[str, Any]:

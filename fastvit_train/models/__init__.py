@@ -131,7 +131,7 @@ def build_model(
     for _, other, _ in phases:
         if other % patch_side:
             raise ValueError(
-                f"phases have the resolution {other}, which is no multiple of the patches' {patch_side} px"
+                f"phases have the resolution {other}, which is not a multiple of the patches' {patch_side} px"
             )
     start_vit(model, config)
     return model

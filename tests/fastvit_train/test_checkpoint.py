@@ -25,7 +25,7 @@ def test_truncated_and_foreign_files_are_refused(tmp_path):
     whole = path.read_bytes()
     for damaged in (b"", whole[: len(whole) // 2], b"no checkpoint at all"):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"cannot read the checkpoint .*c\.pt"):
+        with pytest.raises(ValueError, match=r"cannot read checkpoint .*c\.pt"):
             checkpoint.load(path)
     torch.save({"format_version": 99}, path)
     with pytest.raises(ValueError, match=r"c\.pt is not a checkpoint of this version"):
@@ -43,7 +43,7 @@ class _Harmful:
 @pytest.mark.parametrize("write", [torch.save, lambda state, path: path.write_bytes(pickle.dumps(state, protocol=2))])
 def test_a_harmful_checkpoint_is_not_executed(tmp_path, write):
     write({"format_version": checkpoint.FORMAT_VERSION, "model": _Harmful(tmp_path / "harm")}, tmp_path / "c.pt")
-    with pytest.raises(ValueError, match="cannot read the checkpoint"):
+    with pytest.raises(ValueError, match="cannot read checkpoint"):
         checkpoint.load(tmp_path / "c.pt")
     assert not (tmp_path / "harm").exists()
 

@@ -78,7 +78,7 @@ def test_a_saved_config_can_be_fed_back(tmp_path):
 )
 def test_damaged_configs_are_refused_by_name(text: str, tmp_path):
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(ValueError, match=r"cannot read the config .*config\.json|unknown option|must be"):
+    with pytest.raises(ValueError, match=r"cannot read config .*config\.json|unknown option|must be"):
         parse(["--config", str(tmp_path / "config.json")])
 
 
@@ -220,7 +220,7 @@ sys.exit(f"imports {heavy}" if heavy else code)
         (["--batch-size", "141"], "batch_size must be at most the data set's 140 samples"),
         (["--init-from", "nothing.pt"], "--init-from nothing.pt cannot be read: [Errno 2] No such file"),
         (["--device", "tpu"], "device must be auto, cuda or cpu, got tpu"),
-        (["--config", "nothing.json"], "cannot read the config nothing.json"),
+        (["--config", "nothing.json"], "cannot read config nothing.json"),
     ],
 )
 def test_bad_input_is_one_message_and_a_non_zero_exit(config, run, arguments, message):
@@ -251,7 +251,7 @@ def test_a_beton_that_points_past_its_end_is_one_message(own_data, run):
     assert len(stderr.splitlines()) == 1, stderr
 
 
-def test_ctrl_c_says_how_to_go_on(config, run, monkeypatch):
+def test_ctrl_c_says_how_to_continue(config, run, monkeypatch):
     def interrupted(_: Config) -> None:
         raise KeyboardInterrupt
 

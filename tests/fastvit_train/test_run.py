@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fastvit_train import checkpoint
-from fastvit_train.config import Config, ModelConfig, OptimConfig
+from fastvit_train.config import AugmentConfig, Config, ModelConfig, OptimConfig
 from fastvit_train.evaluate import Evaluation
 from fastvit_train.metrics import read_metrics
 from fastvit_train.train import train
@@ -133,3 +133,10 @@ def test_a_run_starts_from_another_ones_weights(config, make_set):
     assert begun["head.weight"].shape[0] == 6
     assert begun["pos_embed"].shape[1] == 1 + 16
     torch.testing.assert_close(begun["blocks.0.attn.qkv.weight"], best["blocks.0.attn.qkv.weight"])
+
+
+def test_augmentation_runs_uncompiled_where_there_is_no_compiler(config, monkeypatch, capsys):
+    """A wheel is installed on machines without one."""
+    monkeypatch.setenv("CXX", "/there/is/no/compiler")
+    train(replace(config, augment=AugmentConfig(policy="randaugment"), max_steps=1))
+    assert "there is no C++ compiler" in capsys.readouterr().out

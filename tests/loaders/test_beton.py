@@ -313,7 +313,7 @@ def test_things_that_are_no_file(path: Path):
 @pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n" + bytes(5000), b"hello" * 1000, bytes(5000)])
 def test_foreign_files(path: Path, content: bytes):
     path.write_bytes(content)
-    with pytest.raises(BetonError, match=r"version \d+; this is no \.beton file"):
+    with pytest.raises(BetonError, match=r"version \d+; this is not a \.beton file"):
         Beton(path)
 
 

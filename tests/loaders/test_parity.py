@@ -337,7 +337,7 @@ def test_image_folders(backend, build, tmp_path, raw_set):
 @pytest.mark.parametrize("backend", [one for one in DECODING if one.id != "ffcv"])
 def test_a_folder_without_images_is_refused(backend, build, tmp_path):
     (tmp_path / "class0").mkdir()
-    with pytest.raises(ValueError, match="is no ImageFolder"):
+    with pytest.raises(ValueError, match="is not an ImageFolder"):
         build(backend, tmp_path)
 
 

@@ -184,7 +184,7 @@ BAD_LABELS = {
 @pytest.mark.parametrize(("name", "data"), [(name, data) for name, many in BAD_LABELS.items() for data in many])
 def test_labels_that_are_no_integers_are_named(name, data, tmp_path):
     with pytest.raises(
-        ValueError, match=r"shard\.tar: 0\.jpg has a \.(cls that is no integer|json without an integer)"
+        ValueError, match=r"shard\.tar: 0\.jpg has a \.(cls that is not an integer|json without an integer)"
     ):
         open_bytes(tmp_path, tar_bytes({"0.jpg": b"x", name: data}))
 

@@ -289,7 +289,7 @@ def test_an_interrupted_conversion_is_not_lost(make_folder, out, ctrl_c_at, caps
         assert run(folder, out, "--num-workers", "1", shard_images=9) == 130
     before = files_in(out.parent)
     for options, message in (
-        ([], "train.partial.json: a conversion was interrupted here; go on with --resume"),
+        ([], "train.partial.json: a conversion was interrupted here; continue with --resume"),
         (["--resume", "--jpeg-quality", "80"], "another jpeg_quality (90 where it is now 80)"),
         (["--resume", "--shard-images", "8"], "another shard_images (9 where it is now 8)"),
         (["--resume", "--format", "tfrecord"], "another format"),

@@ -224,7 +224,7 @@ def test_parquet_has_one_order(make_folder, out: Path, capsys: pytest.CaptureFix
     source = out.with_name("train.parquet")
     parquet.write_table(arrow.table({"image": images, "label": labels}), source, row_group_size=7)
     assert run("parquet", source, out, "--seed", "1") == 1
-    assert_one_message(capsys, "not in that of a seed; convert it without one, then", "--dataset beton")
+    assert_one_message(capsys, "not in that of a seed; convert it without a seed, then", "--dataset beton")
     assert run("parquet", source, out) == 0
     assert run("folder", make_folder(60), out.with_name("folder.beton")) == 0
     assert out.read_bytes() == out.with_name("folder.beton").read_bytes()
@@ -279,7 +279,7 @@ def test_a_damaged_image_is_named(folder: Path, out: Path, mode: str, capsys: py
     assert sorted(os.listdir(out.parent)) == PARTIAL
     path.write_bytes(content)
     assert run("folder", folder, out, "--mode", mode) == 1
-    assert_one_message(capsys, PARTIAL[1], "go on with --resume", "start anew with --overwrite")
+    assert_one_message(capsys, PARTIAL[1], "continue with --resume", "start over with --overwrite")
     assert run("folder", folder, out, "--mode", mode, "--resume") == 0
     assert run("folder", folder, out.with_name("once.beton"), "--mode", mode) == 0
     assert out.read_bytes() == out.with_name("once.beton").read_bytes()
@@ -381,7 +381,7 @@ def test_ctrl_c(make_folder, out: Path, interrupt: Interrupt, expected, encoded_
     interrupt(folder, 1, "--num-workers", "1")  # of several, another one could have finished what comes first
     assert os.listdir(out.parent) == []
     interrupt(folder, 150, "--num-workers", "3")
-    assert capsys.readouterr().err.endswith("interrupted; go on with the same options and --resume\n")
+    assert capsys.readouterr().err.endswith("interrupted; continue with the same options and --resume\n")
     assert sorted(os.listdir(out.parent)) == PARTIAL
     encoded_names.clear()
     assert run("folder", folder, out, "--resume", "--num-workers", "1") == 0
@@ -493,7 +493,7 @@ def test_resuming_with_other_options(make_folder, out: Path, interrupt: Interrup
     ):
         capsys.readouterr()
         assert run("folder", folder, out, "--resume", *options) == 1
-        assert_one_message(capsys, difference, "pass the same options, or start anew with --overwrite")
+        assert_one_message(capsys, difference, "pass the same options, or start over with --overwrite")
     assert files_in(out.parent) == before
     assert run("folder", folder, out, "--overwrite", "--mode", "raw") == 0
     assert made_by(out) == expected(folder, "--mode", "raw")
@@ -613,7 +613,7 @@ def test_ctrl_c_and_a_full_disk_in_a_process(make_folder, tmp_path: Path, expect
     outs = [tmp_path / str(number) / "data.beton" for number in range(len(moments))]
     codes, errors = run_and_stop(make_folder(300), moments, outs)
     assert codes == [130, 130, 1, 1]
-    assert errors.count("interrupted; go on with the same options and --resume\n") == 2
+    assert errors.count("interrupted; continue with the same options and --resume\n") == 2
     full = [line for line in errors.splitlines() if "File too large" in line]
     assert len(full) == 2
     for line, out in zip(full, outs[2:], strict=True):

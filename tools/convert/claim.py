@@ -11,7 +11,7 @@ from tools.convert.job import Job
 
 __all__ = ["INTERRUPTED", "claim", "locked"]
 
-INTERRUPTED = "interrupted; go on with the same options and --resume"
+INTERRUPTED = "interrupted; continue with the same options and --resume"
 """What to tell whoever interrupts a conversion."""
 
 
@@ -60,17 +60,17 @@ def claim(job_file: Path, job: Job, *, resume: bool, overwrite: bool, clear: Cal
         try:
             found = dict(json.loads(job_file.read_bytes()))
         except (ValueError, TypeError, RecursionError) as error:
-            raise ValueError(f"{job_file}: damaged; start anew with --overwrite instead of --resume") from error
+            raise ValueError(f"{job_file}: damaged; start over with --overwrite instead of --resume") from error
         for key, value in wanted.items():
             if found.get(key) != value:
                 raise ValueError(
                     f"{job_file}: the interrupted conversion had another {key} ({str(found.get(key))[:80]} where it is "
-                    f"now {str(value)[:80]}); pass the same options, or start anew with --overwrite instead of --resume"
+                    f"now {str(value)[:80]}); pass the same options, or start over with --overwrite instead of --resume"
                 )
         return True
     if job_file.exists() and not overwrite:
         raise ValueError(
-            f"{job_file}: a conversion was interrupted here; go on with --resume, or start anew with --overwrite"
+            f"{job_file}: a conversion was interrupted here; continue with --resume, or start over with --overwrite"
         )
     job_file.parent.mkdir(parents=True, exist_ok=True)
     job_file.unlink(missing_ok=True)

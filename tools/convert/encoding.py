@@ -81,7 +81,7 @@ def _encoded(sample: ImageSample, image: StoredImage | Exception, on_error: OnEr
         reason = (str(image) or type(image).__name__).splitlines()[0]
         if on_error == "stop":
             raise ConversionError(
-                f"{sample} cannot be converted: {reason}; mend or remove it, or leave such images out with "
+                f"{sample} cannot be converted: {reason}; fix or remove it, or leave such images out with "
                 "--on-error skip"
             ) from image
         return Encoded(SkippedLine(sample.label, reason, sample.name), b"")

@@ -60,8 +60,8 @@ def plan(options: ConversionOptions, *, group_size: int = 1, settings: dict[str,
     source = open_source(options.dataset, options.source, options.split)
     if options.seed is not None and not source.random_access:
         raise ValueError(
-            f"{options.source}: {options.dataset} is quick to read in its own order alone, not in that of a seed; "
-            "convert it without one, then convert the result, --dataset beton or tar, with --seed"
+            f"{options.source}: {options.dataset} is only quick to read in its own order, not in that of a seed; "
+            "convert it without a seed, then convert the result (--dataset beton or tar --mode keep) with --seed"
         )
     chosen = positions_of(read_manifest(options.manifest), source) if options.manifest else np.arange(len(source))
     if not len(chosen):

@@ -62,7 +62,7 @@ class ConversionOptions:
     """An image that cannot be converted ends the conversion by name, or is left out and listed in the card."""
 
     resume: bool = False
-    """Go on where an interrupted conversion with the same options ended."""
+    """Continue where an interrupted conversion with the same options ended."""
 
     overwrite: bool = False
     """Replace what exists."""

@@ -77,7 +77,7 @@ def read_card(path: Path) -> Card:
         values = json.loads(path.read_bytes())
         return Card(**{**values, "class_names": tuple(values["class_names"])})
     except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}; the card must lie beside its file") from error
+        raise ValueError(f"{path}: {error.strerror}; the card must lie next to its file") from error
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: no card of this version ({error}); convert again") from error
 

@@ -47,7 +47,7 @@ _UNESCAPES = {escaped: character for character, escaped in _ESCAPES.items()}
 _TABLE = str.maketrans(_ESCAPES)
 _ESCAPED = re.compile(r"\\.?", re.DOTALL)
 
-REMEDY = "copy it again, or make it anew with tools/make_subset.py"
+REMEDY = "copy it again, or make it again with tools/make_subset.py"
 
 
 def escape(text: str) -> str:

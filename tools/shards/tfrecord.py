@@ -100,7 +100,7 @@ class TFRecordShard:
                 image, label = _parse_example(example)
             except ValueError as error:
                 number = len(labels)
-                raise ValueError(f"{path}: record {number} at byte {offset}: {error}; write the shard anew") from error
+                raise ValueError(f"{path}: record {number} at byte {offset}: {error}; write the shard again") from error
             self._images.append(image)
             labels.append(label)
             offset = end

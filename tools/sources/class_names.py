@@ -23,7 +23,7 @@ def read_card_classes(card: Path) -> tuple[str, ...] | None:
     try:
         names = json.loads(card.read_bytes())["class_names"]
     except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise ValueError(f"{card}: no card with class_names; mend it, or move it away to number the classes") from error
+        raise ValueError(f"{card}: no card with class_names; fix it, or move it away to number the classes") from error
     return checked_classes(names, where=str(card))
 
 

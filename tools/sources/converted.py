@@ -143,7 +143,7 @@ def _open_shard(path: Path) -> TarShard:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         if name in names:
-            raise ValueError(f"{path}: two images {name!r}; write the shard anew with a name for each")
+            raise ValueError(f"{path}: two images {name!r}; write the shard again with a name for each")
         names.add(name)
     return shard
 

@@ -65,7 +65,7 @@ class ImageFolder:
         if empty:
             raise ValueError(
                 f"{folder}: no images in {len(empty)} of {len(self.class_names)} class folders, the first {empty[0]!r};"
-                f" {layout}; remove folders that are no class"
+                f" {layout}; remove folders that are not classes"
             )
 
     def __len__(self) -> int:

@@ -103,7 +103,7 @@ class ArchiveImages:
                 raise ValueError(f"{archive.path}: no images of the class {class_name}; download the archive again")
             if len(set(names)) < len(names):
                 twice = next(name for name, following in pairwise(names) if name == following)
-                raise ValueError(f"{archive.path}: two images {class_name}/{twice}; write it anew with one of them")
+                raise ValueError(f"{archive.path}: two images {class_name}/{twice}; write it again with one of them")
             self._names.extend(f"{class_name}/{name}" for name in names)
             self._labels.extend([label] * len(names))
             self._offsets.extend(image.offset for image in images)
@@ -161,7 +161,7 @@ def open_val(path: Path) -> ArchiveImages:
     images = _images(archive, TarMember("", 0, archive.size))
     if len(images) != len(devkit.val_wnids):
         raise ValueError(
-            f"{archive.path}: it holds {len(images)} images, the kit beside it has labels for {len(devkit.val_wnids)}; "
+            f"{archive.path}: it holds {len(images)} images, the kit there has labels for {len(devkit.val_wnids)}; "
             f"expected {_VAL_ARCHIVE}, whole"
         )
     for image in images:

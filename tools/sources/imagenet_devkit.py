@@ -105,5 +105,5 @@ def _parse_labels(content: bytes, wnids: Mapping[int, str], *, where: str) -> li
     lines = content.decode("ascii", "backslashreplace").split()
     for line_number, line in enumerate(lines, start=1):
         if not (line.isdecimal() and len(line) < 10 and int(line) in wnids):
-            raise ValueError(f"{where}: line {line_number} is {line[:40]!r}, which is no class's number; get it again")
+            raise ValueError(f"{where}: line {line_number} is {line[:40]!r}, not a class's number; get it again")
     return [wnids[int(line)] for line in lines]

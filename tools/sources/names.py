@@ -52,7 +52,7 @@ def checked_name(name: str) -> str:
     if "/" not in name:
         return name
     if name.startswith("/") or ".." in name.split("/"):
-        raise ValueError(f"{name!r} leads out of the archive; write it anew with names that lie below its root")
+        raise ValueError(f"{name!r} leads out of the archive; write it again with names that lie below its root")
     return posixpath.normpath(name)
 
 

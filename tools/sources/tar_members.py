@@ -126,7 +126,7 @@ class TarMembers:
 
     def _fail(self, problem: str, offset: int) -> NoReturn:
         raise ValueError(
-            f"{problem} at byte {offset} of {self._end}; it is no tar archive, cut short or damaged: copy or write it "
+            f"{problem} at byte {offset} of {self._end}; not a tar archive, cut short or damaged: copy or write it "
             "again"
         )
 

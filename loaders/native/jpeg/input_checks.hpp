@@ -14,7 +14,7 @@
 namespace fastvit {
 
 inline void check_is_jpeg(std::span<const std::uint8_t> data) {
-    if (data.size() < 2 || data[0] != 0xFF || data[1] != 0xD8) throw ForeignImageError("it is no JPEG");
+    if (data.size() < 2 || data[0] != 0xFF || data[1] != 0xD8) throw ForeignImageError("it is not a JPEG");
 }
 
 // A progressive image needs all of its coefficients in memory: 3 GB for 20,000 x 20,000 pixels without subsampling.

@@ -189,7 +189,7 @@ void TarReader::check_is_end() const {
 void TarReader::fail(const std::string& problem, std::int64_t offset) const {
     throw std::invalid_argument(problem + " at byte " + std::to_string(offset) + " of " +
                                 std::to_string(archive_.size()) +
-                                "; it is no tar archive, cut short or damaged: copy or write it again");
+                                "; not a tar archive, cut short or damaged: copy or write it again");
 }
 
 namespace {

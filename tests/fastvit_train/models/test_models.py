@@ -105,7 +105,7 @@ def test_a_vit_for_phases_takes_their_resolutions(pooling):
 
 
 def test_phases_need_whole_patches_and_a_vit_to_drop_them():
-    with pytest.raises(ValueError, match="phases have the resolution 18, which is no multiple of the patches' 4 px"):
+    with pytest.raises(ValueError, match="phases have the resolution 18, which is not a multiple of the patches' 4 px"):
         build_model("vit_small_cifar", num_classes=3, resolution=32, phases=((0.5, 18, 0.0),))
     with pytest.raises(ValueError, match="resnet18 has no option for model.patch_drop, here or in phases"):
         build_model("resnet18", num_classes=3, resolution=32, phases=((0.5, 16, 0.5),))

@@ -16,7 +16,7 @@ def test_claims(options: ConversionOptions, tmp_path: Path):
     job = plan(options, settings={"mode": "raw"})
     assert not claim(file, job, resume=False, overwrite=False)
     content = file.read_bytes()
-    with pytest.raises(ValueError, match=r"job\.json: a conversion was interrupted here; go on with --resume"):
+    with pytest.raises(ValueError, match=r"job\.json: a conversion was interrupted here; continue with --resume"):
         claim(file, job, resume=False, overwrite=False)
     assert claim(file, job, resume=True, overwrite=False)
     assert not claim(file, job, resume=False, overwrite=True)

@@ -79,7 +79,7 @@ def test_a_failing_sample_is_named_and_stops_everything(num_workers: int):
     with pytest.raises(ConversionError) as raised:
         encode(samples, num_workers=num_workers)
     assert str(raised.value) == (
-        "/somewhere/2/20 cannot be converted: 20 is cut short; mend or remove it, or leave such images out with "
+        "/somewhere/2/20 cannot be converted: 20 is cut short; fix or remove it, or leave such images out with "
         "--on-error skip"
     )
     assert len(loaded) < 20 + 8 * (3 * num_workers + 2)

@@ -83,5 +83,5 @@ def test_no_images(options: ConversionOptions, set_source):
 def test_a_seed_needs_random_access(options: ConversionOptions, set_source):
     set_source(95, random_access=False)
     assert len(plan(options, settings={})) == 95
-    with pytest.raises(ValueError, match=r"quick to read in its own order alone.*--dataset beton or tar, with --seed"):
+    with pytest.raises(ValueError, match=r"only quick to read in its own order.*--dataset beton or tar --mode keep"):
         plan(replace(options, seed=0), settings={})

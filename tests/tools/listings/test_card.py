@@ -70,7 +70,7 @@ def test_damage(tmp_path: Path, change, message: str):
 
 
 def test_a_missing_card(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"card\.json: No such file or directory; the card must lie beside its file"):
+    with pytest.raises(ValueError, match=r"card\.json: No such file or directory; the card must lie next to its file"):
         read_card(tmp_path / "card.json")
 
 

@@ -92,7 +92,7 @@ def with_checksum(content: bytes) -> bytes:
     [
         (b"# fastvit manifest 1\n", b"# fastvit manifest 2\n", r"it begins with b'# fastvit manifest 2\\n', not"),
         (b"# fastvit manifest 1\n", b"", r"it begins with b'# source"),
-        (b"# rule: ", b"# rules: ", r"line 3 is '# rules: .*expected '# rule: …'; copy it again, or make it anew"),
+        (b"# rule: ", b"# rules: ", r"line 3 is '# rules: .*expected '# rule: …'; copy it again, or make it again"),
         (b"# seed: 18446744073709551615\n", b"", r"line 4 is '# images: 4\\n', expected '# seed"),
         (b"# seed: 1", b"# seed: -1", r"its seed is '-18446744073709551615', no number"),
         (b"# images: 4", b"# images: 5", r"it has 4 images, its header says 5"),
@@ -131,7 +131,7 @@ def test_a_file_cut_short_anywhere_is_refused(manifest: Manifest):
     content = manifest.path.read_bytes()
     for length in range(len(content)):
         manifest.path.write_bytes(content[:length])
-        with pytest.raises(ValueError, match="subset.txt: .*make it anew with tools/make_subset.py"):
+        with pytest.raises(ValueError, match="subset.txt: .*make it again with tools/make_subset.py"):
             read_manifest(manifest.path)
 
 

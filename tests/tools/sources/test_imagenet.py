@@ -247,7 +247,7 @@ def test_a_missing_archive(tmp_path: Path, split: str, name: str):
 
 
 BAD_VAL = {
-    "one missing": (dict(list(val_files().items())[:-1]), "it holds 6 images, the kit beside it has labels for 7"),
+    "one missing": (dict(list(val_files().items())[:-1]), "it holds 6 images, the kit there has labels for 7"),
     "one too many": (val_files() | {"ILSVRC2012_val_00000008.JPEG": b""}, "it holds 8 images"),
     "a number too high": (
         dict(list(val_files().items())[:-1]) | {"ILSVRC2012_val_00000008.JPEG": b""},
@@ -284,10 +284,10 @@ BAD_KITS = {
     ),
     "a number twice": ({"meta": meta_mat(numbers=(1, 2, 2))}, "two classes of one number or of one WNID"),
     "no classes": ({"meta": meta_mat(())}, "no classes"),
-    "a label without class": ({"labels": b"3\n1\n1\n2\n3\n2\n1001\n"}, "line 7 is '1001', which is no class's number"),
+    "a label without class": ({"labels": b"3\n1\n1\n2\n3\n2\n1001\n"}, "line 7 is '1001', not a class's number"),
     "a label that is no number": ({"labels": b"3\n1\n-1\n2\n3\n2\n1\n"}, "line 3 is '-1'"),
     "a label of other digits": ({"labels": "3\n1\n٣\n2\n3\n2\n1\n".encode()}, "line 3 is "),
-    "other labels": ({"labels": b"3\n1\n"}, "it holds 7 images, the kit beside it has labels for 2"),
+    "other labels": ({"labels": b"3\n1\n"}, "it holds 7 images, the kit there has labels for 2"),
 }
 
 

@@ -77,7 +77,7 @@ def test_other_labels_are_counted_and_the_first_is_named(tmp_path: Path, source:
 
 def test_an_image_named_twice(tmp_path: Path, source: Source):
     samples = [source[0], source[2], source[2], source[3]]
-    with pytest.raises(ValueError, match=r"m.txt: 'new\\nline' is named 2 times; copy it again, or make it anew"):
+    with pytest.raises(ValueError, match=r"m.txt: 'new\\nline' is named 2 times; copy it again, or make it again"):
         positions_of(make_manifest(tmp_path / "m.txt", samples), source)
 
 
