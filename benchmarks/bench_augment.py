@@ -99,7 +99,7 @@ CONTENDERS: dict[str, Callable[[AugmentJob], Batches]] = {
 
 
 class Augmenting:
-    """One contender in the process of its own: the work that is measured."""
+    """One contender in its own process: the work that is measured."""
 
     def __init__(self, name: str, config: BenchAugment) -> None:
         torch.set_num_threads(config.threads)

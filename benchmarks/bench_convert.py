@@ -134,7 +134,7 @@ class Measurement(NamedTuple):
 
 
 class Converting:
-    """One converter in the process of its own: the work that is measured."""
+    """One converter in its own process: the work that is measured."""
 
     def __init__(self, name: str, config: BenchConvert, images: LinkedImages) -> None:
         self._convert = CONVERTERS[name].convert

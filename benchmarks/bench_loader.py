@@ -90,7 +90,7 @@ class Measurement(NamedTuple):
 
 
 class Loading:
-    """One loader in the process of its own: the work that is measured. Making it imports what the loader needs."""
+    """One loader in its own process: the work that is measured. Making it imports what the loader needs."""
 
     def __init__(self, name: str, config: BenchLoader) -> None:
         torch.set_num_threads(config.threads)

@@ -1,4 +1,4 @@
-"""Measuring side by side: each contender in a process of its own, all taking turns, with what each one cost."""
+"""Measuring side by side: each contender in its own process, all taking turns, with what each one cost."""
 
 import multiprocessing
 import sys
@@ -36,7 +36,7 @@ class Turn:
 
 
 class Contender(Generic[Subject]):
-    """What is measured, in a process of its own, so that memory and threads are its own; a context manager.
+    """What is measured, in its own process, so that memory and threads are its own; a context manager.
 
     Args:
         name: For messages.

@@ -65,7 +65,7 @@ def parse(arguments: Sequence[str]) -> Config:
 def _parse(arguments: Sequence[str]) -> tuple[CommandLine, Config]:
     """The command line, and the config that it asks for."""
     start = _start(arguments)
-    known = {"preset": start.preset if start.preset in PRESETS else None}  # a saved config may have one of its own
+    known = {"preset": start.preset if start.preset in PRESETS else None}  # a saved config may have another name
     presets = "\n".join(f"  {name:<22} {summary(name)}" for name in PRESETS)
     command = tyro.cli(
         CommandLine,

@@ -29,7 +29,8 @@ def has_bf16_matmul(device: torch.device) -> bool:
     """Whether the device multiplies bf16 matrices in hardware; elsewhere that takes up to a hundred times as long."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    features = torch.cpu.get_capabilities()
+    return any(features.get(name, False) for name in ("avx512_bf16", "amx_tile"))
 
 
 def keep_freed_memory() -> None:

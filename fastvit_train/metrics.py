@@ -58,7 +58,7 @@ class Metrics:
         self._progress.stop()
 
     def start_at(self, step: int) -> None:
-        """Drop the lines that an interrupted run wrote after the checkpoint that it goes on from."""
+        """Drop the lines that an interrupted run wrote after the checkpoint that it continues from."""
         self._progress.update(self._task, completed=step)
         if not self._is_main:
             return

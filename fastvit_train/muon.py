@@ -60,7 +60,10 @@ class FlatMuon(Muon):
 
 
 class _InFloat32(TorchFunctionMode):
-    """Has `Tensor.bfloat16`, with which torch's Muon begins its iterations, leave the type as it is."""
+    """Has `Tensor.bfloat16`, with which torch's Muon begins its iterations, leave the type as it is.
+
+    How torch's Muon begins is its own affair: checked with torch 2.11.0 and 2.14.1. `test_muon.py` notices a change.
+    """
 
     def __torch_function__(
         self,

@@ -177,7 +177,7 @@ def compile_models(config: Config, device: torch.device, *models: nn.Module) -> 
     mode = resolve_compile(config, device)
     if mode is not None:
         for model in models:
-            # The few resolutions of the phases get code of their own; else torch would make the sizes variables.
+            # The few resolutions of the phases get their own code; else torch would make the sizes variables.
             model.compile(mode=mode, dynamic=False if config.phases else None)
 
 
@@ -204,7 +204,7 @@ def _has_cpp_compiler() -> bool:
 
 
 def resume(run: Run) -> None:
-    """Go on from the folder's checkpoint where the config asks for it and there is one."""
+    """Continue from the folder's checkpoint where the config asks for it and there is one."""
     path = run.folder / CHECKPOINT
     if run.config.resume == "never" or not path.exists():
         run.metrics.start_at(0)

@@ -1,6 +1,6 @@
 """FFCV's own DatasetWriter over torchvision's ImageFolder, which the converters are measured against.
 
-It decodes every image with Pillow and encodes it anew with OpenCV; it does not fsync what it writes. It would wait for
+It decodes every image with Pillow and encodes it again with OpenCV; it does not fsync what it writes. It would wait for
 ever for a worker that has died: here that ends in a message.
 """
 
@@ -41,7 +41,7 @@ def write(folder: Path, out: Path, *, max_side: int | None, num_workers: int) ->
         num_workers: How many processes work on it.
 
     Raises:
-        ChildProcessError: A worker could not go on; the message says which image it is about, where it is about one.
+        ChildProcessError: A worker could not continue; the message says which image it is about, where it is about one.
     """
     failures: SimpleQueue[str] = multiprocessing.SimpleQueue()
     images = ImageFolder(str(folder), loader=partial(_load, failures))

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+# The two have no public path: checked with torch 2.11.0 and 2.14.1.
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map, tree_map_only
 

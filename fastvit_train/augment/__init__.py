@@ -1,4 +1,4 @@
-"""Augmentation on the device: batched, with parameters of its own for each sample.
+"""Augmentation on the device: batched, with its own parameters for each sample.
 
 Drawing the parameters and applying them are apart, so that the second is a pure function, easy to compile and test.
 In the order of their application: flip and shift, the operations of a policy, colour jitter, erasing, normalisation,
@@ -142,6 +142,7 @@ def _normalized_channels(pixels: Tensor, config: AugmentConfig) -> list[Tensor]:
 def compiled_apply() -> Callable[[Tensor, Augmentation, AugmentConfig, torch.dtype], Tensor]:
     """`apply`, compiled for the shapes that it is given."""
     # What several loads or operations use is computed once: inlined into each gather, it costs several times as much.
+    # The option is one of Inductor's, which torch may rename: checked with 2.11.0 and 2.14.1.
     compiled = torch.compile(apply, dynamic=False, options={"realize_reads_threshold": 0})
     return cast("Callable[[Tensor, Augmentation, AugmentConfig, torch.dtype], Tensor]", compiled)
 
@@ -180,7 +181,7 @@ def augment(
         num_classes: Length of mixed targets.
         generator: On the device of the images; all randomness comes from it.
         dtype: Of the resulting images.
-        compiled: Compile what is applied, anew for every shape.
+        compiled: Compile what is applied, again for every shape.
     """
     augmentation = draw(config, index=index, resolution=images.shape[-1], epoch=epoch, generator=generator)
     transform = compiled_apply() if compiled else apply

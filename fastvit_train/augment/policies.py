@@ -246,7 +246,7 @@ def apply_layers(images: Tensor, layers: tuple[Layer, ...], policy: str) -> Tens
 
 
 class Jitter(NamedTuple):
-    """Brightness, contrast and saturation of each image, in an order of its own."""
+    """Brightness, contrast and saturation of each image, in its own order."""
 
     order: Tensor
     """int64 [b, 3]: a permutation of brightness (0), contrast (1) and saturation (2)."""

@@ -26,6 +26,7 @@ def run(tmp_path, monkeypatch, capsys):
     return run
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_row_per_loader_with_all_rounds(raw_set, run):
     options = ["--case", "whole", "--rounds", "3", "--round-seconds", "0.05"]
     code, rows, table, _ = run(raw_set.path, "--loaders", "synthetic,resident", *options)

@@ -44,7 +44,7 @@ def images() -> torch.Tensor:
 @pytest.mark.parametrize("policy", ["randaugment", "trivial"])
 @pytest.mark.parametrize("name", [slot.operation.__name__ for slot in POLICIES["trivial"](37, 45)[0]])
 def test_an_operation_is_torchvisions(images, torchvisions, device, policy, name):
-    """Every level and sign, each on an image of its own."""
+    """Every level and sign, each on its own image."""
     (slots,) = POLICIES[policy](*images.shape[2:])
     slot = next(slot for slot in slots if slot.operation.__name__ == name)
     levels = torch.linspace(slot.weakest, slot.strongest, NUM_LEVELS)
