@@ -45,7 +45,6 @@ def test_the_readme_block_runs(make_set, tmp_path: Path, monkeypatch: pytest.Mon
     assert names["images"].shape == (64, 3, 224, 224)
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_plain_torch_learns(paths: tuple[Path, Path]) -> None:
     torch.manual_seed(0)
     accuracy = run_path(str(EXAMPLES / "plain_torch.py"))["train"](
@@ -59,7 +58,6 @@ def test_plain_torch_learns(paths: tuple[Path, Path]) -> None:
     assert accuracy > 0.6
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_timm_loader_feeds_the_steps_of_train_py(paths: tuple[Path, Path]) -> None:
     """What timm's train.py does between `create_loader` and the end of an epoch, with its Mixup and its losses."""
     timm_data, timm_loss, timm_optim, timm = (
@@ -119,7 +117,6 @@ def test_augmentation_on_the_device(paths: tuple[Path, Path]) -> None:
         assert torch.allclose(batch.targets.sum(1), torch.ones(16))
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # Lightning warns of much
 def test_lightning_learns(paths: tuple[Path, Path], tmp_path: Path) -> None:
     lightning = pytest.importorskip("lightning")
