@@ -9,6 +9,7 @@ from torch import nn
 
 from fastvit_train.device import device_name
 from fastvit_train.metrics import read_metrics
+from fastvit_train.presets import PRESETS, expectation
 from fastvit_train.run import Run
 from fastvit_train.run_folder import BEST, CHECKPOINT, RESULT, provenance, write_json
 
@@ -26,6 +27,8 @@ def announce(run: Run) -> None:
         f"{'bf16' if run.dtype == torch.bfloat16 else 'fp32'} on {run.world.world_size} x "
         f"{device_name(run.world.device)}"
     )
+    if config.preset in PRESETS:
+        run.metrics.say(f"expected    of {config.preset} as it is: {expectation(config.preset)}")
 
 
 def report(run: Run, *, total_seconds: float) -> dict[str, Any]:
