@@ -26,8 +26,12 @@ CIFAR10 := data/cifar10_train.beton data/cifar10_test.beton
 .PHONY: train test test-all test-lowest test-neon wheels test-wheels lint docs bench gpu-check sanitize clean
 .DELETE_ON_ERROR:
 
+# A CPU without bf16 takes some five times as long for a step. An --epochs of ARGS comes later and wins.
+HAS_BF16 := $(BIN)/python -c 'import sys, torch; from fastvit_train.device import has_bf16_matmul; sys.exit(not (torch.cuda.is_available() or has_bf16_matmul(torch.device("cpu"))))'
+
 train: $(CIFAR10)
-	$(BIN)/fastvit-train --preset cifar10-quick $(ARGS)
+	@short=; $(HAS_BF16) || { short="--epochs 3.5"; echo 'No bf16 on this CPU: --epochs 3.5, unless ARGS names another number. ARGS="--epochs 6" is the whole run.'; }; \
+	set -x; $(BIN)/fastvit-train --preset cifar10-quick $$short $(ARGS)
 
 # A worker for each core; more than eight would only wait for torch to load.
 PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal

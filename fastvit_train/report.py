@@ -9,6 +9,7 @@ from torch import nn
 
 from fastvit_train.device import device_name
 from fastvit_train.metrics import read_metrics
+from fastvit_train.presets import PRESETS, expectation
 from fastvit_train.run import Run
 from fastvit_train.run_folder import BEST, CHECKPOINT, RESULT, provenance, write_json
 
@@ -28,6 +29,8 @@ def announce(run: Run) -> None:
     )
     if config.compile == "auto" and not config.augment.is_plain and not run.compile_augment:
         run.metrics.say("the augmentation is not compiled and takes longer: there is no C++ compiler (g++)")
+    if config.preset in PRESETS:
+        run.metrics.say(f"expected    of {config.preset} as it is: {expectation(config.preset)}")
 
 
 def report(run: Run, *, total_seconds: float) -> dict[str, Any]:

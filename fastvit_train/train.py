@@ -14,6 +14,7 @@ from fastvit_train.data import build_loaders
 from fastvit_train.device import keep_freed_memory
 from fastvit_train.distributed import start_world, without_averaging
 from fastvit_train.evaluate import evaluate
+from fastvit_train.forecast import Forecast
 from fastvit_train.loss import classification_loss
 from fastvit_train.metrics import Totals
 from fastvit_train.models import set_patch_drop
@@ -60,14 +61,15 @@ def train(config: Config) -> dict[str, Any]:
         cleanup.enter_context(run.metrics)
         resume(run)
         announce(run)
+        forecast = Forecast(run)
         while run.progress.step < run.last_step:
-            train_epoch(run, train_loader)
+            train_epoch(run, train_loader, forecast)
             evaluate_if_due(run, val_loader)
             save_checkpoint(run)
         return report(run, total_seconds=time.perf_counter() - started)
 
 
-def train_epoch(run: Run, loader: ImageLoader) -> None:
+def train_epoch(run: Run, loader: ImageLoader, forecast: Forecast) -> None:
     """Train on the rest of the current epoch, or until the run's last step."""
     config, progress = run.config, run.progress
     run.model.train()
@@ -84,11 +86,13 @@ def train_epoch(run: Run, loader: ImageLoader) -> None:
         progress.batch += 1
         progress.num_images += len(labels) * run.world.world_size
         log_now = progress.step % config.log_every_steps == 0 or progress.step == run.last_step
-        sums = run.world.sum(totals.sums().clone()).tolist() if log_now else None  # waits for the device
+        wait_now = log_now or forecast.is_due(progress.step)
+        sums = run.world.sum(totals.sums().clone()).tolist() if wait_now else None  # waits for the device
         now = time.perf_counter()
         progress.train_seconds += now - last
         progress.wait_seconds = waited_before + batches.wait_seconds
-        if sums is not None:
+        forecast.update(run)
+        if log_now and sums is not None:
             log_interval(run, interval, sums)
             totals, interval = Totals(run.world.device), Interval(progress)
         if progress.step == run.last_step:

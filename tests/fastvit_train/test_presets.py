@@ -1,12 +1,14 @@
 """Every preset trains, and its durations come out as its source has them."""
 
+import math
+import re
 from dataclasses import replace
 
 import pytest
 
 from fastvit_train.config import Config
 from fastvit_train.models import MODELS
-from fastvit_train.presets import ARCH_PRESETS, PRESETS, build_preset
+from fastvit_train.presets import ARCH_PRESETS, PRESETS, build_preset, expectation
 from fastvit_train.schedule import lr_factor, phase_of, total_steps
 from fastvit_train.train import train
 from runs import tiny_cifar_vit
@@ -108,6 +110,21 @@ def test_phases_of_the_recipes():
     assert resolutions == [160] * 71 + [192] * 17  # ffcv-imagenet ramps from epoch 65 to 76, rounding to 32
     fast = [phase_of(build_preset("cifar10-vit-small-fast"), epoch) for epoch in range(22)]
     assert fast == [(24, 0.5)] * 13 + [(32, 0.5)] * 5 + [(32, 0.0)] * 4
+
+
+@pytest.mark.parametrize(
+    ("epochs", "resolutions"),
+    [(0.5, [32]), (1, [32]), (2, [20, 32]), (3.5, [16, 16, 20, 32]), (4.5, [16, 16, 16, 20, 32]), (5, [32] * 5)],
+)
+def test_a_short_quick_run_ends_at_full_resolution(epochs, resolutions):
+    config = build_preset("cifar10-quick", epochs=epochs)
+    assert [phase_of(config, epoch).resolution for epoch in range(math.ceil(epochs))] == resolutions
+    assert config.optim.name == ("sgd" if epochs >= 5 else "muon")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_recipe_says_what_to_expect(name):
+    assert re.match(r"\d+\.\d+ %|not yet run", expectation(name))
 
 
 def test_models_have_presets_of_their_own_kind():
