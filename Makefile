@@ -142,7 +142,7 @@ sanitize: build/fuzz build/resize build/stress build/sanitized
 	  LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" $(BIN)/python -S tests/native/fuzz_beton.py 5000
 
 clean:
-	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache
 
 data/cifar10_train.beton data/cifar10_test.beton: data/cifar10_%.beton: | .venv/.core
 	$(BIN)/python tools/get_cifar10.py --out data/cifar10

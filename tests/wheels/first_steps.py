@@ -11,7 +11,8 @@ from importlib.metadata import files
 from pathlib import Path
 
 START = time.monotonic()
-CLASSES, PER_CLASS, SIDE = 10, 100, 32
+CLASSES, SIDE = 10, 32
+PER_CLASS = {"train": 100, "val": 10}  # two batches of the preset, and as little to evaluate as may be
 
 
 def say(step: str) -> None:
@@ -19,7 +20,7 @@ def say(step: str) -> None:
     print(f"{time.monotonic() - START:6.1f} s  {step}", flush=True)
 
 
-def make_photos(folder: Path) -> None:
+def make_photos(folder: Path, per_class: int) -> None:
     """A folder of small JPEGs for each class."""
     import numpy as np
     from PIL import Image
@@ -27,7 +28,7 @@ def make_photos(folder: Path) -> None:
     random = np.random.default_rng(0)
     for number in range(CLASSES):
         (folder / f"class{number}").mkdir(parents=True)
-        for image in range(PER_CLASS):
+        for image in range(per_class):
             pixels = random.integers(25 * number, 25 * number + 30, (SIDE, SIDE, 3), np.uint8)
             Image.fromarray(pixels).save(folder / f"class{number}" / f"{image}.jpg")
 
@@ -58,13 +59,13 @@ def main() -> None:
     tops = {file.parts[0] for file in files("fastvit") or []} - {".."}
     tops = {top for top in tops if not top.endswith(".dist-info")}
     assert tops == {"fastvit_train", "fastvit.libs", "loaders"}, tops
-    photos = Path("photos")
-    make_photos(photos)
-    load_first_batch(photos)
+    for split, per_class in PER_CLASS.items():
+        make_photos(Path(split), per_class)
+    load_first_batch(Path("train"))
     say("first batch")
-    run(f"fastvit-data write-ffcv --dataset folder --source {photos} --out train.beton")
-    run("fastvit-data verify train.beton")
-    run("fastvit-train --preset cifar10-quick --max-steps 2 --data.train train.beton --data.val train.beton")
+    for split in PER_CLASS:
+        run(f"fastvit-data write-ffcv --dataset folder --source {split} --out {split}.beton")
+    run("fastvit-train --preset cifar10-quick --max-steps 2 --data.train train.beton --data.val val.beton")
     seconds = time.monotonic() - START
     assert seconds <= float(sys.argv[1]), f"{seconds:.0f} s"
     # A process for each contender, which has to find the bundled packages too.
