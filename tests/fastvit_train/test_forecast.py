@@ -15,7 +15,7 @@ from fastvit_train.presets import expectation
 from fastvit_train.run import Run, start_run
 from fastvit_train.train import train
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("one_thread")]
+pytestmark = pytest.mark.timeout(120)
 
 
 def start(config: Config) -> Run:
