@@ -65,6 +65,7 @@ def _small_images_first(epochs: float) -> Config:
         preset="cifar10-quick",
         batch_size=1000,
         phases=tuple((end / epochs, resolution, 0.0) for end, resolution in phases if end > 0),
+        eval_every_epochs=num_small + 1,  # before it has seen images of 32 px, accuracy on them says nothing
         eval_averaging="none",
         optim=_muon(batch_size=1000),
     )
