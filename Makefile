@@ -48,7 +48,9 @@ build/lowest.txt: pyproject.toml
 
 # Without isolation, in which pip would build with the newest tools; FFCV's sdist needs it. The index that TORCH may name
 # does not have numpy and pillow at their bounds.
-build/lowest: build/lowest.txt $(wildcard loaders/native/* benchmarks/native/*) | .venv/.test
+build/lowest: build/lowest.txt $(wildcard loaders/native/* benchmarks/native/*)
+	$(call packages,$(HAVE_COMPILER),$(COMPILER_PACKAGES))
+	$(call packages,$(HAVE_FFCV_LIBRARIES),$(FFCV_PACKAGES))
 	rm -rf $@
 	$(PYTHON) -m venv $@
 	$@/bin/python -m pip install --quiet --constraint $< cmake ninja nanobind scikit-build-core numpy pillow
@@ -133,6 +135,7 @@ endef
 
 COMPILER_PACKAGES := python3 python3-venv python3-dev g++ libjpeg62-turbo-dev
 HAVE_COMPILER = command -v c++ && c++ -include cstdio -include jpeglib.h -E -x c++ /dev/null && $(PYTHON) -c 'import ensurepip, os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")'
+FFCV_PACKAGES := libopencv-dev libturbojpeg0-dev pkg-config
 HAVE_FFCV_LIBRARIES = pkg-config --exists opencv4 libturbojpeg
 
 .venv/.core: pyproject.toml CMakeLists.txt $(wildcard loaders/native/* benchmarks/native/*)
@@ -145,6 +148,6 @@ HAVE_FFCV_LIBRARIES = pkg-config --exists opencv4 libturbojpeg
 
 # FFCV's own loader and writer are what the tests compare with.
 .venv/.test: .venv/.core
-	$(call packages,$(HAVE_FFCV_LIBRARIES),libopencv-dev libturbojpeg0-dev pkg-config)
+	$(call packages,$(HAVE_FFCV_LIBRARIES),$(FFCV_PACKAGES))
 	$(PIP) --editable '.[dev,ffcv,convert]'
 	touch $@
