@@ -1,10 +1,13 @@
 # Every target sets up what it needs, once: a virtual environment in .venv and, as root or with sudo, system packages.
 #   make train      CIFAR-10 to a trained model: fetch, convert, train (ARGS="--seed 1" passes options on)
-#   make test       all tests that need no GPU
+#   make test       the tests that need no GPU, in minutes (ARGS="-k resume" passes options on)
+#   make test-all   those and the slow ones
 #   make lint       ruff and mypy
+#   make docs       the documentation as a site in build/site
 #   make bench      loader benchmark on CIFAR-10
 #   make gpu-check  the tests that need a CUDA device
-#   make test-lowest  all tests with the lowest versions that pyproject.toml allows, in an environment of its own
+#   make test-neon  the resize kernels for ARM, cross-compiled and run under QEMU
+#   make test-lowest  all tests with the lowest versions that pyproject.toml allows, in its own environment
 #   make wheels     wheels in dist/, then test-wheels; for the Pythons that are on the path (PYTHONS="3.11 3.12" chooses)
 #   make test-wheels  each wheel in a bare environment: no compiler, no headers, no checkout
 #   make sanitize   the C++ engine under sanitizers: 20,000 damaged JPEGs, 5,000 damaged .beton files, 2,000 resizes, threads that come and go
@@ -20,19 +23,32 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CIFAR10 := data/cifar10_train.beton data/cifar10_test.beton
 
-.PHONY: train test test-lowest wheels test-wheels lint bench gpu-check sanitize clean
+.PHONY: train test test-all test-lowest test-neon wheels test-wheels lint docs bench gpu-check sanitize clean
 .DELETE_ON_ERROR:
 
+# A CPU without bf16 takes some five times as long for a step. An --epochs of ARGS comes later and wins.
+HAS_BF16 := $(BIN)/python -c 'import sys, torch; from fastvit_train.device import has_bf16_matmul; sys.exit(not (torch.cuda.is_available() or has_bf16_matmul(torch.device("cpu"))))'
+
 train: $(CIFAR10)
-	$(BIN)/fastvit-train --preset cifar10-quick $(ARGS)
+	@short=; $(HAS_BF16) || { short="--epochs 3.7"; echo 'No bf16 on this CPU: --epochs 3.7, unless ARGS names another number. ARGS="--epochs 6" is the whole run.'; }; \
+	set -x; $(BIN)/fastvit-train --preset cifar10-quick $$short $(ARGS)
+
+# A worker for each core; more than eight would only wait for torch to load.
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
 test: .venv/.test
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-all: .venv/.test
+	$(PYTEST) $(ARGS)
 
 lint: .venv/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: .venv/.test $(CIFAR10)
 	$(BIN)/fastvit-bench loader --data data/cifar10_train.beton --case whole --resolution 32 $(ARGS)
@@ -48,7 +64,7 @@ build/lowest.txt: pyproject.toml
 
 # Without isolation, in which pip would build with the newest tools; FFCV's sdist needs it. The index that TORCH may name
 # does not have numpy and pillow at their bounds.
-build/lowest: build/lowest.txt $(wildcard loaders/native/* benchmarks/native/*)
+build/lowest: build/lowest.txt $(wildcard loaders/native/*/* benchmarks/native/*)
 	$(call packages,$(HAVE_COMPILER),$(COMPILER_PACKAGES))
 	$(call packages,$(HAVE_FFCV_LIBRARIES),$(FFCV_PACKAGES))
 	rm -rf $@
@@ -60,7 +76,7 @@ build/lowest: build/lowest.txt $(wildcard loaders/native/* benchmarks/native/*)
 	touch $@
 
 test-lowest: build/lowest
-	build/lowest/bin/python -m pytest $(ARGS)
+	$(subst $(BIN),build/lowest/bin,$(PYTEST)) $(ARGS)
 
 # The Pythons that are here, of those wanted. One wheel serves 3.11, one all from 3.12 on (wheel.py-api in pyproject.toml).
 PYTHONS ?= 3.11 3.12 3.13 3.14
@@ -90,22 +106,31 @@ test-wheels:
 	  rm -rf $$bare; done
 
 # The engine without Python. Kernels for one instruction set need its flag; the engine asks the machine before it runs them.
-ENGINE := $(filter-out %/module.cpp %_bindings.cpp %_avx2.cpp %_avx512.cpp %_neon.cpp,$(wildcard loaders/native/*.cpp))
+ENGINE := $(filter-out loaders/native/bindings/% %_avx2.cpp %_avx512.cpp %_neon.cpp,$(wildcard loaders/native/*/*.cpp))
 ifneq ($(filter x86_64 amd64,$(shell uname -m)),)
 SIMD := avx2 avx512
 else ifneq ($(filter aarch64 arm64,$(shell uname -m)),)
-ENGINE += loaders/native/resize_kernels_neon.cpp
+ENGINE += loaders/native/resize/kernels_neon.cpp
 endif
+build/fuzz build/stress: SOURCES = $(ENGINE)
+build/resize: SOURCES = $(filter loaders/native/resize/%,$(ENGINE))
 ADDRESS := -fsanitize=address,undefined -fno-sanitize-recover=all
 build/fuzz build/resize: FLAGS = -std=c++20 -O1 -g $(ADDRESS) -Iloaders/native
 build/stress: FLAGS = -std=c++20 -O1 -g -fsanitize=thread -Iloaders/native
-build/fuzz build/resize build/stress: build/%: tests/native/%.cpp $(wildcard loaders/native/* tests/native/*.hpp) | .venv/.core
+build/fuzz build/resize build/stress: build/%: tests/native/%.cpp $(wildcard loaders/native/*/* tests/native/*.hpp) | .venv/.core
 	mkdir -p build
-	$(foreach set,$(SIMD),c++ $(FLAGS) $(if $(filter avx512,$(set)),-mavx512bw -mavx512vl,-mavx2) -c loaders/native/resize_kernels_$(set).cpp -o $@_$(set).o &&) true
-	c++ $(FLAGS) $< $(ENGINE) $(SIMD:%=$@_%.o) -ljpeg -lpthread -o $@
+	$(foreach set,$(SIMD),c++ $(FLAGS) $(if $(filter avx512,$(set)),-mavx512bw -mavx512vl,-mavx2) -c loaders/native/resize/kernels_$(set).cpp -o $@_$(set).o &&) true
+	c++ $(FLAGS) $< $(SOURCES) $(SIMD:%=$@_%.o) -ljpeg -lpthread -ldl -o $@
 
-# The package with a sanitized engine, beside the one in .venv.
-build/sanitized: $(wildcard loaders/*.py loaders/native/*) | .venv/.core
+# Resizing knows nothing of libjpeg, so that it cross-compiles without any library.
+test-neon:
+	$(call packages,command -v aarch64-linux-gnu-g++ && command -v qemu-aarch64,g++-aarch64-linux-gnu qemu-user)
+	mkdir -p build
+	aarch64-linux-gnu-g++ -std=c++20 -O2 -static -Iloaders/native tests/native/resize.cpp $(filter-out %_avx2.cpp %_avx512.cpp,$(wildcard loaders/native/resize/*.cpp)) -o build/resize_neon
+	qemu-aarch64 build/resize_neon 500
+
+# The package with a sanitized engine, next to the one in .venv.
+build/sanitized: $(wildcard loaders/*.py loaders/native/*/*) | .venv/.core
 	rm -rf $@
 	$(PIP) --no-deps --target $@ --config-settings=build-dir=$@_build --config-settings=cmake.define.CMAKE_CXX_FLAGS='$(ADDRESS)' .
 	touch $@
@@ -138,7 +163,7 @@ HAVE_COMPILER = command -v c++ && c++ -include cstdio -include jpeglib.h -E -x c
 FFCV_PACKAGES := libopencv-dev libturbojpeg0-dev pkg-config
 HAVE_FFCV_LIBRARIES = pkg-config --exists opencv4 libturbojpeg
 
-.venv/.core: pyproject.toml CMakeLists.txt $(wildcard loaders/native/* benchmarks/native/*)
+.venv/.core: pyproject.toml CMakeLists.txt $(wildcard loaders/native/*/* benchmarks/native/*)
 	$(call packages,$(HAVE_COMPILER),$(COMPILER_PACKAGES))
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "fastvit needs Python 3.11 or newer; set PYTHON=python3.x")'
 	$(PYTHON) -m venv .venv
@@ -150,4 +175,12 @@ HAVE_FFCV_LIBRARIES = pkg-config --exists opencv4 libturbojpeg
 .venv/.test: .venv/.core
 	$(call packages,$(HAVE_FFCV_LIBRARIES),$(FFCV_PACKAGES))
 	$(PIP) --editable '.[dev,ffcv,convert]'
+	touch $@
+
+# The site is made from the sources without importing them: neither torch nor a compiler is needed.
+DOCS_EXTRA = import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])
+.venv/.docs: pyproject.toml
+	$(call packages,$(PYTHON) -c 'import ensurepip',python3 python3-venv)
+	$(PYTHON) -m venv .venv
+	$(PIP) $$($(BIN)/python -c '$(DOCS_EXTRA)')
 	touch $@

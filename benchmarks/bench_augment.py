@@ -2,7 +2,6 @@
 
 import statistics
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,14 +9,16 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 
-from benchmarks.harness import Turn, counted_rounds, started
-from benchmarks.rows import Row, about, appended_rows, cost_columns, median_ratio, print_table, split_names
-from fastvit_train.augment import augment, normalize
+from benchmarks.harness import Contender, Turn, take_turns
+from benchmarks.options import check_positive, split_names
+from benchmarks.peers.augmentation import AugmentJob, Batches, kornia_batches, torchvision_batches
+from benchmarks.rows import Row, cost_columns, measured_rows, median_ratio, print_table
+from fastvit_train.augment import augment
 from fastvit_train.config import AugmentConfig
-from fastvit_train.cpu_memory import keep_freed_memory
+from fastvit_train.device import keep_freed_memory
+
+__all__ = ["CONTENDERS", "Augmenting", "BenchAugment", "bench_augment"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,9 +48,7 @@ class BenchAugment:
     """Append a line of JSON per contender to this file."""
 
     def __post_init__(self) -> None:
-        for name in ("resolution", "threads", "batch_size", "rounds", "batches"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        check_positive(self, "resolution", "threads", "batch_size", "rounds", "batches")
         _ = self.names
 
     @property
@@ -58,25 +57,28 @@ class BenchAugment:
         return split_names(self.contenders, CONTENDERS, kind="contender")
 
     @property
-    def augment(self) -> AugmentConfig:
-        """What fastvit is asked for."""
-        return AugmentConfig(policy=self.policy, color_jitter=0.3 if self.policy == "three" else 0.0)
+    def job(self) -> AugmentJob:
+        """What each is asked for, on noise."""
+        pixels = torch.randint(256, (self.batch_size, self.resolution, self.resolution, 3), dtype=torch.uint8)
+        return AugmentJob(
+            images=pixels.permute(0, 3, 1, 2),
+            config=AugmentConfig(policy=self.policy, color_jitter=0.3 if self.policy == "three" else 0.0),
+            device=self.device,
+            num_workers=self.threads,
+            num_batches=self.batches,
+        )
 
 
-Batches = Callable[[int], Iterator[Tensor]]
-"""Makes so many augmented batches, float32 [b, 3, h, w] on the device."""
-
-
-def _fastvit(config: BenchAugment, images: Tensor) -> Batches:
-    generator = torch.Generator(config.device).manual_seed(0)
-    labels = torch.zeros(len(images), dtype=torch.int64, device=config.device)
+def _fastvit_batches(job: AugmentJob) -> Batches:
+    generator = torch.Generator(job.device).manual_seed(0)
+    labels = torch.zeros(len(job.images), dtype=torch.int64, device=job.device)
 
     def batches(number: int) -> Iterator[Tensor]:
         for _ in range(number):
             yield augment(
-                images.to(config.device),
+                job.images.to(job.device),
                 labels,
-                config.augment,
+                job.config,
                 index=labels,
                 epoch=0,
                 num_classes=1,
@@ -88,96 +90,23 @@ def _fastvit(config: BenchAugment, images: Tensor) -> Batches:
     return batches
 
 
-class _Transformed(Dataset[Tensor]):
-    """One image after another, transformed; without end."""
-
-    def __init__(self, images: Tensor, transform: v2.Transform) -> None:
-        self._images = images
-        self._transform = transform
-
-    def __getitem__(self, index: int) -> Tensor:
-        transformed: Tensor = self._transform(self._images[index % len(self._images)])
-        return transformed
-
-
-def _torchvision(config: BenchAugment, images: Tensor, *, normalizes: bool) -> Batches:
-    steps = _torchvision_steps(config.policy)
-    ours = config.augment
-    if normalizes:
-        steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(ours.mean), list(ours.std))]
-    loader = DataLoader(
-        _Transformed(images.contiguous(), v2.Compose(steps)),
-        batch_size=config.batch_size,
-        sampler=range(config.batches * config.batch_size),
-        num_workers=config.threads,
-        persistent_workers=True,
-        pin_memory=config.device == "cuda",
-    )
-
-    def batches(number: int) -> Iterator[Tensor]:
-        assert number == config.batches
-        for batch in loader:
-            moved = batch.to(config.device, non_blocking=True)
-            yield moved if normalizes else normalize(moved, ours, torch.float32)
-
-    return batches
-
-
-def _torchvision_steps(policy: str) -> list[v2.Transform]:
-    if policy == "randaugment":
-        return [v2.RandAugment(num_ops=2, magnitude=9)]
-    if policy == "autoaugment":
-        return [v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)]
-    if policy == "trivial":
-        return [v2.TrivialAugmentWide()]
-    one_of_three = [v2.Grayscale(3), v2.RandomSolarize(128, p=1.0), v2.GaussianBlur(13, (0.1, 2.0))]
-    return [v2.RandomChoice(one_of_three), v2.ColorJitter(0.3, 0.3, 0.3)]
-
-
-def _kornia(config: BenchAugment, images: Tensor) -> Batches:
-    try:
-        from kornia.augmentation import auto
-    except ImportError as error:
-        raise ImportError(
-            f"the contender kornia needs kornia ({error}); install it with: pip install kornia"
-        ) from error
-    if config.policy == "three":
-        raise ValueError("kornia has no 3-Augment: leave it out of --contenders")
-    policies = {
-        "randaugment": partial(auto.RandAugment, n=2, m=9),
-        "autoaugment": partial(auto.AutoAugment, "cifar10"),
-        "trivial": auto.TrivialAugment,
-    }
-    policy = policies[config.policy]()
-    moments = (config.augment.mean, config.augment.std)
-    mean, std = (torch.tensor(values, device=config.device)[:, None, None] for values in moments)
-
-    def batches(number: int) -> Iterator[Tensor]:
-        for _ in range(number):
-            yield (policy(images.to(config.device).float() / 255) - mean) / std
-
-    return batches
-
-
-CONTENDERS: dict[str, Callable[[BenchAugment, Tensor], Batches]] = {
-    "fastvit": _fastvit,
-    "torchvision": partial(_torchvision, normalizes=True),
-    "torchvision-uint8": partial(_torchvision, normalizes=False),
-    "kornia": _kornia,
+CONTENDERS: dict[str, Callable[[AugmentJob], Batches]] = {
+    "fastvit": _fastvit_batches,
+    "torchvision": partial(torchvision_batches, normalizes=True),
+    "torchvision-uint8": partial(torchvision_batches, normalizes=False),
+    "kornia": kornia_batches,
 }
 
 
 class Augmenting:
-    """One contender in the process of its own: the work that is measured."""
+    """One contender in its own process: the work that is measured."""
 
     def __init__(self, name: str, config: BenchAugment) -> None:
         torch.set_num_threads(config.threads)
         keep_freed_memory()
         torch.manual_seed(0)
-        side = config.resolution
-        pixels = torch.randint(256, (config.batch_size, side, side, 3), dtype=torch.uint8)
         self._config = config
-        self._batches = CONTENDERS[name](config, pixels.permute(0, 3, 1, 2))
+        self._batches = CONTENDERS[name](config.job)
 
     def round(self) -> int:
         """Make a round's batches."""
@@ -193,21 +122,24 @@ def bench_augment(config: BenchAugment) -> list[Row]:
     Raises:
         RuntimeError: A contender failed.
     """
-    with appended_rows(config.json) as rows, ExitStack() as stack:
-        contenders = stack.enter_context(started({name: partial(Augmenting, name, config) for name in config.names}))
-        for contender in contenders.values():
-            contender.run(Augmenting.round)
-        turns: dict[str, list[Turn]] = {name: [] for name in contenders}
-        for _ in counted_rounds(config.rounds):
-            for name, contender in contenders.items():
-                turns[name].append(contender.run(Augmenting.round))
-        origin, first = about(), turns[config.names[0]]
-        rows += [_row(name, config, mine, first) | origin for name, mine in turns.items()]
+    rows = measured_rows(
+        {name: partial(Augmenting, name, config) for name in config.names},
+        partial(_measure, config),
+        partial(_row, config),
+        json=config.json,
+    )
     _print(rows)
     return rows
 
 
-def _row(name: str, config: BenchAugment, mine: list[Turn], first: list[Turn]) -> Row:
+def _measure(config: BenchAugment, contenders: dict[str, Contender[Augmenting]]) -> dict[str, list[Turn]]:
+    for contender in contenders.values():
+        contender.run(Augmenting.round)
+    return take_turns(contenders, config.rounds, lambda name, _: contenders[name].run(Augmenting.round))
+
+
+def _row(config: BenchAugment, name: str, turns: dict[str, list[Turn]]) -> Row:
+    mine, first = turns[name], turns[config.names[0]]
     milliseconds = [1000 * turn.seconds / config.batches for turn in mine]
     return {
         "contender": name,
@@ -235,4 +167,4 @@ def _print(rows: list[Row]) -> None:
     }
     where = f"on {first['device']}, {first['threads']} threads or processes each"
     title = f"{first['policy']}, {first['batch_size']} images at {first['resolution']} px {where}"
-    print_table(title, columns, first["machine"])
+    print_table(title, columns, rows)

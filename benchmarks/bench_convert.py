@@ -4,7 +4,7 @@ import os
 import shutil
 import statistics
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,21 +12,24 @@ from subprocess import run
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import Literal, NamedTuple
 
-from benchmarks.harness import Contender, Turn, counted_rounds, started
-from benchmarks.rows import (
-    Row,
-    about,
-    appended_rows,
-    cost_columns,
-    costs,
-    median_ratio,
-    print_table,
-    speed_columns,
-    split_names,
-)
+from benchmarks.harness import Contender, Turn, take_turns
+from benchmarks.options import check_positive, split_names
+from benchmarks.rows import Row, cost_columns, costs, measured_rows, median_ratio, print_table, speed_columns
 from loaders.beton import Beton
-from tools.image_sources import ImageFolder
+from tools.sources.folder import ImageFolder
 from tools.write_ffcv import WriteFfcv, write_ffcv
+
+__all__ = [
+    "CONVERTERS",
+    "BenchConvert",
+    "Convert",
+    "Converter",
+    "Converting",
+    "LinkedImages",
+    "Measurement",
+    "WarmUp",
+    "bench_convert",
+]
 
 _MAX_SIDE = 500
 
@@ -46,7 +49,7 @@ class BenchConvert:
     """Where to write; converted files are removed after each turn, copies in the end."""
     converters: tuple[str, ...] = ("keep", "restart", "reencode", "ffcv", "ffcv-500", "copy")
     """Which, separated by spaces or commas: tools/write_ffcv.py's modes `keep`, `restart` and `reencode` (to at most
-    500 px); FFCV's DatasetWriter, which always encodes anew with JPEG quality 90, at full size (`ffcv`) or to at most
+    500 px); FFCV's DatasetWriter, which always encodes again with JPEG quality 90, at full size (`ffcv`) or to at most
     500 px (`ffcv-500`); or `copy` (cp, file by file)."""
     num_images: int | None = None
     """Convert so many of the images, evenly spread over the classes; by default all."""
@@ -58,9 +61,7 @@ class BenchConvert:
     """Append a line of JSON per converter to this file."""
 
     def __post_init__(self) -> None:
-        for name in ("num_images", "workers", "rounds"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} must be positive, got {value}")
+        check_positive(self, "num_images", "workers", "rounds")
         _ = self.names
 
     @property
@@ -117,19 +118,23 @@ class LinkedImages(NamedTuple):
     """Of the images together."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Measurement:
-    """One converter's turns."""
+class WarmUp(NamedTuple):
+    """What a converter's first turn tells."""
 
     peak_rss_bytes: int
-    """In the warm-up."""
     stored_bytes: float
     """Of an image, on average."""
+
+
+class Measurement(NamedTuple):
+    """One converter's turns."""
+
+    warm_up: WarmUp
     rounds: list[Turn]
 
 
 class Converting:
-    """One converter in the process of its own: the work that is measured."""
+    """One converter in its own process: the work that is measured."""
 
     def __init__(self, name: str, config: BenchConvert, images: LinkedImages) -> None:
         self._convert = CONVERTERS[name].convert
@@ -151,14 +156,15 @@ def bench_convert(config: BenchConvert) -> list[Row]:
         OSError: There is no writing to the folder or the file of rows.
     """
     config.work.mkdir(parents=True, exist_ok=True)
-    with appended_rows(config.json) as rows, ExitStack() as stack:
-        work = Path(stack.enter_context(TemporaryDirectory(prefix="fastvit-bench-", dir=config.work)))
+    with TemporaryDirectory(prefix="fastvit-bench-", dir=config.work) as folder:
+        work = Path(folder)
         images = _link_images(config.source, work / "source", config.num_images)
-        subjects = {name: partial(Converting, name, config, images) for name in config.names}
-        contenders = stack.enter_context(started(subjects))
-        measurements = _measure(contenders, work, config.rounds)
-        origin = about()
-        rows += [_row(name, config, images, measurements) | origin for name in contenders]
+        rows = measured_rows(
+            {name: partial(Converting, name, config, images) for name in config.names},
+            partial(_measure, work, config.rounds),
+            partial(_row, config, images),
+            json=config.json,
+        )
     _print(rows)
     return rows
 
@@ -178,18 +184,20 @@ def _link_images(source: Path, folder: Path, num_images: int | None) -> LinkedIm
     return LinkedImages(folder, wanted, num_bytes)
 
 
-def _measure(contenders: dict[str, Contender[Converting]], work: Path, num_rounds: int) -> dict[str, Measurement]:
-    measurements: dict[str, Measurement] = {}
-    for name, contender in contenders.items():
+def _measure(work: Path, num_rounds: int, contenders: dict[str, Contender[Converting]]) -> dict[str, Measurement]:
+    warm_ups = {name: _warm_up(contender, work) for name, contender in contenders.items()}
+
+    def turn(name: str, _: int) -> Turn:
         with _place(work) as out:
-            peak_rss_bytes = contender.run_watched(partial(Converting.convert, out=out))
-            stored_bytes = _stored_bytes(out)
-        measurements[name] = Measurement(peak_rss_bytes=peak_rss_bytes, stored_bytes=stored_bytes, rounds=[])
-    for _ in counted_rounds(num_rounds):
-        for name, measurement in measurements.items():
-            with _place(work) as out:
-                measurement.rounds.append(contenders[name].run(partial(Converting.convert, out=out)))
-    return measurements
+            return contenders[name].run(partial(Converting.convert, out=out))
+
+    turns = take_turns(contenders, num_rounds, turn)
+    return {name: Measurement(warm_ups[name], turns[name]) for name in contenders}
+
+
+def _warm_up(contender: Contender[Converting], work: Path) -> WarmUp:
+    with _place(work) as out:
+        return WarmUp(contender.run_watched(partial(Converting.convert, out=out)), _stored_bytes(out))
 
 
 @contextmanager
@@ -215,7 +223,7 @@ def _stored_bytes(path: Path) -> float:
         return float(beton.sizes.mean())
 
 
-def _row(name: str, config: BenchConvert, images: LinkedImages, measurements: dict[str, Measurement]) -> Row:
+def _row(config: BenchConvert, images: LinkedImages, name: str, measurements: dict[str, Measurement]) -> Row:
     mine, counterpart = measurements[name], CONVERTERS[name].counterpart
     figures = costs(mine.rounds)
     theirs = measurements.get(counterpart)
@@ -227,9 +235,9 @@ def _row(name: str, config: BenchConvert, images: LinkedImages, measurements: di
         "work": str(config.work),
         "workers": config.workers,
         **figures,
-        "peak_rss_bytes": mine.peak_rss_bytes,
+        "peak_rss_bytes": mine.warm_up.peak_rss_bytes,
         "source_megabytes_per_second": figures["images_per_second"] * images.num_bytes / images.num_images / 1e6,
-        "stored_bytes_per_image": mine.stored_bytes,
+        "stored_bytes_per_image": mine.warm_up.stored_bytes,
         "counterpart": counterpart,
         "ratio_to_counterpart": median_ratio(mine.rounds, theirs.rounds) if theirs else None,
     }
@@ -247,4 +255,4 @@ def _print(rows: list[Row]) -> None:
         "ratio": [f"{ratio:.2f} to {counterpart}" if ratio else "" for ratio, counterpart in ratios],
     }
     title = f"{first['source']}, {first['num_images']:,} images, {first['workers']} workers each"
-    print_table(title, columns, first["machine"])
+    print_table(title, columns, rows)

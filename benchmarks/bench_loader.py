@@ -2,30 +2,22 @@
 
 import math
 from collections.abc import Iterator, Sized
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
-from benchmarks.harness import Contender, Turn, counted_rounds, started
-from benchmarks.peers import Epochs
-from benchmarks.rows import (
-    Row,
-    about,
-    appended_rows,
-    cost_columns,
-    costs,
-    median_ratio,
-    print_table,
-    speed_columns,
-    split_names,
-)
+from benchmarks.harness import Contender, Turn, take_turns
+from benchmarks.options import check_positive, split_names
+from benchmarks.peers.epochs import Epochs
+from benchmarks.rows import Row, cost_columns, costs, measured_rows, median_ratio, print_table, speed_columns
 from loaders import BACKENDS, LoaderConfig, build_loader
 from loaders.crop import Crop
+
+__all__ = ["CROPS", "MODULES", "PEERS", "BenchLoader", "Loading", "Measurement", "WarmUp", "bench_loader"]
 
 PEERS = ("dali", "limit")
 MODULES = {name: f"loaders.{name}_loader" for name in BACKENDS} | {name: f"benchmarks.peers.{name}" for name in PEERS}
@@ -62,9 +54,7 @@ class BenchLoader:
     """Append a line of JSON per loader to this file."""
 
     def __post_init__(self) -> None:
-        for name in ("resolution", "threads", "batch_size", "rounds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        check_positive(self, "resolution", "threads", "batch_size", "rounds")
         _ = self.names
 
     @property
@@ -85,17 +75,22 @@ class BenchLoader:
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Measurement:
-    """One loader's turns."""
+class WarmUp(NamedTuple):
+    """What a loader's first turns tell."""
 
     first_batch: Turn
     epochs_per_round: int
+
+
+class Measurement(NamedTuple):
+    """One loader's turns."""
+
+    warm_up: WarmUp
     rounds: list[Turn]
 
 
 class Loading:
-    """One loader in the process of its own: the work that is measured. Making it imports what the loader needs."""
+    """One loader in its own process: the work that is measured. Making it imports what the loader needs."""
 
     def __init__(self, name: str, config: BenchLoader) -> None:
         torch.set_num_threads(config.threads)
@@ -124,11 +119,12 @@ def bench_loader(config: BenchLoader) -> list[Row]:
     Raises:
         RuntimeError: A loader failed.
     """
-    with appended_rows(config.json) as rows, ExitStack() as stack:
-        contenders = stack.enter_context(started({name: partial(Loading, name, config) for name in config.names}))
-        measurements = _measure(contenders, config)
-        origin = about()
-        rows += [_row(name, config, measurements) | origin for name in contenders]
+    rows = measured_rows(
+        {name: partial(Loading, name, config) for name in config.names},
+        partial(_measure, config),
+        partial(_row, config),
+        json=config.json,
+    )
     _print(rows)
     return rows
 
@@ -144,26 +140,26 @@ def _backend_epochs(name: str, path: Path, config: LoaderConfig) -> Epochs:
     return epochs
 
 
-def _measure(contenders: dict[str, Contender[Loading]], config: BenchLoader) -> dict[str, Measurement]:
-    measurements = {
-        name: Measurement(
-            first_batch=contender.run(Loading.first_batch),
-            epochs_per_round=_epochs_per_round(contender, config.round_seconds),
-            rounds=[],
-        )
-        for name, contender in contenders.items()
-    }
-    for number in counted_rounds(config.rounds):
-        for name, measurement in measurements.items():
-            first = number * _MOST_EPOCHS
-            numbers = range(first, first + measurement.epochs_per_round)
-            measurement.rounds.append(contenders[name].run(partial(Loading.whole_epochs, numbers=numbers)))
-    return measurements
+def _measure(config: BenchLoader, contenders: dict[str, Contender[Loading]]) -> dict[str, Measurement]:
+    warm_ups = {name: _warm_up(contender, config.round_seconds) for name, contender in contenders.items()}
+
+    def turn(name: str, number: int) -> Turn:
+        first = number * _MOST_EPOCHS
+        numbers = range(first, first + warm_ups[name].epochs_per_round)
+        return contenders[name].run(partial(Loading.whole_epochs, numbers=numbers))
+
+    turns = take_turns(contenders, config.rounds, turn)
+    return {name: Measurement(warm_ups[name], turns[name]) for name in contenders}
+
+
+def _warm_up(contender: Contender[Loading], round_seconds: float) -> WarmUp:
+    first_batch = contender.run(Loading.first_batch)
+    contender.run(Loading.rest_of_epoch)
+    return WarmUp(first_batch, _epochs_per_round(contender, round_seconds))
 
 
 def _epochs_per_round(contender: Contender[Loading], round_seconds: float) -> int:
-    """How many epochs last long enough, found by trying, which warms up as well."""
-    contender.run(Loading.rest_of_epoch)
+    """How many epochs last long enough, found by trying."""
     num_epochs = 1
     while True:
         seconds = contender.run(partial(Loading.whole_epochs, numbers=range(1, 1 + num_epochs))).seconds
@@ -172,7 +168,7 @@ def _epochs_per_round(contender: Contender[Loading], round_seconds: float) -> in
         num_epochs = min(math.ceil(1.1 * num_epochs * round_seconds / seconds), _MOST_EPOCHS)
 
 
-def _row(name: str, config: BenchLoader, measurements: dict[str, Measurement]) -> Row:
+def _row(config: BenchLoader, name: str, measurements: dict[str, Measurement]) -> Row:
     mine, limit = measurements[name], measurements.get("limit")
     return {
         "loader": name,
@@ -182,10 +178,10 @@ def _row(name: str, config: BenchLoader, measurements: dict[str, Measurement]) -
         "batch_size": config.batch_size,
         "data": str(config.data),
         **costs(mine.rounds),
-        "epochs_per_round": mine.epochs_per_round,
+        "epochs_per_round": mine.warm_up.epochs_per_round,
         "ratio_to_first": median_ratio(mine.rounds, measurements[config.names[0]].rounds),
         "ratio_to_limit": median_ratio(mine.rounds, limit.rounds) if limit else None,
-        "first_batch_seconds": mine.first_batch.seconds,
+        "first_batch_seconds": mine.warm_up.first_batch.seconds,
     }
 
 
@@ -200,4 +196,4 @@ def _print(rows: list[Row]) -> None:
         "first batch s": [f"{row['first_batch_seconds']:.2f}" for row in rows],
     }
     title = f"{first['data']}, {first['case']}, {first['resolution']} px, {first['threads']} threads each"
-    print_table(title, columns, first["machine"])
+    print_table(title, columns, rows)

@@ -1,35 +1,41 @@
 """The command `fastvit-bench`."""
 
+import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
+from importlib import import_module
 
 import tyro
+
+__all__ = ["main"]
+
+# Each NAME is a module bench_NAME with its options, BenchName, and the function bench_name that takes them.
+_BENCHMARKS = {
+    "loader": "loaders side by side on one file",
+    "train": "where a preset's training time goes",
+    "augment": "augmentations side by side",
+    "convert": "converters side by side on the same images",
+}
 
 
 def main() -> int:
     """Run the benchmark that the command line names; 0 when done, 1 after an error."""
+    name, arguments = _split(sys.argv[1:])
     try:
-        from benchmarks.bench_augment import BenchAugment, bench_augment  # here, as a library may be missing
-        from benchmarks.bench_convert import BenchConvert, bench_convert
-        from benchmarks.bench_loader import BenchLoader, bench_loader
-        from benchmarks.bench_train import BenchTrain, bench_train
-
-        commands: dict[str, Callable[..., BenchLoader | BenchTrain | BenchAugment | BenchConvert]] = {
-            "loader": BenchLoader,
-            "train": BenchTrain,
-            "augment": BenchAugment,
-            "convert": BenchConvert,
-        }
-        config = tyro.extras.subcommand_cli_from_dict(commands, prog="fastvit-bench", description=__doc__)
-        if isinstance(config, BenchLoader):
-            bench_loader(config)
-        elif isinstance(config, BenchTrain):
-            bench_train(config)
-        elif isinstance(config, BenchAugment):
-            bench_augment(config)
-        else:
-            bench_convert(config)
+        module = import_module(f"benchmarks.bench_{name}")  # here, as a library may be missing, and as it takes seconds
+        options = tyro.cli(getattr(module, f"Bench{name.capitalize()}"), prog=f"fastvit-bench {name}", args=arguments)
+        getattr(module, f"bench_{name}")(options)
     except (ValueError, RuntimeError, ImportError, OSError) as error:
         print(f"fastvit-bench: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _split(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """The benchmark's name, and the rest of the command line."""
+    parser = argparse.ArgumentParser(prog="fastvit-bench", description="Measure fastvit and others side by side.")
+    benchmarks = parser.add_subparsers(dest="name", required=True, metavar="BENCHMARK", title="benchmarks")
+    for name, line in _BENCHMARKS.items():
+        benchmarks.add_parser(name, help=line, add_help=False)
+    chosen, rest = parser.parse_known_args(arguments)
+    return chosen.name, rest

@@ -11,6 +11,8 @@ import psutil
 from benchmarks import _limit
 from fastvit_train.run_folder import provenance
 
+__all__ = ["environment"]
+
 _CONTENDERS = ("ffcv", "kornia", "nvidia-dali-cuda130")
 
 

@@ -1,10 +1,10 @@
-"""Measuring side by side: each contender in a process of its own, all taking turns, with what each one cost."""
+"""Measuring side by side: each contender in its own process, all taking turns, with what each one cost."""
 
 import multiprocessing
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -15,6 +15,8 @@ try:
     import psutil
 except ImportError as error:
     raise ImportError(f"benchmarks need psutil ({error}); install it with: pip install 'fastvit[bench]'") from error
+
+__all__ = ["Contender", "Subject", "Turn", "started", "take_turns"]
 
 Subject = TypeVar("Subject")
 
@@ -34,7 +36,7 @@ class Turn:
 
 
 class Contender(Generic[Subject]):
-    """What is measured, in a process of its own, so that memory and threads are its own; a context manager.
+    """What is measured, in its own process, so that memory and threads are its own; a context manager.
 
     Args:
         name: For messages.
@@ -123,7 +125,22 @@ def started(subjects: Mapping[str, Callable[[], Subject]]) -> Iterator[dict[str,
         yield contenders
 
 
-def counted_rounds(number: int) -> Iterator[int]:
+def take_turns(names: Iterable[str], num_rounds: int, turn: Callable[[str, int], Turn]) -> dict[str, list[Turn]]:
+    """Have every contender do a turn in every round, so that what slows the machine down hits all of them.
+
+    Args:
+        names: The contenders, in the order of their turns.
+        num_rounds: How many turns each has.
+        turn: Does the turn of a contender in a round, from 1.
+    """
+    turns: dict[str, list[Turn]] = {name: [] for name in names}
+    for number in _counted_rounds(num_rounds):
+        for name, mine in turns.items():
+            mine.append(turn(name, number))
+    return turns
+
+
+def _counted_rounds(number: int) -> Iterator[int]:
     """The numbers of so many rounds, from 1, said on stderr as they begin, with the time that the rest will take."""
     start = time.monotonic()
     for current in range(1, number + 1):

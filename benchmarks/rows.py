@@ -1,72 +1,85 @@
-"""What the benchmarks share: contenders chosen by name, the figures of their rounds, rows as JSON and as a table."""
+"""Rows: what a benchmark found of each contender, as figures, as lines of JSON and as a table."""
 
 import json
 import statistics
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.environment import environment
-from benchmarks.harness import Turn
+from benchmarks.harness import Contender, Subject, Turn, started
+
+__all__ = [
+    "Row",
+    "cost_columns",
+    "costs",
+    "measured_rows",
+    "median_ratio",
+    "print_table",
+    "speed_columns",
+]
 
 _TABLE_WIDTH = 120  # in a file or a pipe, where there is no terminal to fit
 
 Row = dict[str, Any]
+_Measurements = TypeVar("_Measurements")
 
 
-def split_names(groups: Sequence[str], known: Collection[str], *, kind: str) -> list[str]:
-    """The contenders that the command line names, separated by spaces or commas, once each, in the order given.
-
-    Raises:
-        ValueError: It names none, or one that is not known.
-    """
-    names = list(dict.fromkeys(name for group in groups for name in group.split(",") if name))
-    choices = ", ".join(sorted(known))
-    if not names:
-        raise ValueError(f"{kind}s must name at least one of: {choices}")
-    if unknown := set(names) - set(known):
-        raise ValueError(f"unknown {kind} {min(unknown)!r}; choose from: {choices}")
-    return names
-
-
-def speeds(turns: Sequence[Turn]) -> list[float]:
+def _speeds(turns: Sequence[Turn]) -> list[float]:
     """Images per second of each turn."""
     return [turn.num_images / turn.seconds for turn in turns]
 
 
 def median_ratio(turns: Sequence[Turn], others: Sequence[Turn]) -> float:
     """The median over the rounds of one contender's speed as a share of another's in the same round."""
-    return statistics.median(mine / theirs for mine, theirs in zip(speeds(turns), speeds(others), strict=True))
+    return statistics.median(mine / theirs for mine, theirs in zip(_speeds(turns), _speeds(others), strict=True))
 
 
 def costs(turns: Sequence[Turn]) -> Row:
     """The part of a row that says how fast a contender was, and what it cost."""
     return {
-        "images_per_second": statistics.median(speeds(turns)),
-        "rounds": speeds(turns),
+        "images_per_second": statistics.median(_speeds(turns)),
+        "rounds": _speeds(turns),
         "cpu_seconds_per_image": statistics.median(turn.cpu_seconds / turn.num_images for turn in turns),
         "peak_rss_bytes": max(turn.peak_rss_bytes for turn in turns),
     }
 
 
-def about() -> Row:
-    """The part of a row that says when, how and where it was measured."""
-    return {"date": datetime.now(UTC).isoformat(timespec="seconds"), **environment()}
+def measured_rows(
+    subjects: Mapping[str, Callable[[], Subject]],
+    measure: Callable[[dict[str, Contender[Subject]]], _Measurements],
+    row: Callable[[str, _Measurements], Row],
+    *,
+    json: Path | None,
+) -> list[Row]:
+    """Start the contenders, measure them, and make a row of each.
 
-
-@contextmanager
-def appended_rows(path: Path | None) -> Iterator[list[Row]]:
-    """A list to fill: in the end its rows are appended to the file `path`, a line of JSON each.
+    Args:
+        subjects: What makes each contender's subject, by name.
+        measure: Measures all of them.
+        row: Makes a contender's row, to which it is added when, how and where it was measured.
+        json: The rows are appended to this file, a line of JSON each.
 
     Raises:
         OSError: The file cannot be written, which shows before anything is measured.
+        RuntimeError: A contender failed.
     """
+    with _appended_rows(json) as rows, started(subjects) as contenders:
+        measurements = measure(contenders)
+        origin = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **environment()}
+        rows += [row(name, measurements) | origin for name in contenders]
+    return rows
+
+
+@contextmanager
+def _appended_rows(path: Path | None) -> Iterator[list[Row]]:
+    """A list to fill: in the end its rows are appended to the file."""
     rows: list[Row] = []
     if path is None:
         yield rows
@@ -76,8 +89,9 @@ def appended_rows(path: Path | None) -> Iterator[list[Row]]:
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
-def print_table(title: str, columns: Mapping[str, Sequence[str]], machine: Mapping[str, Any]) -> None:
-    """Print columns of cells, the first one to the left; those without any text are left out."""
+def print_table(title: str, columns: Mapping[str, Sequence[str]], rows: Sequence[Row]) -> None:
+    """Print columns of cells, made of the rows, the first one to the left; those without any text are left out."""
+    machine = rows[0]["machine"]
     table = Table(
         title=title,
         caption=f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB",

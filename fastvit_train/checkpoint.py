@@ -9,6 +9,8 @@ import torch
 from fastvit_train.distributed import World
 from loaders.atomic_file import atomic_file
 
+__all__ = ["FORMAT_VERSION", "load", "random_states", "restore_random_state", "save"]
+
 FORMAT_VERSION = 2
 
 
@@ -35,11 +37,9 @@ def load(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"{path} is no checkpoint that can be read: {reason}; remove it, or name another --out"
-        ) from error
+        raise ValueError(f"cannot read checkpoint {path}: {reason}; remove it, or name another --out") from error
     if not isinstance(state, dict) or state.get("format_version") != FORMAT_VERSION:
-        raise ValueError(f"{path} is no checkpoint of this version of fastvit; remove it, or name another --out")
+        raise ValueError(f"{path} is not a checkpoint of this version of fastvit; remove it, or name another --out")
     return state
 
 

@@ -1,15 +1,51 @@
 """The command `fastvit-train`: a preset or a saved config, changed by options."""
 
 import argparse
+import importlib.metadata
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from fastvit_train.config import Config, from_dict
-from fastvit_train.presets import ARCH_PRESETS, build_preset
+from fastvit_train.config import Config
+from fastvit_train.config_json import from_dict, to_dict
+from fastvit_train.presets import ARCH_PRESETS, PRESETS, build_preset, summary
+
+__all__ = ["CommandLine", "main", "parse"]
+
+_PROG = "fastvit-train"
+_DESCRIPTION = f"""\
+Train an image classifier from a preset or a saved config, changed by options.
+
+Without --preset or --config, the preset of --arch applies, if there is one.
+
+presets:
+{{presets}}
+
+Shell completion: {_PROG} --tyro-write-completion bash FILE"""
+
+if TYPE_CHECKING:
+    _PresetName = str
+else:
+    _PresetName = tyro.extras.literal_type_from_choices(PRESETS)  # so that help and completion know the choices
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandLine(Config):
+    """The config's options, and those of the command alone."""
+
+    preset: tyro.conf.DisallowNone[_PresetName | None] = None
+    """Name of the recipe that the other options change."""
+    config: Path | None = None
+    """Start from this file, such as a run's config.json, instead of a preset."""
+    print_config: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print the whole config as JSON, which --config takes, and exit."""
+    version: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print the version and exit."""
 
 
 def parse(arguments: Sequence[str]) -> Config:
@@ -23,46 +59,67 @@ def parse(arguments: Sequence[str]) -> Config:
     Raises:
         ValueError: A preset, a file or a value is not usable.
     """
-    # The starting point has to be known before tyro can show its values as defaults.
-    start_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    start = start_parser.add_mutually_exclusive_group()
+    return _parse(arguments)[1]
+
+
+def _parse(arguments: Sequence[str]) -> tuple[CommandLine, Config]:
+    """The command line, and the config that it asks for."""
+    start = _start(arguments)
+    known = {"preset": start.preset if start.preset in PRESETS else None}  # a saved config may have another name
+    presets = "\n".join(f"  {name:<22} {summary(name)}" for name in PRESETS)
+    command = tyro.cli(
+        CommandLine,
+        prog=_PROG,
+        description=_DESCRIPTION.format(presets=presets),
+        default=CommandLine(**_options(start) | known),
+        args=arguments,
+    )
+    return command, Config(**_options(command) | {"preset": start.preset})
+
+
+def _options(config: Config) -> dict[str, Any]:
+    return {field.name: getattr(config, field.name) for field in fields(Config)}
+
+
+def _start(arguments: Sequence[str]) -> Config:
+    """What the options change: it has to be known before tyro can show its values as defaults."""
+    parser = argparse.ArgumentParser(prog=_PROG, add_help=False, allow_abbrev=False)
+    start = parser.add_mutually_exclusive_group()
     start.add_argument("--preset")
     start.add_argument("--config", type=Path)
-    chosen, rest = start_parser.parse_known_args(arguments)
-    default = _recipe(chosen.preset, rest) if chosen.config is None else _read_config(chosen.config)
-    description = "Train an image classifier. --config FILE starts from a run's config.json instead of a --preset."
-    return tyro.cli(Config, prog="fastvit-train", description=description, default=default, args=rest)
-
-
-def _recipe(preset: str | None, options: Sequence[str]) -> Config:
-    """The preset, or else that of the model in `options`, for as many epochs as they name."""
-    peek_parser = argparse.ArgumentParser(prog="fastvit-train", add_help=False, allow_abbrev=False)
-    peek_parser.add_argument("--arch", default=Config().arch)
-    peek_parser.add_argument("--epochs", type=float)
-    peeked, _ = peek_parser.parse_known_args(options)
-    name = preset or ARCH_PRESETS.get(peeked.arch)
-    return Config() if name is None else build_preset(name, epochs=peeked.epochs)
+    parser.add_argument("--arch", default=Config().arch)
+    parser.add_argument("--epochs", type=float)
+    chosen, _ = parser.parse_known_args(arguments)
+    if chosen.config is not None:
+        return _read_config(chosen.config)
+    name = chosen.preset or ARCH_PRESETS.get(chosen.arch)
+    return Config() if name is None else build_preset(name, epochs=chosen.epochs)
 
 
 def _read_config(path: Path) -> Config:
     try:
         return from_dict(json.loads(path.read_text()))
     except (OSError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is no config that can be read: {error}") from error
+        raise ValueError(f"cannot read config {path}: {error}") from error
 
 
 def main() -> int:
     """Train as the command line says; 0 when done, 1 after an error, 130 after Ctrl-C."""
     try:
-        config = parse(sys.argv[1:])
-        from fastvit_train.train import train  # loads timm and more, which --help need not wait for
+        command, config = _parse(sys.argv[1:])
+        if command.version:
+            print(f"fastvit {importlib.metadata.version('fastvit')}")
+        elif command.print_config:
+            print(json.dumps(to_dict(config), indent=2))
+        else:
+            from fastvit_train.train import train  # loads torch, timm and more, which the other ways need not wait for
 
-        train(config)
+            train(config)
     except (ValueError, ImportError, OSError) as error:
-        print(f"fastvit-train: {error}", file=sys.stderr)  # noqa: T201 - the one message of a failed run
+        print(f"{_PROG}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("fastvit-train: interrupted; --resume auto goes on from the last checkpoint", file=sys.stderr)  # noqa: T201
+        print(f"{_PROG}: interrupted; --resume auto continues from the last checkpoint", file=sys.stderr)
         return 130
     return 0
 

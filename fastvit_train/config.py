@@ -1,16 +1,10 @@
-"""The configuration: frozen dataclasses from which the command line is made, saved with each run as JSON."""
+"""The configuration: frozen dataclasses from which the command line is made."""
 
-import dataclasses
 import itertools
-import json
-import types
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from fastvit_train._recipe_config import ModelConfig, MuonConfig, OptimConfig, ScheduleConfig
-from fastvit_train._recipe_config import require as _require
 from loaders import BACKENDS
 from loaders.crop import Crop
 from loaders.order import Order
@@ -25,8 +19,6 @@ __all__ = [
     "MuonConfig",
     "OptimConfig",
     "ScheduleConfig",
-    "from_dict",
-    "to_dict",
 ]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -71,6 +63,37 @@ class DataConfig:
         _require(self.resolution > 0, "data.resolution", "be positive", self.resolution)
         _require(self.num_workers >= 0, "data.num_workers", "not be negative", self.num_workers)
         _require(self.prefetch_batches > 0, "data.prefetch_batches", "be positive", self.prefetch_batches)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """What changes a model; a model that has no such option refuses it by name."""
+
+    drop_path: float = 0.0
+    """Share of the residual branches of the last block that training leaves out (stochastic depth); less before it."""
+    patch_drop: float = 0.0
+    """Share of a ViT's patches that training leaves out."""
+    pooling: Literal["avg", "token"] | None = None
+    """A ViT classifies the mean of its patches, without a class token, or the class token; as timm has it when not
+    given."""
+    qk_norm: bool = False
+    """A ViT's queries and keys are normalised."""
+    positions: Literal["learned", "sincos2d"] = "learned"
+    """A ViT's position embeddings: learned, or sines and cosines that stay as they are."""
+    mimetic_init: bool = False
+    """A ViT's attention starts as trained ones look (arXiv 2305.09828); made for positions sincos2d."""
+    zero_residual: bool = False
+    """Every residual branch of a ViT starts at zero, so that every block starts as the identity."""
+    whiten_patches: bool = False
+    """The patch embedding of a ViT starts as a random rotation of whitened patches, from the first batch of images."""
+    bf16_residual: bool = False
+    """A ViT's blocks add to a bf16 sum under bf16 autocast, instead of a float32 one: less memory traffic."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.drop_path < 1, "model.drop_path", "lie in [0, 1)", self.drop_path)
+        _require(0 <= self.patch_drop < 1, "model.patch_drop", "lie in [0, 1)", self.patch_drop)
+        both = self.mimetic_init and self.zero_residual
+        _require(not both, "model.zero_residual", "be off with model.mimetic_init, which sets the same weights", True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,6 +146,77 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class MuonConfig:
+    """Muon, for optim.name muon: it trains the matrices between the first layer and the classifier."""
+
+    lr: float = 0.02
+    """Highest learning rate of the matrices; optim.lr is that of all the rest."""
+    momentum: float = 0.95
+    """Nesterov momentum."""
+    weight_decay: float = 0.0
+    """Decay of the matrices, multiplied by the learning rate; optim.weight_decay is that of all the rest."""
+    num_iterations: int = 5
+    """Newton-Schulz iterations that make an update orthogonal."""
+    normalize: bool = False
+    """Before each step set a matrix's norm to the root of its number of rows; only where a normalisation layer follows
+    each matrix."""
+    rest: Literal["adamw", "sgd"] = "adamw"
+    """Optimizer of all the rest: biases, normalisation, embeddings, first layer and classifier."""
+
+    def __post_init__(self) -> None:
+        _require(self.lr > 0, "optim.muon.lr", "be positive", self.lr)
+        _require(0 <= self.momentum < 1, "optim.muon.momentum", "lie in [0, 1)", self.momentum)
+        _require(self.weight_decay >= 0, "optim.muon.weight_decay", "not be negative", self.weight_decay)
+        _require(0 < self.num_iterations < 100, "optim.muon.num_iterations", "lie in [1, 99]", self.num_iterations)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimConfig:
+    """The optimizer; weight decay is for the weights of linear and convolution layers alone."""
+
+    name: Literal["adamw", "sgd", "lamb", "muon"] = "adamw"
+    """AdamW, SGD with Nesterov momentum, LAMB, or Muon for matrices with optim.muon.rest for all the rest."""
+    lr: float = 1e-3
+    """Highest learning rate."""
+    norm_bias_lr_factor: float = 1.0
+    """Factor on the learning rate of the normalisation layers' biases."""
+    layer_decay: float = 1.0
+    """Factor on the learning rate from each layer to the one before it, down from the classifier; for fine-tuning."""
+    weight_decay: float = 0.1
+    """Decay of the weights, multiplied by the learning rate as torch's optimizers do."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's and LAMB's decay rates."""
+    momentum: float = 0.9
+    """SGD's momentum."""
+    clip_norm: float = 0.0
+    """Largest norm of the gradient; 0 leaves it as it is."""
+    muon: MuonConfig = field(default_factory=MuonConfig)
+
+    def __post_init__(self) -> None:
+        _require(self.lr > 0, "optim.lr", "be positive", self.lr)
+        _require(0 < self.layer_decay <= 1, "optim.layer_decay", "lie in (0, 1]", self.layer_decay)
+        _require(self.weight_decay >= 0, "optim.weight_decay", "not be negative", self.weight_decay)
+        _require(self.clip_norm >= 0, "optim.clip_norm", "not be negative", self.clip_norm)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScheduleConfig:
+    """The learning rate over the run: up in a line, then down."""
+
+    decay: Literal["cosine", "linear"] = "cosine"
+    """Shape of the way down."""
+    warmup_epochs: float = 5.0
+    """Epochs of the way up."""
+    start_fraction: float = 0.0
+    """Share of the highest learning rate at the first step."""
+    end_fraction: float = 0.0
+    """Share of the highest learning rate after the last step."""
+
+    def __post_init__(self) -> None:
+        _require(self.warmup_epochs >= 0, "schedule.warmup_epochs", "not be negative", self.warmup_epochs)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
     """Train an image classifier."""
 
@@ -144,9 +238,9 @@ class Config:
     out: Path | None = None
     """Run folder; runs/PRESET or runs/ARCH with a number behind it when not given."""
     resume: Literal["never", "auto"] = "never"
-    """auto goes on from the run folder's checkpoint where there is one, else starts anew."""
+    """auto continues from the checkpoint in the run folder if there is one, else starts from the beginning."""
     checkpoint_every_steps: int | None = None
-    """Write the checkpoint every so many steps, besides the end of each epoch."""
+    """Write the checkpoint every so many steps, and at the end of each epoch."""
     log_every_steps: int = 10
     """Read and log the metrics every so many steps."""
     eval_every_epochs: int = 1
@@ -171,7 +265,8 @@ class Config:
     """bf16 autocast; auto takes it where the device computes in it."""
     compile: Literal["auto", "off", "default", "reduce-overhead", "max-autotune"] = "auto"
     """torch.compile mode; auto is default on cuda and off on the CPU, where it gains nothing for
-    the model: there it compiles the augmentation alone, where that does more than flip and shift."""
+    the model: there it compiles the augmentation alone, where that does more than flip and shift and a C++ compiler is
+    there."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -204,39 +299,11 @@ def _check_phases(phases: tuple[tuple[float, int, float], ...]) -> None:
     _require(possible, "phases", "have positive resolutions and patch dropouts in [0, 1)", phases)
 
 
-def to_dict(config: Config) -> dict[str, Any]:
-    """The config as plain JSON types."""
-    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-    return plain
-
-
-def from_dict(values: dict[str, Any]) -> Config:
-    """The config that `to_dict` made `values` from.
+def _require(condition: bool, name: str, rule: str, value: object) -> None:
+    """Refuse the `value` of the option `name` unless the condition holds.
 
     Raises:
-        ValueError: A name is unknown or a value is not allowed.
+        ValueError: It does not; the message has the rule and the value.
     """
-    config: Config = _build(Config, values, "")
-    return config
-
-
-def _build(kind: Any, value: Any, name: str) -> Any:  # noqa: ANN401 - the type is the argument
-    """`value`, made of JSON types, as an instance of the annotated type `kind`."""
-    if dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
-        if not isinstance(value, dict) or (unknown := sorted(set(value) - set(hints))):
-            problem = f"unknown option {name}{unknown[0]}" if isinstance(value, dict) else f"{name} must be an object"
-            raise ValueError(f"{problem}; the config may come from another version")
-        return typing.cast("Any", kind)(
-            **{key: _build(hints[key], item, f"{name}{key}.") for key, item in value.items()}
-        )
-    if isinstance(kind, types.UnionType):
-        return None if value is None else _build(typing.get_args(kind)[0], value, name)
-    if typing.get_origin(kind) is tuple:
-        kinds = typing.get_args(kind)
-        if kinds[-1] is Ellipsis:
-            kinds = kinds[:1] * len(value)
-        if not isinstance(value, list | tuple) or len(value) != len(kinds):
-            raise ValueError(f"{name.removesuffix('.')} must be a list of {len(kinds)} values, got {value}")
-        return tuple(_build(item_kind, item, name) for item_kind, item in zip(kinds, value, strict=True))
-    return Path(value) if kind is Path else value
+    if not condition:
+        raise ValueError(f"{name} must {rule}, got {value}")

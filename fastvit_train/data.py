@@ -8,6 +8,8 @@ from fastvit_train.distributed import World
 from loaders import ImageLoader, LoaderConfig, build_loader
 from loaders.records import open_records
 
+__all__ = ["build_loaders"]
+
 
 def build_loaders(config: Config, world: World) -> tuple[ImageLoader, ImageLoader, int]:
     """The training loader, the validation loader and the number of classes.
@@ -53,6 +55,6 @@ def _count_classes(path: Path) -> int:
     labels = open_records(path).labels
     if labels.min() < 0:
         raise ValueError(
-            f"{path}: record {labels.argmin()} has label {labels.min()}; labels count from 0: write it anew"
+            f"{path}: record {labels.argmin()} has label {labels.min()}; labels count from 0: write the file again"
         )
     return int(labels.max()) + 1

@@ -11,6 +11,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+__all__ = ["World", "start_world", "without_averaging"]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class World:

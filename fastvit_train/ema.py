@@ -3,6 +3,8 @@
 from timm.utils import ModelEmaV3
 from torch import nn
 
+__all__ = ["build_ema"]
+
 
 def build_ema(model: nn.Module, *, half_life_steps: float) -> ModelEmaV3:
     """An exponential moving average of the model's weights and buffers, in `.module`, to be updated after each step.

@@ -14,6 +14,8 @@ from fastvit_train.metrics import Totals
 from fastvit_train.prefetch import Prefetcher
 from loaders import ImageLoader
 
+__all__ = ["Evaluation", "evaluate"]
+
 
 class Evaluation(NamedTuple):
     """What a model does on a dataset."""
@@ -27,7 +29,7 @@ class Evaluation(NamedTuple):
     num_images: int
 
 
-# The views whose logits are averaged: (mirrored, pixels down, pixels right); mirrored views count in pairs.
+# The views whose logits are added to those of the plain image, as (mirrored, pixels down, pixels right).
 _VIEWS: dict[str, tuple[tuple[bool, int, int], ...]] = {
     "none": (),
     "flip": ((True, 0, 0),),

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from fastvit_train.models import classifier_names
 
+__all__ = ["load_initial_weights", "read_weights"]
+
 _WEIGHT_KEYS = ("ema", "model", "state_dict")  # averaged weights come first; the last two are also what timm writes
 
 

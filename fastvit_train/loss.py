@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+__all__ = ["classification_loss"]
+
 
 def classification_loss(
     logits: Tensor, targets: Tensor, *, kind: Literal["cross_entropy", "bce"], label_smoothing: float

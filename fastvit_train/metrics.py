@@ -12,6 +12,8 @@ from torch import Tensor
 
 from loaders.atomic_file import atomic_file
 
+__all__ = ["Metrics", "Totals", "read_metrics"]
+
 
 class Totals:
     """Sums of loss, hits and images that stay on the device until they are read."""
@@ -56,7 +58,7 @@ class Metrics:
         self._progress.stop()
 
     def start_at(self, step: int) -> None:
-        """Drop the lines that an interrupted run wrote after the checkpoint that it goes on from."""
+        """Drop the lines that an interrupted run wrote after the checkpoint that it continues from."""
         self._progress.update(self._task, completed=step)
         if not self._is_main:
             return

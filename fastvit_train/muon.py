@@ -10,7 +10,9 @@ from torch.optim import Muon
 from torch.overrides import TorchFunctionMode
 
 from fastvit_train.config import MuonConfig
-from fastvit_train.precision import has_bf16_products
+from fastvit_train.device import has_bf16_matmul
+
+__all__ = ["FlatMuon"]
 
 
 class FlatMuon(Muon):
@@ -18,7 +20,7 @@ class FlatMuon(Muon):
 
     Filters [out, in, h, w] are trained as the matrix [out, in * h * w] that shares their memory; the order of its
     columns, which follows the memory, changes nothing about an orthogonal update. Source: airbench94_muon of
-    KellerJordan/cifar10-airbench, for flattening and for `normalize`. A device without bf16 products iterates in
+    KellerJordan/cifar10-airbench, for flattening and for `normalize`. A device without bf16 matmul iterates in
     float32: on two AVX2 cores bf16 took 45 times as long.
 
     Args:
@@ -29,7 +31,7 @@ class FlatMuon(Muon):
 
     def __init__(self, groups: Sequence[dict[str, Any]], config: MuonConfig) -> None:
         self._normalize = config.normalize
-        self._in_bf16 = has_bf16_products(groups[0]["params"][0].device)
+        self._in_bf16 = has_bf16_matmul(groups[0]["params"][0].device)
         self._flattened: list[tuple[nn.Parameter, nn.Parameter]] = []
         super().__init__(
             [{**group, "params": [self._flatten(weight) for weight in group["params"]]} for group in groups],
@@ -58,7 +60,10 @@ class FlatMuon(Muon):
 
 
 class _InFloat32(TorchFunctionMode):
-    """Has `Tensor.bfloat16`, with which torch's Muon begins its iterations, leave the type as it is."""
+    """Has `Tensor.bfloat16`, with which torch's Muon begins its iterations, leave the type as it is.
+
+    How torch's Muon begins is its own affair: checked with torch 2.11.0 and 2.14.1. `test_muon.py` notices a change.
+    """
 
     def __torch_function__(
         self,

@@ -6,18 +6,21 @@ import torch
 from timm.models import group_parameters
 from timm.optim import Lamb
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD, AdamW, Optimizer
 
 from fastvit_train.config import OptimConfig
 from fastvit_train.models import classifier_names
 from fastvit_train.muon import FlatMuon
 
+__all__ = ["Kind", "Optimizers", "build_optimizer", "clip_gradients", "layer_factors", "parameter_groups", "set_lr"]
+
 Kind = Literal["matrix", "weight", "norm_bias", "rest"]
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.LayerNorm)
 
 
 class Optimizers:
-    """Optimizers, each over parameters of its own, that step, save and load as one."""
+    """Optimizers, each over its own parameters, that step, save and load as one."""
 
     def __init__(self, *parts: Optimizer) -> None:
         self._parts = parts
@@ -113,8 +116,7 @@ def _kind(module: nn.Module, parameter: nn.Parameter, *, may_be_matrix: bool) ->
         sees_pixels = isinstance(module, nn.Conv2d) and module.in_channels == 3
         is_matrix = isinstance(module, nn.Linear) or module.groups == 1
         return "matrix" if may_be_matrix and is_matrix and not sees_pixels else "weight"
-    is_norm = isinstance(module, _BatchNorm | nn.LayerNorm)
-    return "norm_bias" if is_norm and parameter is module.bias else "rest"
+    return "norm_bias" if isinstance(module, _NORMS) and parameter is module.bias else "rest"
 
 
 def layer_factors(model: nn.Module, layer_decay: float) -> dict[str, float]:

@@ -7,9 +7,11 @@ import torch
 
 from loaders import Batch, ImageLoader
 
+__all__ = ["Prefetcher"]
+
 
 class Prefetcher:
-    """Iterates a loader's epoch with every batch on `device`; on CUDA the copy runs on a stream of its own."""
+    """Iterates a loader's epoch with every batch on `device`; on CUDA the copy runs on its own stream."""
 
     def __init__(self, loader: ImageLoader, device: torch.device) -> None:
         self._loader = loader

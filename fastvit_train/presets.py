@@ -1,9 +1,12 @@
 """Presets by name: recipes, functions that return a config and say what to expect of it."""
 
+import re
 from collections.abc import Callable
 
 from fastvit_train.config import Config
 from fastvit_train.recipes import cifar10, imagenet
+
+__all__ = ["ARCH_PRESETS", "PRESETS", "build_preset", "expectation", "summary"]
 
 # Each takes the epochs to spend, on which warm-ups and averages depend too, and has the usual number as its default.
 PRESETS: dict[str, Callable[..., Config]] = {
@@ -28,6 +31,17 @@ ARCH_PRESETS = {
     "vit_s16": "imagenet-vit-s16-90",
     "vit_small_cifar": "cifar10-vit-small",
 }
+
+
+def summary(name: str) -> str:
+    """What a preset is, in the line that its recipe begins with."""
+    return (PRESETS[name].__doc__ or "").partition("\n")[0]
+
+
+def expectation(name: str) -> str:
+    """The accuracy to expect of a preset, and what it took, as its recipe has it."""
+    found = re.search(r"Expected: (.*?)\. Cost:", PRESETS[name].__doc__ or "", re.DOTALL)
+    return "" if found is None else " ".join(found[1].split())
 
 
 def build_preset(name: str, *, epochs: float | None = None) -> Config:

@@ -1,13 +1,19 @@
-"""What a run says of itself: before it starts, and when it has ended."""
+"""What a run says of itself: before it starts, and when it has ended, with its curves as a picture."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
-from fastvit_train.plot import plot_run
+from fastvit_train.device import device_name
+from fastvit_train.metrics import read_metrics
+from fastvit_train.presets import PRESETS, expectation
 from fastvit_train.run import Run
-from fastvit_train.run_folder import BEST, CHECKPOINT, RESULT, device_name, provenance, write_json
+from fastvit_train.run_folder import BEST, CHECKPOINT, RESULT, provenance, write_json
+
+__all__ = ["announce", "count_parameters", "plot_run", "report"]
 
 
 def announce(run: Run) -> None:
@@ -21,6 +27,10 @@ def announce(run: Run) -> None:
         f"{'bf16' if run.dtype == torch.bfloat16 else 'fp32'} on {run.world.world_size} x "
         f"{device_name(run.world.device)}"
     )
+    if config.compile == "auto" and not config.augment.is_plain and not run.compile_augment:
+        run.metrics.say("the augmentation is not compiled and takes longer: there is no C++ compiler (g++)")
+    if config.preset in PRESETS:
+        run.metrics.say(f"expected    of {config.preset} as it is: {expectation(config.preset)}")
 
 
 def report(run: Run, *, total_seconds: float) -> dict[str, Any]:
@@ -70,3 +80,23 @@ def report(run: Run, *, total_seconds: float) -> dict[str, Any]:
 def count_parameters(model: nn.Module) -> int:
     """All of the model's parameters, frozen ones included."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def plot_run(folder: Path) -> Path:
+    """Draw loss and accuracy over the steps from `metrics.jsonl` into `curves.png`; returns its path."""
+    lines = read_metrics(folder / "metrics.jsonl")
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    losses, accuracies = figure.subplots(1, 2)
+    for kind, accuracy, style in (("train", "accuracy", "-"), ("eval", "top1", "o-")):
+        points = [line for line in lines if line["kind"] == kind]
+        steps = [line["step"] for line in points]
+        losses.plot(steps, [line["loss"] for line in points], style, label=kind)
+        accuracies.plot(steps, [100 * line[accuracy] for line in points], style, label=kind)
+    losses.set(xlabel="step", ylabel="loss", title=folder.name)
+    accuracies.set(xlabel="step", ylabel="accuracy (%)", title="accuracy")
+    for axes in (losses, accuracies):
+        axes.grid(alpha=0.3)
+        axes.legend()
+    path = folder / "curves.png"
+    figure.savefig(path, dpi=120)
+    return path

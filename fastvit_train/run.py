@@ -1,5 +1,7 @@
 """A run: what its steps share, how it starts, and how it is saved and resumed."""
 
+import os
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
@@ -13,7 +15,9 @@ from torch import nn
 
 from fastvit_train import checkpoint
 from fastvit_train.augment import normalize
-from fastvit_train.config import Config, to_dict
+from fastvit_train.config import Config
+from fastvit_train.config_json import to_dict
+from fastvit_train.device import computes_in_bf16
 from fastvit_train.distributed import World
 from fastvit_train.ema import build_ema
 from fastvit_train.initial_weights import load_initial_weights
@@ -22,10 +26,23 @@ from fastvit_train.models import build_model
 from fastvit_train.models.plain_attention import use_plain_attention
 from fastvit_train.models.vit_start import whiten_patches
 from fastvit_train.optim import Optimizers, build_optimizer
-from fastvit_train.precision import computes_in_bf16
 from fastvit_train.run_folder import BEST, CHECKPOINT, save_config
 from fastvit_train.schedule import total_steps
 from loaders import ImageLoader
+
+__all__ = [
+    "Progress",
+    "Run",
+    "compile_models",
+    "compiles_augmentation",
+    "initialize_from_data",
+    "resolve_compile",
+    "resume",
+    "save_best",
+    "save_checkpoint",
+    "start_model",
+    "start_run",
+]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -160,7 +177,7 @@ def compile_models(config: Config, device: torch.device, *models: nn.Module) -> 
     mode = resolve_compile(config, device)
     if mode is not None:
         for model in models:
-            # The few resolutions of the phases get code of their own; else torch would make the sizes variables.
+            # The few resolutions of the phases get their own code; else torch would make the sizes variables.
             model.compile(mode=mode, dynamic=False if config.phases else None)
 
 
@@ -172,14 +189,22 @@ def resolve_compile(config: Config, device: torch.device) -> str | None:
 
 
 def compiles_augmentation(config: Config, device: torch.device) -> bool:
-    """Whether the augmentation is compiled: auto does so on cuda, and on the CPU where it gains something."""
+    """Whether the augmentation is compiled: auto does so on cuda, and on the CPU where it gains something.
+
+    On the CPU torch needs a C++ compiler for that, which a machine that a wheel was installed on need not have.
+    """
     if config.compile == "auto":
-        return device.type == "cuda" or not config.augment.is_plain
+        return device.type == "cuda" or (not config.augment.is_plain and _has_cpp_compiler())
     return config.compile != "off"
 
 
+def _has_cpp_compiler() -> bool:
+    """Whether the compiler that torch.compile calls for the CPU is there."""
+    return shutil.which(os.environ.get("CXX", "g++")) is not None
+
+
 def resume(run: Run) -> None:
-    """Go on from the folder's checkpoint where the config asks for it and there is one."""
+    """Continue from the folder's checkpoint where the config asks for it and there is one."""
     path = run.folder / CHECKPOINT
     if run.config.resume == "never" or not path.exists():
         run.metrics.start_at(0)
@@ -207,7 +232,7 @@ def resume(run: Run) -> None:
     run.progress = Progress(**state["progress"])
     checkpoint.restore_random_state(state["random_states"], run.world)
     run.metrics.start_at(run.progress.step)
-    run.metrics.say(f"going on from {path} at step {run.progress.step}")
+    run.metrics.say(f"continuing from {path} at step {run.progress.step}")
 
 
 def save_checkpoint(run: Run) -> None:

@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from fastvit_train.config import Config, to_dict
+from fastvit_train.config import Config
+from fastvit_train.config_json import to_dict
 from loaders.atomic_file import atomic_file
+
+__all__ = ["BEST", "CHECKPOINT", "RESULT", "choose_folder", "provenance", "save_config", "write_json"]
 
 CHECKPOINT = "checkpoint.pt"
 BEST = "best.pt"
@@ -27,7 +28,7 @@ def choose_folder(config: Config) -> Path:
     """
     if config.out is not None:
         if config.resume == "never" and (config.out / CHECKPOINT).exists():
-            raise ValueError(f"{config.out} holds a run already; go on with --resume auto, or name another --out")
+            raise ValueError(f"{config.out} holds a run already; continue it with --resume auto, or name another --out")
         return config.out
     name = (config.preset or config.arch).replace("/", "-")
     number = 1
@@ -61,13 +62,6 @@ def provenance() -> dict[str, Any]:
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in packages},
     }
-
-
-def device_name(device: torch.device) -> str:
-    """The device as people know it."""
-    if device.type == "cuda":
-        return f"cuda: {torch.cuda.get_device_name(device)}"
-    return f"cpu: {torch.get_num_threads()} threads, {platform.machine()}"
 
 
 def _commit() -> str | None:

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from fastvit_train.config import Config, ScheduleConfig
 
+__all__ = ["Phase", "lr_factor", "phase_of", "total_steps"]
+
 
 class Phase(NamedTuple):
     """What an epoch trains at."""

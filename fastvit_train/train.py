@@ -10,10 +10,11 @@ from torch import Tensor
 
 from fastvit_train.augment import Augmented, augment
 from fastvit_train.config import Config
-from fastvit_train.cpu_memory import keep_freed_memory
 from fastvit_train.data import build_loaders
+from fastvit_train.device import keep_freed_memory
 from fastvit_train.distributed import start_world, without_averaging
 from fastvit_train.evaluate import evaluate
+from fastvit_train.forecast import Forecast
 from fastvit_train.loss import classification_loss
 from fastvit_train.metrics import Totals
 from fastvit_train.models import set_patch_drop
@@ -24,6 +25,18 @@ from fastvit_train.run import Progress, Run, resume, save_best, save_checkpoint,
 from fastvit_train.run_folder import choose_folder
 from fastvit_train.schedule import lr_factor, phase_of
 from loaders import ImageLoader
+
+__all__ = [
+    "Interval",
+    "add_gradients",
+    "add_gradients_of",
+    "evaluate_if_due",
+    "log_interval",
+    "say_what_was_skipped",
+    "train",
+    "train_epoch",
+    "train_step",
+]
 
 
 def train(config: Config) -> dict[str, Any]:
@@ -48,14 +61,15 @@ def train(config: Config) -> dict[str, Any]:
         cleanup.enter_context(run.metrics)
         resume(run)
         announce(run)
+        forecast = Forecast(run)
         while run.progress.step < run.last_step:
-            train_epoch(run, train_loader)
+            train_epoch(run, train_loader, forecast)
             evaluate_if_due(run, val_loader)
             save_checkpoint(run)
         return report(run, total_seconds=time.perf_counter() - started)
 
 
-def train_epoch(run: Run, loader: ImageLoader) -> None:
+def train_epoch(run: Run, loader: ImageLoader, forecast: Forecast) -> None:
     """Train on the rest of the current epoch, or until the run's last step."""
     config, progress = run.config, run.progress
     run.model.train()
@@ -72,11 +86,13 @@ def train_epoch(run: Run, loader: ImageLoader) -> None:
         progress.batch += 1
         progress.num_images += len(labels) * run.world.world_size
         log_now = progress.step % config.log_every_steps == 0 or progress.step == run.last_step
-        sums = run.world.sum(totals.sums().clone()).tolist() if log_now else None  # waits for the device
+        wait_now = log_now or forecast.is_due(progress.step)
+        sums = run.world.sum(totals.sums().clone()).tolist() if wait_now else None  # waits for the device
         now = time.perf_counter()
         progress.train_seconds += now - last
         progress.wait_seconds = waited_before + batches.wait_seconds
-        if sums is not None:
+        forecast.update(run)
+        if log_now and sums is not None:
             log_interval(run, interval, sums)
             totals, interval = Totals(run.world.device), Interval(progress)
         if progress.step == run.last_step:

@@ -1,22 +1,30 @@
 """Loaders: uint8 image batches from a file or folder, behind one contract that every backend keeps.
 
-The contract (`ImageLoader`): sample order and crops are pure functions of (seed, epoch, index); batches are uint8 in
-channels_last; validation sees every image exactly once on any number of ranks; leaving an iterator early, an error in a
-worker or Ctrl-C leaves neither a hang nor a thread behind; a sample that cannot be decoded is named.
+The contract is in `loaders.contract`, the options are in `loaders.config`; here are the backends by name.
+
+Examples:
+    Two epochs of random crops:
+
+    >>> from pathlib import Path
+    >>> from loaders import LoaderConfig, build_loader
+    >>> config = LoaderConfig(batch_size=4, resolution=64, crop="random_resized", order="random", drop_last=True)
+    >>> loader = build_loader("native", Path("train.beton"), config)
+    >>> for epoch in range(2):
+    ...     loader.set_epoch(epoch)
+    ...     for images, labels, index in loader:
+    ...         print(epoch, tuple(images.shape), images.dtype, labels.tolist())
+    0 (4, 3, 64, 64) torch.uint8 [...]
+    0 (4, 3, 64, 64) torch.uint8 [...]
+    1 (4, 3, 64, 64) torch.uint8 [...]
+    1 (4, 3, 64, 64) torch.uint8 [...]
+    >>> loader.close()
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
-
-from loaders.crop import Crop, Crops, crop_boxes, random_flips, random_shifts
-from loaders.order import BatchPlan, Order
+from loaders.config import LoaderConfig
+from loaders.contract import BadSample, BadSampleError, Batch, ImageLoader
 
 __all__ = [
     "BACKENDS",
@@ -27,161 +35,6 @@ __all__ = [
     "LoaderConfig",
     "build_loader",
 ]
-
-
-class Batch(NamedTuple):
-    """One batch; valid until the next one is asked for: `.clone()` what has to live longer."""
-
-    images: Tensor
-    """uint8 [b, 3, h, w], channels_last strides."""
-    labels: Tensor
-    """int64 [b]."""
-    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody wants of a batch
-    """int64 [b], position in the dataset."""
-
-
-class BadSample(NamedTuple):
-    """A sample that could not be decoded."""
-
-    index: int  # type: ignore[assignment]  # hides tuple.index
-    """Position in the dataset."""
-    name: str
-    """The file, or the file and the record."""
-    reason: str
-
-
-class BadSampleError(ValueError):
-    """Raised while iterating with `on_error="raise"`; its message names the sample."""
-
-    def __init__(self, sample: BadSample) -> None:
-        super().__init__(
-            f"sample {sample.index} ({sample.name}) cannot be decoded: {sample.reason}; "
-            'mend it, or leave such samples out with on_error="skip"'
-        )
-        self.sample = sample
-
-
-class ImageLoader(Protocol):
-    """What every backend offers. Iterating yields one epoch; call `set_epoch` before each."""
-
-    @property
-    def skipped(self) -> Sequence[BadSample]:
-        """The samples left out of this rank's batches since the last `set_epoch`, with `on_error="skip"`."""
-
-    def set_epoch(self, epoch: int, *, resolution: int | None = None, skip_batches: int = 0) -> None:
-        """Choose what the next iteration yields.
-
-        Args:
-            epoch: Epoch number, from 0: decides order, crops and flips.
-            resolution: Side of the images from now on, in pixels; unchanged when None.
-            skip_batches: How many batches of the epoch to leave out at its start, without loading them.
-        """
-
-    def __len__(self) -> int:
-        """Batches of this rank in a whole epoch, skipped ones included."""
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Yield the batches of the epoch that `set_epoch` chose."""
-
-    def close(self) -> None:
-        """Give back threads, processes and memory; a second call does nothing."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LoaderConfig:
-    """What to load and how, the same for every backend."""
-
-    batch_size: int
-    """Images per rank and batch."""
-    resolution: int
-    """Side of the images handed over, in pixels."""
-    crop: Crop
-    """`random_resized` (with random flips), `center`, `whole`: resize without keeping the aspect ratio, or `shift`: as
-    `whole`, then a random flip and a random shift."""
-    order: Order
-    """`random`, `quasi_random` (for data larger than memory) or `sequential`."""
-    drop_last: bool
-    """Leave out the last batch where it is not full."""
-    seed: int = 0
-    """Decides order, crops and flips, together with the epoch."""
-    rank: int = 0
-    """Which slice of each global batch is ours."""
-    world_size: int = 1
-    """Number of ranks."""
-    num_workers: int = 0
-    """Threads or processes that decode; 0 means none of its own where the backend can, else one per core."""
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    """Where batches are wanted; backends that work on the CPU hand over CPU batches all the same."""
-    on_error: Literal["raise", "skip"] = "raise"
-    """A sample that cannot be decoded ends the epoch by name, or leaves its batch and is listed in `skipped`."""
-    area: tuple[float, float] = (0.08, 1.0)
-    """Range of the crop's share of the image's area, for `random_resized`."""
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """Range of the crop's width / height, for `random_resized`."""
-    center_fraction: float = 224 / 256
-    """Share of the short side that `center` keeps."""
-    max_shift: int = 4
-    """How far `shift` moves the image at most, in pixels of the image handed over; the border is reflected."""
-    prefetch_batches: int = 2
-    """Batches that `native` makes ahead of the one that it handed over."""
-    scaled_decode: bool = False
-    """`native` decodes a JPEG at 1/2, 1/4 or 1/8 of its size where the crop is at least so much larger than
-    `resolution`: faster, but the pixels differ from those of a full decode."""
-
-    def __post_init__(self) -> None:
-        if self.resolution < 1:
-            raise ValueError(f"resolution must be positive, got {self.resolution}")
-        if not 0 <= self.seed < 2**64:
-            raise ValueError(f"seed must lie in [0, 2^64), got {self.seed}")
-        if self.num_workers < 0:
-            raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
-        if self.prefetch_batches < 1:
-            raise ValueError(f"prefetch_batches must be positive, got {self.prefetch_batches}")
-        if not 0 < self.center_fraction <= 1:
-            raise ValueError(f"center_fraction must lie in (0, 1], got {self.center_fraction}")
-        for name, (low, high) in {"area": self.area, "ratio": self.ratio}.items():
-            if not 0 < low <= high:
-                raise ValueError(f"{name} must be a range of positive numbers, got ({low}, {high})")
-        if self.area[1] > 1:
-            raise ValueError(f"area must end at 1 or below, got {self.area}")
-        if self.max_shift < 0 or (self.crop == "shift" and 2 * self.max_shift >= self.resolution):
-            raise ValueError(
-                f"max_shift must lie in [0, {self.resolution / 2:g}), below half the resolution, got {self.max_shift}"
-            )
-
-    def crops(
-        self, indices: NDArray[np.int64], *, heights: NDArray[np.int64], widths: NDArray[np.int64], epoch: int
-    ) -> Crops:
-        """What to cut out of the images `indices` of these sizes, each int64 [b], and what to do with it."""
-        boxes = crop_boxes(
-            self.crop,
-            indices=indices,
-            heights=heights,
-            widths=widths,
-            seed=self.seed,
-            epoch=epoch,
-            area=self.area,
-            ratio=self.ratio,
-            center_fraction=self.center_fraction,
-        )
-        flips, shifts = np.zeros(len(indices), np.bool_), np.zeros((len(indices), 2), np.int32)
-        if self.crop in ("random_resized", "shift"):
-            flips = random_flips(indices=indices, seed=self.seed, epoch=epoch)
-        if self.crop == "shift":
-            shifts = random_shifts(indices=indices, seed=self.seed, epoch=epoch, max_shift=self.max_shift)
-        return Crops(boxes, flips, shifts)
-
-    def plan(self, size: int) -> BatchPlan:
-        """The batches of this rank over a dataset of `size` samples."""
-        return BatchPlan(
-            order=self.order,
-            size=size,
-            seed=self.seed,
-            batch_size=self.batch_size,
-            drop_last=self.drop_last,
-            rank=self.rank,
-            world_size=self.world_size,
-        )
 
 
 # The factories import on use: a backend whose library is not installed must not keep the others from working.
@@ -222,6 +75,7 @@ BACKENDS: dict[str, Callable[[Path, LoaderConfig], ImageLoader]] = {
     "synthetic": _synthetic,
     "torch": _torch,
 }
+"""The backends by name: each builds its loader from a path and the options."""
 
 
 def build_loader(backend: str, path: Path, config: LoaderConfig) -> ImageLoader:
@@ -232,9 +86,23 @@ def build_loader(backend: str, path: Path, config: LoaderConfig) -> ImageLoader:
         path: A `.beton` file, or for all but `ffcv` also an ImageFolder or tar shards (`find_shards` in tar_shard.py).
         config: What to load and how.
 
+    Returns:
+        The loader, at epoch 0. Its `close` gives back threads, processes and memory.
+
     Raises:
         ValueError: The backend is unknown, the file is damaged or missing, or the config does not fit the dataset.
         ImportError: The backend's library is not installed; the message has the command that installs it.
+
+    Examples:
+        Every image once, as validation needs them:
+
+        >>> from pathlib import Path
+        >>> from loaders import LoaderConfig, build_loader
+        >>> config = LoaderConfig(batch_size=8, resolution=64, crop="center", order="sequential", drop_last=False)
+        >>> loader = build_loader("native", Path("train.beton"), config)
+        >>> [batch.index.tolist() for batch in loader]
+        [[0, 1, 2, 3, 4, 5, 6, 7], [8, 9]]
+        >>> loader.close()
     """
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; choose one of: {', '.join(sorted(BACKENDS))}")

@@ -43,11 +43,26 @@ NUM_CHANNELS = 3
 
 
 class BetonError(ValueError):
-    """A ``.beton`` file that cannot be read or written; the message names the file, the fault and the remedy."""
+    """A ``.beton`` file that cannot be read or written; the message names the file, the fault and the remedy.
+
+    Examples:
+        >>> from loaders.beton import Beton, BetonError
+        >>> try:
+        ...     Beton("photos")
+        ... except BetonError as error:
+        ...     print(error)
+        photos: a folder; name a .beton file
+    """
 
 
 class ImageMode(IntEnum):
-    """How an image's bytes are to be understood."""
+    """How an image's bytes are to be understood.
+
+    Examples:
+        >>> from loaders.beton import Beton, ImageMode
+        >>> bool((Beton("train.beton").modes == ImageMode.JPG).all())
+        True
+    """
 
     JPG = 0
     """A JPEG file."""
@@ -56,7 +71,12 @@ class ImageMode(IntEnum):
 
 
 class FieldKind(IntEnum):
-    """The kinds of field that can be read and written here; the values are FFCV's."""
+    """The kinds of field that can be read and written here; the values are FFCV's.
+
+    Examples:
+        >>> from loaders.beton import FieldKind
+        >>> fields = {"image": FieldKind.RGB_IMAGE, "label": FieldKind.INT}  # what `BetonWriter` takes
+    """
 
     FLOAT = 0
     """float64."""
@@ -80,22 +100,43 @@ FIELD_METADATA_TYPES: dict[int, np.dtype[Any]] = {
 
 
 class EncodedImage(NamedTuple):
-    """One image as it lies in the file."""
+    """One image as it lies in the file.
+
+    Examples:
+        >>> import numpy as np
+        >>> from loaders.beton import EncodedImage, ImageMode
+        >>> image = EncodedImage(np.zeros((32, 48, 3), np.uint8), ImageMode.RAW, height=32, width=48)
+    """
 
     data: bytes | bytearray | memoryview | NDArray[np.uint8]
     """The JPEG's bytes, or C-contiguous pixels (any shape of height x width x 3 bytes)."""
     mode: ImageMode
     height: int
+    """In pixels, from 1 to 65,535; of a JPEG, what its header says."""
     width: int
+    """In pixels, from 1 to 65,535; of a JPEG, what its header says."""
 
 
 def metadata_type(fields: Mapping[str, int]) -> np.dtype[Any]:
-    """The type of one record's metadata row, laid out as a C compiler would, for field names and their kinds."""
+    """The type of one record's metadata row, laid out as a C compiler would, for field names and their kinds.
+
+    Examples:
+        >>> from loaders.beton import FieldKind, metadata_type
+        >>> metadata_type({"image": FieldKind.RGB_IMAGE, "label": FieldKind.INT}).itemsize
+        24
+    """
     return np.dtype([(name, FIELD_METADATA_TYPES[kind]) for name, kind in fields.items()], align=True)
 
 
 def page_size_fault(page_size: int) -> str | None:
-    """What is wrong with this page size, or None."""
+    """What is wrong with this page size, in bytes, or None.
+
+    Examples:
+        >>> from loaders.beton import page_size_fault
+        >>> page_size_fault(1 << 23)
+        >>> page_size_fault(1000)
+        'page_size must be a power of two from 2097152 to 2147483648 bytes, got 1000'
+    """
     if MIN_PAGE_SIZE <= page_size <= MAX_PAGE_SIZE and page_size & (page_size - 1) == 0:
         return None
     return f"page_size must be a power of two from {MIN_PAGE_SIZE} to {MAX_PAGE_SIZE} bytes, got {page_size}"

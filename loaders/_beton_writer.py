@@ -1,9 +1,7 @@
 """Writer of FFCV's ``.beton`` files; `loaders.beton` is the public face."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import numpy as np
@@ -22,7 +20,7 @@ from loaders._beton_format import (
     page_size_fault,
 )
 from loaders._beton_record import Record, Value, check_record
-from loaders.atomic_file import atomic_file, clear_os_errors
+from loaders.atomic_file import AtomicWriter, clear_os_errors
 
 
 class BetonStream:
@@ -40,6 +38,21 @@ class BetonStream:
 
     Raises:
         BetonError: A field name, the number of records or the page size does not suit the format.
+
+    Examples:
+        Into a file of one's own making; a `BetonWriter` does this into a file that appears once it is whole:
+
+        >>> from pathlib import Path
+        >>> from loaders.beton import DEFAULT_PAGE_SIZE, Beton, BetonStream, EncodedImage, FieldKind, ImageMode
+        >>> fields = {"image": FieldKind.RGB_IMAGE, "label": FieldKind.INT}
+        >>> path = Path("stream.beton")
+        >>> with path.open("wb") as file:
+        ...     stream = BetonStream(file, path, fields, num_samples=3, page_size=DEFAULT_PAGE_SIZE)
+        ...     for label in range(2):  # fewer than were announced: the file has those that came
+        ...         stream.append([EncodedImage(bytes(12), ImageMode.RAW, height=2, width=2), label])
+        ...     stream.finish()
+        >>> Beton(path).labels
+        array([0, 1])
     """
 
     def __init__(
@@ -141,15 +154,27 @@ class BetonStream:
         self._file.write(header.tobytes())
 
 
-class BetonWriter:
-    """Writes records one after another into a file that appears once it is whole: see `BetonStream`.
+class BetonWriter(AtomicWriter):
+    """Writes records one after another into a file that appears once it is whole: see `BetonStream`, `AtomicWriter`.
 
-    A context manager: leaving it in the ordinary way puts the finished file at `path`; leaving it by an exception
-    leaves nothing.
+    Args:
+        path: The file; what stood there is replaced.
+        fields: The names and kinds of a record's fields, in order; names have 1 to 16 ASCII characters.
+        num_samples: How many records will come.
+        page_size: Bytes of a page: a power of two from 2 MiB up; no record can be larger.
 
     Raises:
         BetonError: A field name or the page size does not suit the format, fewer records came than were announced, or
             the file cannot be written.
+
+    Examples:
+        >>> import numpy as np
+        >>> from loaders.beton import BetonWriter, EncodedImage, FieldKind, ImageMode
+        >>> images = np.zeros((100, 32, 32, 3), np.uint8)
+        >>> fields = {"image": FieldKind.RGB_IMAGE, "label": FieldKind.INT, "weight": FieldKind.FLOAT}
+        >>> with BetonWriter("raw.beton", fields, num_samples=100) as writer:
+        ...     for label, image in enumerate(images):
+        ...         writer.append([EncodedImage(image, ImageMode.RAW, height=32, width=32), label % 10, 0.5])
     """
 
     def __init__(
@@ -160,38 +185,28 @@ class BetonWriter:
         num_samples: int,
         page_size: int = DEFAULT_PAGE_SIZE,
     ) -> None:
-        self.path = Path(path)
-        _check_format(self.path, fields, num_samples, page_size)
-        if self.path.is_dir():
-            raise BetonError(f"{self.path}: cannot be written: it is a folder; name a file")
+        _check_format(Path(path), fields, num_samples, page_size)
+        super().__init__(Path(path), BetonError)
         self._fields, self._num_samples, self._page_size = dict(fields), num_samples, page_size
-        self._open = ExitStack()
 
     def __enter__(self) -> Self:
-        with clear_os_errors(self.path, BetonError):
-            file = self._open.enter_context(atomic_file(self.path))
+        super().__enter__()
         self._stream = BetonStream(
-            file, self.path, self._fields, num_samples=self._num_samples, page_size=self._page_size
+            self._file, self.path, self._fields, num_samples=self._num_samples, page_size=self._page_size
         )
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if error is not None:
-            self._open.__exit__(kind, error, traceback)
-            return
-        with clear_os_errors(self.path, BetonError), self._open:
-            if self._stream.num_records != self._num_samples:
-                raise BetonError(
-                    f"{self.path}: {self._stream.num_records} records came where num_samples={self._num_samples} were "
-                    "announced"
-                )
-            self._stream.finish()
 
     def append(self, values: Sequence[Value]) -> None:
         """Write the next record: see `BetonStream.append`."""
         self._stream.append(values)
+
+    def _finish(self) -> None:
+        if self._stream.num_records != self._num_samples:
+            raise BetonError(
+                f"{self.path}: {self._stream.num_records} records came where num_samples={self._num_samples} were "
+                "announced"
+            )
+        self._stream.finish()
 
 
 def _check_format(path: Path, fields: Mapping[str, FieldKind], num_samples: int, page_size: int) -> None:

@@ -1,4 +1,4 @@
-"""What every backend keeps in the same way: which epoch comes next, at which resolution and from which batch on."""
+"""What every backend does in the same way: which epoch comes next, and what to say when something is wrong."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -6,8 +6,26 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders import BadSample, LoaderConfig
+from loaders.config import LoaderConfig
+from loaders.contract import BadSample
 from loaders.order import BatchPlan
+from loaders.records import ImageRecords
+
+
+def bad_sample(records: ImageRecords, index: int, error: Exception) -> BadSample:
+    """A sample that decoding failed for, with the error's first line: after it, torch lists a stack of C++ calls."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    return BadSample(index, records.name(index), lines[0])
+
+
+def loader_closed() -> ValueError:
+    """What a loader raises that is asked for an epoch after `close`."""
+    return ValueError("the loader is closed; build another one")
+
+
+def epoch_ended() -> ValueError:
+    """What an iterator that is still held raises once its epoch is not the loader's any more."""
+    return ValueError("this epoch was ended before its last batch: its loader was closed or iterated again")
 
 
 class PlannedEpochs:

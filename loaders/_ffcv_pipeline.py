@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from loaders._epochs import epoch_ended
 from loaders.beton import ImageMode
 from loaders.crop import Crops
 
@@ -158,7 +159,7 @@ class Epoch(EpochIterator):  # type: ignore[misc]
                 if item is None:
                     raise StopIteration
                 raise RuntimeError(f"FFCV's thread failed with {type(item).__name__}: {item}") from item
-        raise ValueError("this epoch was ended before its last batch: its loader was closed or iterated anew")
+        raise epoch_ended()
 
     def close(self) -> None:
         """End the thread; a second call does nothing."""

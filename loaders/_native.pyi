@@ -5,6 +5,10 @@ from typing import TypedDict, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+built_with_libjpeg: str
+loaded_libjpeg: str
+uses_own_huffman_decoder: bool
+
 def philox(c0: int, c1: int, c2: int, c3: int, seed: int) -> NDArray[np.uint32]: ...
 def permute(positions: NDArray[np.int64], size: int, seed: int, epoch: int, item: int = 0) -> NDArray[np.int64]: ...
 def random_resized_crops(

@@ -1,27 +1,41 @@
 """Files that appear whole or not at all."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from types import TracebackType
+from typing import BinaryIO, Self
+
+__all__ = ["AtomicWriter", "atomic_file", "clear_os_errors"]
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that takes the name `path`, replacing what stood there, only once all of it is on disk.
 
-    Until then it lies beside `path` under a temporary name; any exception in the body, Ctrl-C included, removes it.
+    Until then it lies next to `path` under a temporary name; any exception in the body, Ctrl-C included, removes it.
 
     Raises:
         OSError: The file cannot be made, written or renamed; nothing is left behind.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from loaders.atomic_file import atomic_file
+        >>> with atomic_file(Path("result.txt")) as file:
+        ...     _ = file.write(b"93.7 %")
+        ...     Path("result.txt").exists()
+        False
+        >>> Path("result.txt").read_bytes()
+        b'93.7 %'
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     file = open(temporary, "wb")  # noqa: SIM115  # closing it can fail, and then the file must go too
     try:
         yield file
         file.flush()
-        os.fsync(file.fileno())
+        os.fsync(file.fileno())  # or a power cut could leave the new name with nothing behind it
         file.close()
         temporary.replace(path)
     except BaseException:
@@ -34,13 +48,80 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def clear_os_errors(path: Path, kind: type[ValueError] = ValueError) -> Iterator[None]:
-    """Turn a full disk and its like, while `path` is being written, into one message of the exception `kind`."""
+    """Turn a full disk and its like, while `path` is being written, into one message of the exception `kind`.
+
+    Raises:
+        ValueError: Or rather `kind`: an OSError came; the message names the file, the fault and the remedy.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from loaders.atomic_file import atomic_file, clear_os_errors
+        >>> path = Path("no/result.txt")
+        >>> with clear_os_errors(path), atomic_file(path) as file:
+        ...     _ = file.write(b"93.7 %")
+        Traceback (most recent call last):
+        ValueError: no/result.txt: cannot be written: No such file or directory; make room there or choose another place
+    """
     try:
         yield
     except OSError as error:
         raise kind(
             f"{path}: cannot be written: {error.strerror or error}; make room there or choose another place"
         ) from error
+
+
+class AtomicWriter(ABC):
+    """Writes the file `path` piece by piece.
+
+    A context manager: leaving it in the ordinary way puts the finished file at `path`; leaving it by an exception
+    leaves what was there before.
+
+    Args:
+        path: The file to write.
+        error: The exception that a full disk and its like become: see `clear_os_errors`.
+
+    Raises:
+        ValueError: `path` is a folder or cannot be written; of the kind `error`.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from loaders.atomic_file import AtomicWriter
+        >>> class Words(AtomicWriter):
+        ...     def append(self, word: str) -> None:
+        ...         self._file.write(word.encode() + b" ")
+        ...
+        ...     def _finish(self) -> None:
+        ...         self._file.write(b"end")
+        >>> with Words(Path("words.txt")) as words:
+        ...     words.append("one")
+        ...     words.append("two")
+        >>> Path("words.txt").read_text()
+        'one two end'
+    """
+
+    def __init__(self, path: Path, error: type[ValueError] = ValueError) -> None:
+        self.path, self._error = path, error
+        if path.is_dir():
+            raise error(f"{path}: cannot be written: it is a folder; name a file")
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        with clear_os_errors(self.path, self._error):
+            self._file: BinaryIO = self._open.enter_context(atomic_file(self.path))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None:  # outside of clear_os_errors: an OSError of the body need not be about this file
+            self._open.__exit__(kind, error, traceback)
+            return
+        with clear_os_errors(self.path, self._error), self._open:
+            self._finish()
+
+    @abstractmethod
+    def _finish(self) -> None:
+        """Write what makes the file whole, or raise: then nothing appears."""
 
 
 def _sync_folder(folder: Path) -> None:

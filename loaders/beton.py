@@ -1,7 +1,25 @@
 """FFCV's ``.beton`` files: images and numbers in one mapped file, read and written without FFCV.
 
-What is written here opens in FFCV, and what FFCV writes opens here; `loaders._beton_format` describes the layout.
+What is written here opens in FFCV, and what FFCV writes opens here; `loaders/_beton_format.py` describes the layout.
 Nothing read from a file is ever executed or unpickled, and every offset, size and count is checked when it is opened.
+
+Examples:
+    Write two images, one as pixels and one as a JPEG file, and read them:
+
+    >>> import numpy as np
+    >>> from pathlib import Path
+    >>> from loaders.beton import Beton, BetonWriter, EncodedImage, FieldKind, ImageMode
+    >>> pixels = np.zeros((32, 48, 3), np.uint8)
+    >>> jpeg = Path("photos/cat/0.jpg").read_bytes()  # of 120 x 160 pixels
+    >>> fields = {"image": FieldKind.RGB_IMAGE, "label": FieldKind.INT}
+    >>> with BetonWriter("two.beton", fields, num_samples=2) as writer:
+    ...     writer.append([EncodedImage(pixels, ImageMode.RAW, height=32, width=48), 5])
+    ...     writer.append([EncodedImage(jpeg, ImageMode.JPG, height=120, width=160), 7])
+    >>> with Beton("two.beton") as beton:
+    ...     print(beton.labels, beton.heights, beton.widths, beton.modes)
+    ...     beton.image_bytes(1).tobytes() == jpeg
+    [5 7] [ 32 120] [ 48 160] [1 0]
+    True
 """
 
 import os
@@ -19,6 +37,7 @@ from loaders._beton_format import (
     FIELD_METADATA_TYPES,
     FIELD_TYPE,
     HEADER_TYPE,
+    MIN_PAGE_SIZE,
     NUM_CHANNELS,
     VERSION,
     BetonError,
@@ -31,7 +50,11 @@ from loaders._beton_format import (
 from loaders._beton_writer import BetonStream, BetonWriter
 
 __all__ = [
+    "ALLOCATION_TYPE",
     "DEFAULT_PAGE_SIZE",
+    "FIELD_TYPE",
+    "HEADER_TYPE",
+    "MIN_PAGE_SIZE",
     "Beton",
     "BetonError",
     "BetonStream",
@@ -39,11 +62,12 @@ __all__ = [
     "EncodedImage",
     "FieldKind",
     "ImageMode",
+    "metadata_type",
     "page_size_fault",
 ]
 
 _DAMAGED = "the file is cut short or damaged: copy or write it again"
-_FOREIGN = "this is no .beton file of FFCV's version 2: write one with tools/write_ffcv.py or with FFCV"
+_FOREIGN = "this is not a .beton file of FFCV's version 2: write one with tools/write_ffcv.py or with FFCV"
 _UNFINISHED = "its writer did not finish: write it again"
 
 
@@ -60,7 +84,7 @@ class _Images(NamedTuple):
 class Beton:
     """An open ``.beton`` file, mapped read-only.
 
-    A context manager. It may be pickled, so that worker processes can carry it: they open `path` anew. The columns
+    A context manager. It may be pickled, so that worker processes can carry it: they open `path` again. The columns
     below belong to the file's first image field and first int field; `metadata` holds every field.
 
     Attributes:
@@ -72,6 +96,16 @@ class Beton:
 
     Raises:
         BetonError: The file is missing, is no ``.beton``, is cut short, or points outside itself.
+
+    Examples:
+        >>> from loaders.beton import Beton, ImageMode
+        >>> with Beton("train.beton") as beton:
+        ...     print(beton.num_samples, beton.field_names, beton.labels.dtype)
+        ...     print(ImageMode(beton.modes[0]).name, beton.heights[0], beton.widths[0])
+        ...     print(beton.image_bytes(0)[:2])  # of a JPEG file
+        10 ('image', 'label') int64
+        JPG 120 160
+        [255 216]
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -199,7 +233,7 @@ def _read_rows(
     end = offset + num_rows * dtype.itemsize
     if end > len(data):
         raise _fault(path, f"its {what} would end at byte {end} of {len(data)}", _DAMAGED)
-    rows = data[offset:end].copy().view(dtype)
+    rows = data[offset:end].copy().view(dtype)  # a copy is aligned, and stays as it was checked
     rows.flags.writeable = False
     return rows
 

@@ -12,7 +12,7 @@ first batch is made. What else FFCV 1.0.2 does is kept from the user in these wa
   the pixels, or the sample is bad, by the same verdict and in the same words.
 - Crops and flips come from `loaders.crop`, not from unseeded generators; `center` is not FFCV's CenterCrop.
 - The order comes from `loaders.order`: nothing is padded, nothing depends on earlier epochs. The file is always mapped:
-  FFCV's page cache has threads of its own, which nobody joins, and waits for ever where one of them dies.
+  FFCV's page cache has its own threads, which nobody joins, and waits for ever where one of them dies.
 - Leaving an epoch early ends and joins its thread; so does the end of the program.
 - One operation is compiled and none follows it: FFCV never finishes building some mixed pipelines.
 - Decoded images go through scratch memory per thread; FFCV's has room for the largest image in each row of each slot.
@@ -24,65 +24,65 @@ What remains: Numba compiles in every process, for some seconds; no more threads
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from loaders import BadSample, BadSampleError, Batch, LoaderConfig
+from loaders._epochs import PlannedEpochs, bad_sample, loader_closed
 from loaders._ffcv_pipeline import MAX_THREADS, Decoded, Decoder, Epoch, build_loader, crop_and_resize
 from loaders.beton import Beton, ImageMode
+from loaders.config import LoaderConfig
+from loaders.contract import BadSampleError, Batch
 from loaders.records import BetonRecords
 
+__all__ = ["FFCVLoader"]
 
-class FFCVLoader:
+
+class FFCVLoader(PlannedEpochs):
     """An `ImageLoader` over a `.beton` file, ours or FFCV's: its first image field and its first int field.
 
     `num_workers` are threads, 0 takes one per core. One epoch runs at a time: a new iteration ends the one before it.
+    Nothing is compiled again for another resolution.
 
     Raises:
         BetonError: The file is missing, damaged, or lacks images or labels.
+        ValueError: The config does not fit it.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from loaders import LoaderConfig
+        >>> from loaders.ffcv_loader import FFCVLoader
+        >>> config = LoaderConfig(batch_size=5, resolution=64, crop="random_resized", order="random", drop_last=False)
+        >>> loader = FFCVLoader(Path("train.beton"), config)
+        >>> [tuple(batch.images.shape) for batch in loader]
+        [(5, 3, 64, 64), (5, 3, 64, 64)]
+        >>> loader.close()
     """
 
     def __init__(self, path: Path, config: LoaderConfig) -> None:
         # Our reader first: it says what is wrong with a damaged file, where FFCV would read past its end.
         beton = Beton(path)
         self._path = path
-        self._config = config
         self._labels, self._heights, self._widths = beton.labels, beton.heights, beton.widths
-        self._plan = config.plan(beton.num_samples)
-        self._epoch = 0
-        self._skip_batches = 0
+        super().__init__(config, num_samples=beton.num_samples)
         self._running: Epoch | None = None
-        self.skipped: list[BadSample] = []
         num_threads = min(config.num_workers or MAX_THREADS, MAX_THREADS)
         num_pixels = np.where(beton.modes == ImageMode.JPG, self._heights * self._widths, 0)
         self._scratch = np.empty((num_threads, int(num_pixels.max()), 3), np.uint8)
         self._decoder = Decoder()
         self._loader = build_loader(str(path), self._decoder, batch_size=config.batch_size, num_threads=num_threads)
 
-    def set_epoch(self, epoch: int, *, resolution: int | None = None, skip_batches: int = 0) -> None:
-        """See `ImageLoader.set_epoch`; nothing is compiled anew for another resolution."""
-        if resolution is not None:
-            self._config = replace(self._config, resolution=resolution)
-        self._epoch = epoch
-        self._skip_batches = skip_batches
-        self.skipped = []
-
-    def __len__(self) -> int:
-        return self._plan.num_batches
-
     def __iter__(self) -> Iterator[Batch]:
         if self._loader is None:
-            raise ValueError("the loader is closed; build another one")
+            raise loader_closed()
         self._end_epoch()
         config, epoch = self._config, self._epoch
         self._decoder.resolution = config.resolution
         self._running = running = Epoch(
             self._loader,
-            np.concatenate([np.empty(0, np.int64), *self._plan.batches(epoch, skip=self._skip_batches)]),
+            np.concatenate([np.empty(0, np.int64), *self._planned()]),
             crops=lambda indices: config.crops(
                 indices, heights=self._heights[indices], widths=self._widths[indices], epoch=epoch
             ),
@@ -116,8 +116,7 @@ class FFCVLoader:
             try:
                 self._decode_again(decoded, row)
             except RuntimeError as error:
-                index = int(indices[row])
-                sample = BadSample(index, self._records.name(index), str(error).splitlines()[0])
+                sample = bad_sample(self._records, int(indices[row]), error)
                 if self._config.on_error == "raise":
                     raise BadSampleError(sample) from error
                 self.skipped.append(sample)

@@ -6,6 +6,7 @@ next. `loaders/native/` is the engine; its headers tell how each step works.
 """
 
 import os
+import warnings
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from loaders import BadSample, BadSampleError, Batch, LoaderConfig, _native
-from loaders._epochs import PlannedEpochs
+from loaders import _native
+from loaders._epochs import PlannedEpochs, bad_sample, epoch_ended, loader_closed
+from loaders.config import LoaderConfig
+from loaders.contract import BadSample, BadSampleError, Batch
 from loaders.records import open_records
+
+__all__ = ["NativeLoader"]
 
 
 class _Pending(NamedTuple):
@@ -38,9 +43,30 @@ class NativeLoader(PlannedEpochs):
 
     EXIF orientation is ignored, as FFCV and torchvision do. What is no JPEG (the PNG files that some folders hold) is
     decoded by torchvision in this thread, slowly. Damage outside the part of an image that a crop needs goes unseen.
+
+    Raises:
+        ValueError: The dataset is missing or damaged, or the config does not fit it.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from loaders import LoaderConfig
+        >>> from loaders.native_loader import NativeLoader
+        >>> config = LoaderConfig(batch_size=5, resolution=64, crop="random_resized", order="random", drop_last=False)
+        >>> loader = NativeLoader(Path("train.beton"), config)
+        >>> [tuple(batch.images.shape) for batch in loader]
+        [(5, 3, 64, 64), (5, 3, 64, 64)]
+        >>> loader.close()
     """
 
     def __init__(self, path: Path, config: LoaderConfig) -> None:
+        if not _native.uses_own_huffman_decoder:
+            # Without stacklevel, so that the warning is always of this line and is shown once.
+            warnings.warn(  # noqa: B028
+                f"fastvit was built with {_native.built_with_libjpeg} and found {_native.loaded_libjpeg}, whose inside "
+                "differs: JPEGs are decoded by that library alone, which takes about 1.5 times as long; build fastvit "
+                "again, with the libjpeg-turbo that it will run with",
+                RuntimeWarning,
+            )
         self._records = open_records(path)
         self._labels = torch.from_numpy(self._records.labels)
         super().__init__(config, num_samples=len(self._labels))
@@ -54,18 +80,19 @@ class NativeLoader(PlannedEpochs):
 
     def __iter__(self) -> Iterator[Batch]:
         if self._engine is None:
-            raise ValueError("the loader is closed; build another one")
+            raise loader_closed()
         self._engine.cancel()  # what an iterator that was left behind had asked for
         self._iteration += 1
-        return self._batches(self._engine, self._iteration)
+        return self._batches(self._iteration)
 
-    def _batches(self, engine: _native.Engine, iteration: int) -> Iterator[Batch]:
+    def _batches(self, iteration: int) -> Iterator[Batch]:
         rule = self._rule()
         free = deque(self._memory())
         pending: deque[_Pending] = deque()
         requests = self._planned()
         try:
             while True:
+                engine = self._engine_of(iteration)
                 while free and (indices := next(requests, None)) is not None:
                     images = free.popleft()
                     job = engine.submit(indices, rule, images.numpy()[: len(indices)])
@@ -73,16 +100,18 @@ class NativeLoader(PlannedEpochs):
                 if not pending:
                     return
                 batch = self._finished(pending[0])
+                del engine  # an iterator that is left lying about must not keep threads that `close` is to end
                 if len(batch.index):
                     yield batch
-                if iteration != self._iteration or self._engine is None:
-                    raise ValueError(
-                        "this epoch was ended before its last batch: its loader was closed or iterated anew"
-                    )
-                free.append(pending.popleft().images)
+                free.append(pending.popleft().images)  # not earlier: the consumer had this memory until now
         finally:
-            if iteration == self._iteration:
-                engine.cancel()
+            if self._engine is not None and iteration == self._iteration:
+                self._engine.cancel()
+
+    def _engine_of(self, iteration: int) -> _native.Engine:
+        if self._engine is None or iteration != self._iteration:
+            raise epoch_ended()
+        return self._engine
 
     def _rule(self) -> _native.CropRule:
         config = self._config
@@ -120,7 +149,7 @@ class NativeLoader(PlannedEpochs):
                 pixels = self._records.decode(number).permute(1, 2, 0).contiguous().numpy()
                 images[row] = torch.from_numpy(_native.crop_pixels(pixels, number, pending.rule))
             except (OSError, RuntimeError) as error:
-                bad[row] = BadSample(number, self._records.name(number), str(error).splitlines()[0])
+                bad[row] = bad_sample(self._records, number, error)
         if bad and self._config.on_error == "raise":
             raise BadSampleError(next(iter(bad.values())))
         self.skipped.extend(bad.values())

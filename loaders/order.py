@@ -1,7 +1,7 @@
 """Sample order as a pure function of (seed, epoch, dataset size): no state, no shuffle buffer, any position in O(1).
 
 The order never depends on the number of threads, workers or ranks. Global batch k is `order[k*G : (k+1)*G]` and every
-rank takes its slice of it, so a run can stop at any batch and go on, even with another number of ranks.
+rank takes its slice of it, so a run can stop at any batch and continue, even with another number of ranks.
 """
 
 from collections.abc import Iterator
@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders import _native
+
+__all__ = ["RUNS_PER_WINDOW", "RUN_LENGTH", "BatchPlan", "Order", "epoch_order"]
 
 Order = Literal["sequential", "random", "quasi_random"]
 
@@ -42,6 +44,15 @@ def epoch_order(order: Order, *, size: int, seed: int, epoch: int, start: int, s
 
     Raises:
         ValueError: The positions lie outside the dataset.
+
+    Examples:
+        >>> from loaders.order import epoch_order
+        >>> whole = epoch_order("random", size=1_000_000, seed=0, epoch=3, start=0, stop=1_000_000)
+        >>> part = epoch_order("random", size=1_000_000, seed=0, epoch=3, start=500, stop=504)
+        >>> bool((part == whole[500:504]).all())  # any part comes without what is before it
+        True
+        >>> epoch_order("sequential", size=10, seed=0, epoch=3, start=4, stop=7)
+        array([4, 5, 6])
     """
     if not 0 <= start <= stop <= size:
         raise ValueError(f"positions must satisfy 0 <= start <= stop <= size, got {start}, {stop}, {size}")
@@ -74,7 +85,23 @@ def _quasi_random(positions: NDArray[np.int64], size: int, seed: int, epoch: int
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchPlan:
-    """Which samples each batch of this rank holds, in every epoch."""
+    """Which samples each batch of this rank holds, in every epoch.
+
+    Raises:
+        ValueError: `batch_size`, `rank` or `world_size` makes no sense, or no batch would be full with `drop_last`.
+
+    Examples:
+        Two ranks share each global batch of six:
+
+        >>> from loaders.order import BatchPlan
+        >>> for rank in range(2):
+        ...     plan = BatchPlan(
+        ...         order="sequential", size=10, seed=0, batch_size=3, drop_last=False, rank=rank, world_size=2
+        ...     )
+        ...     print([batch.tolist() for batch in plan.batches(epoch=0)])
+        [[0, 1, 2], [6, 7]]
+        [[3, 4, 5], [8, 9]]
+    """
 
     order: Order
     size: int

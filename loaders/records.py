@@ -15,15 +15,22 @@ from loaders import _native
 from loaders.beton import Beton, ImageMode
 from loaders.tar_shard import TarShard, find_shards, open_each
 
+__all__ = ["BetonRecords", "FolderRecords", "ImageRecords", "TarRecords", "open_records"]
+
 
 class ImageRecords(Protocol):
-    """A dataset's labels and images, by position."""
+    """A dataset's labels and images, by position: what `open_records` returns."""
 
     labels: NDArray[np.int64]
-    """int64 [n]."""
+    """int64 [n], the numbers of the classes."""
 
     def decode(self, index: int) -> Tensor:
-        """The whole image, uint8 [3, h, w] RGB; EXIF orientation is ignored. Raises RuntimeError when it is damaged."""
+        """The whole image, uint8 [3, h, w] RGB; EXIF orientation is ignored.
+
+        Raises:
+            RuntimeError: The image is damaged.
+            OSError: Its file cannot be read.
+        """
 
     def name(self, index: int) -> str:
         """What to call the record in a message."""
@@ -33,7 +40,17 @@ class ImageRecords(Protocol):
 
 
 class BetonRecords:
-    """The records of a `.beton` file."""
+    """The records of a `.beton` file: those of its first image field and its first int field.
+
+    Raises:
+        BetonError: The file is missing or damaged, or has no images or labels.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from loaders.records import BetonRecords
+        >>> BetonRecords(Path("train.beton")).name(3)
+        'record 3 of train.beton'
+    """
 
     def __init__(self, path: Path) -> None:
         self._beton = Beton(path)
@@ -42,7 +59,7 @@ class BetonRecords:
     def decode(self, index: int) -> Tensor:
         """See `ImageRecords.decode`."""
         beton = self._beton
-        data = torch.from_numpy(beton.image_bytes(index).copy())
+        data = torch.from_numpy(beton.image_bytes(index).copy())  # torch warns of memory that is read-only
         height, width = int(beton.heights[index]), int(beton.widths[index])
         if beton.modes[index] == ImageMode.RAW:
             return data.view(height, width, 3).permute(2, 0, 1)
@@ -69,13 +86,24 @@ class BetonRecords:
 
 
 class FolderRecords:
-    """The images of a folder with one sub-folder per class, numbered as torchvision's ImageFolder does."""
+    """The images of a folder with one sub-folder per class, numbered as torchvision's ImageFolder does.
+
+    Raises:
+        ValueError: The folder has no sub-folders with images.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from loaders.records import FolderRecords
+        >>> records = FolderRecords(Path("photos"))
+        >>> records.name(0), records.name(9)
+        ('photos/cat/0.jpg', 'photos/dog/9.jpg')
+    """
 
     def __init__(self, path: Path) -> None:
         try:
             samples = ImageFolder(path).samples
         except FileNotFoundError as error:
-            raise ValueError(f"{path} is no ImageFolder (CLASS/IMAGE.jpg below it): {error}") from error
+            raise ValueError(f"{path} is not an ImageFolder (CLASS/IMAGE.jpg below it): {error}") from error
         self._files: list[str] = [file for file, _ in samples]
         self.labels = np.array([label for _, label in samples], dtype=np.int64)
 
@@ -93,7 +121,18 @@ class FolderRecords:
 
 
 class TarRecords:
-    """The samples of WebDataset's tar shards, shard by shard."""
+    """The samples of WebDataset's tar shards, shard by shard.
+
+    Raises:
+        ValueError: A shard is missing or damaged, or none has a sample.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from loaders.records import TarRecords
+        >>> from loaders.tar_shard import find_shards
+        >>> TarRecords(find_shards(Path("shards"))).name(7)
+        'shards/train-0001.tar: 7.jpg'
+    """
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._shards = open_each(TarShard, paths)
@@ -128,6 +167,16 @@ def open_records(path: Path) -> ImageRecords:
 
     Raises:
         ValueError: `path` is missing, damaged, or holds no images.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from loaders.records import open_records
+        >>> for path in ("train.beton", "photos", "shards"):
+        ...     records = open_records(Path(path))
+        ...     print(records.labels, tuple(records.decode(2).shape))
+        [0 0 0 0 0 1 1 1 1 1] (3, 120, 160)
+        [0 0 0 0 0 1 1 1 1 1] (3, 120, 160)
+        [0 0 0 0 0 1 1 1 1 1] (3, 120, 160)
     """
     if shards := find_shards(path):
         return TarRecords(shards)
@@ -135,7 +184,7 @@ def open_records(path: Path) -> ImageRecords:
 
 
 def _native_shard(shard: TarShard) -> _native.Records:
-    unknown = np.zeros(len(shard.labels), np.int64)
+    unknown = np.zeros(len(shard.labels), np.int64)  # a shard has no table of sizes to compare a JPEG's with
     return _native.mapped_records(
         shard.data,
         offsets=shard.offsets,

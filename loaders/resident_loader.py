@@ -8,15 +8,33 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
-from loaders import BadSample, BadSampleError, Batch, LoaderConfig
-from loaders._epochs import PlannedEpochs
+from loaders._epochs import PlannedEpochs, bad_sample, epoch_ended, loader_closed
+from loaders.config import LoaderConfig
+from loaders.contract import BadSample, BadSampleError, Batch
 from loaders.records import ImageRecords, open_records
+
+__all__ = ["ResidentLoader"]
 
 
 class ResidentLoader(PlannedEpochs):
     """An `ImageLoader` over images of one size (such as CIFAR-10) that hands over whole images on `config.device`.
 
     Decoding happens once, at construction. Images are resized to the loader's resolution on the device.
+    `num_workers` are threads that decode, 0 means one per core.
+
+    Raises:
+        ValueError: The dataset is missing or damaged, its images differ in size, or the config does not fit it.
+        BadSampleError: An image cannot be decoded, with `on_error="raise"`.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from loaders import LoaderConfig
+        >>> from loaders.resident_loader import ResidentLoader
+        >>> config = LoaderConfig(batch_size=5, resolution=64, crop="whole", order="random", drop_last=False)
+        >>> loader = ResidentLoader(Path("train.beton"), config)
+        >>> [tuple(batch.images.shape) for batch in loader]
+        [(5, 3, 64, 64), (5, 3, 64, 64)]
+        >>> loader.close()
     """
 
     def __init__(self, path: Path, config: LoaderConfig) -> None:
@@ -33,7 +51,7 @@ class ResidentLoader(PlannedEpochs):
 
     def __iter__(self) -> Iterator[Batch]:
         if self._images is None:
-            raise ValueError("the loader is closed; build another one")
+            raise loader_closed()
         for indices in self._planned():
             if self._bad:
                 self.skipped.extend(self._bad[index] for index in indices.tolist() if index in self._bad)
@@ -46,6 +64,8 @@ class ResidentLoader(PlannedEpochs):
                 images = transforms.resize(images, [self._config.resolution, self._config.resolution], antialias=True)
                 images = images.contiguous(memory_format=torch.channels_last)
             yield Batch(images, self._labels[index], index)
+            if self._images is None:
+                raise epoch_ended()
 
     def close(self) -> None:
         """Give the device's memory back."""
@@ -61,7 +81,7 @@ def _decode_all(records: ImageRecords, path: Path, *, num_threads: int | None) -
         try:
             return records.decode(index)
         except (OSError, RuntimeError) as error:
-            bad[index] = BadSample(index, records.name(index), str(error).splitlines()[0])
+            bad[index] = bad_sample(records, index, error)
             return None
 
     stored: Tensor | None = None

@@ -6,29 +6,51 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from loaders import Batch, LoaderConfig
-from loaders._epochs import PlannedEpochs
+from loaders._epochs import PlannedEpochs, epoch_ended, loader_closed
+from loaders.config import LoaderConfig
+from loaders.contract import Batch
 from loaders.records import open_records
+
+__all__ = ["SyntheticLoader"]
 
 
 class SyntheticLoader(PlannedEpochs):
-    """An `ImageLoader` with the dataset's order and labels but noise for images, already on `config.device`."""
+    """An `ImageLoader` with the dataset's order and labels but noise for images, already on `config.device`.
+
+    Raises:
+        ValueError: The dataset is missing or damaged, or the config does not fit it.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from loaders import LoaderConfig
+        >>> from loaders.synthetic_loader import SyntheticLoader
+        >>> config = LoaderConfig(batch_size=5, resolution=64, crop="random_resized", order="random", drop_last=False)
+        >>> loader = SyntheticLoader(Path("train.beton"), config)
+        >>> [tuple(batch.images.shape) for batch in loader]
+        [(5, 3, 64, 64), (5, 3, 64, 64)]
+        >>> loader.close()
+    """
 
     def __init__(self, path: Path, config: LoaderConfig) -> None:
         labels = open_records(path).labels
         super().__init__(config, num_samples=len(labels))
         self._labels = torch.from_numpy(labels).to(config.device)
-        self._images = torch.empty(0)
+        self._images: Tensor | None = torch.empty(0)
 
     def __iter__(self) -> Iterator[Batch]:
+        if self._images is None:
+            raise loader_closed()
         if self._images.shape[2:] != (self._config.resolution, self._config.resolution):
             self._images = self._noise()
         for indices in self._planned():
             index = torch.from_numpy(indices).to(self._config.device)
             yield Batch(self._images[: len(indices)], self._labels[index], index)
+            if self._images is None:
+                raise epoch_ended()
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Give the device's memory back; a second call does nothing."""
+        self._images = None
 
     def _noise(self) -> Tensor:
         """A batch of random images, uint8 [batch_size, 3, resolution, resolution], channels_last."""

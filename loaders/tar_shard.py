@@ -2,7 +2,8 @@
 
 A sample is an image (`.jpg`, `.png`, …) and its label, neighbours in the archive whose paths are the same up to the
 first dot of the base name: `.cls` holds an integer in ASCII, or `.json` an object with an integer `label`. Opening a
-shard reads headers and labels; nothing is unpacked, executed or unpickled. `loaders/native/tar_index` finds samples.
+shard reads headers and labels; nothing is unpacked, executed or unpickled. `loaders/native/records/tar_index` finds
+samples.
 
 Source: https://github.com/webdataset/webdataset
 """
@@ -18,10 +19,13 @@ from typing import Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from loaders import _native
 
+__all__ = ["TarShard", "find_shards", "open_each"]
+
+# Those of torchvision's ImageFolder, written out: importing them would load torch, for which the tools would wait.
+_IMAGE_EXTENSIONS = ["jpg", "jpeg", "png", "ppm", "bmp", "pgm", "tif", "tiff", "webp"]
 _INTEGER = re.compile(rb"\s*(-?[0-9]{1,18})\s*")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _NUM_OPENING_THREADS = 16
@@ -30,7 +34,7 @@ Opened = TypeVar("Opened")
 
 
 class TarShard:
-    """An open shard, mapped read-only. It may be pickled, as worker processes need: they open `path` anew.
+    """An open shard, mapped read-only. It may be pickled, as worker processes need: they open `path` again.
 
     Attributes:
         path: The file.
@@ -41,6 +45,15 @@ class TarShard:
 
     Raises:
         ValueError: The file is missing, is no tar archive, is cut short or damaged, or a sample is not complete.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from loaders.tar_shard import TarShard
+        >>> shard = TarShard(Path("shards/train-0001.tar"))
+        >>> shard.labels
+        array([1, 1, 1, 1, 1])
+        >>> shard.member_name(0), shard.image_bytes(0)[:2]
+        ('5.jpg', array([255, 216], dtype=uint8))
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,7 +61,7 @@ class TarShard:
         try:
             self.data = _native.map_file(os.fsencode(path))
             self._headers, self.offsets, self.sizes, is_json, label_text, label_ends = _native.tar_samples(
-                self.data, image_extensions=[extension.removeprefix(".") for extension in IMG_EXTENSIONS]
+                self.data, image_extensions=_IMAGE_EXTENSIONS
             )
         except OSError as error:
             raise ValueError(f"{path}: {error.strerror}; name tar shards that can be read") from error
@@ -75,8 +88,8 @@ class TarShard:
         for index, (end, json_label) in enumerate(zip(ends.tolist(), is_json.tolist(), strict=True)):
             label = _json_label(text[begin:end]) if json_label else _cls_label(text[begin:end])
             if label is None:
-                what = '.json without an integer "label"' if json_label else ".cls that is no integer in ASCII"
-                raise ValueError(f"{self.path}: {self.member_name(index)} has a {what}; write the shard anew")
+                what = '.json without an integer "label"' if json_label else ".cls that is not an integer in ASCII"
+                raise ValueError(f"{self.path}: {self.member_name(index)} has a {what}; write the shard again")
             labels[index] = label
             begin = end
         return labels
@@ -87,6 +100,12 @@ def open_each(open_file: Callable[[Path], Opened], paths: Sequence[Path]) -> lis
 
     Raises:
         Exception: What `open_file` raised for the first path that it failed for.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from loaders.tar_shard import TarShard, find_shards, open_each
+        >>> [len(shard.labels) for shard in open_each(TarShard, find_shards(Path("shards")))]
+        [5, 5]
     """
     with ThreadPoolExecutor(_NUM_OPENING_THREADS) as threads:
         return list(threads.map(open_file, paths))
@@ -101,6 +120,14 @@ def find_shards(path: Path) -> list[Path]:
 
     Raises:
         ValueError: No shard fits the pattern, or one of a range is missing.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from loaders.tar_shard import find_shards
+        >>> [str(shard) for shard in find_shards(Path("shards/train-{0000..0001}.tar"))]
+        ['shards/train-0000.tar', 'shards/train-0001.tar']
+        >>> find_shards(Path("photos"))
+        []
     """
     if path.is_dir():
         entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")]

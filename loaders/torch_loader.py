@@ -11,13 +11,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms.v2 import functional as transforms
 
-from loaders import BadSample, BadSampleError, Batch, LoaderConfig
-from loaders._epochs import PlannedEpochs
+from loaders._epochs import PlannedEpochs, bad_sample, epoch_ended, loader_closed
+from loaders.config import LoaderConfig
+from loaders.contract import BadSample, BadSampleError, Batch
 from loaders.records import ImageRecords, open_records
+
+__all__ = ["TorchLoader"]
 
 
 class _Request(NamedTuple):
-    """What a worker needs to make one batch, so that it needs no state of its own."""
+    """What a worker needs to make one batch, so that it needs no state itself."""
 
     indices: NDArray[np.int64]
     epoch: int
@@ -40,7 +43,7 @@ class _Batches(Dataset[tuple[Batch, list[BadSample]]]):
                 images.append(self._sample(index, request))
                 good.append(index)
             except (OSError, RuntimeError) as error:
-                bad.append(BadSample(index, self._records.name(index), str(error).splitlines()[0]))
+                bad.append(bad_sample(self._records, index, error))
         # In a worker, collating writes into memory that it shares with the main process: nothing is copied again.
         side = request.resolution
         pixels = default_collate(images) if images else torch.empty((0, side, side, 3), dtype=torch.uint8)
@@ -84,6 +87,19 @@ class TorchLoader(PlannedEpochs):
     """An `ImageLoader` over a `.beton` file, an ImageFolder or tar shards.
 
     `num_workers` are processes, 0 loads in this one.
+
+    Raises:
+        ValueError: The dataset is missing or damaged, or the config does not fit it.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from loaders import LoaderConfig
+        >>> from loaders.torch_loader import TorchLoader
+        >>> config = LoaderConfig(batch_size=5, resolution=64, crop="random_resized", order="random", drop_last=False)
+        >>> loader = TorchLoader(Path("photos"), config)
+        >>> [tuple(batch.images.shape) for batch in loader]
+        [(5, 3, 64, 64), (5, 3, 64, 64)]
+        >>> loader.close()
     """
 
     def __init__(self, path: Path, config: LoaderConfig) -> None:
@@ -92,13 +108,15 @@ class TorchLoader(PlannedEpochs):
         self._raise = config.on_error == "raise"
         self._loader: DataLoader[tuple[Batch, list[BadSample]]] | None = DataLoader(
             _Batches(records, config),
-            batch_size=None,
+            batch_size=None,  # each request is for a whole batch
             sampler=_Requests(self),
+            # The default would take every named tuple apart and put it together again.
             collate_fn=_as_it_is,  # type: ignore[arg-type]  # without batching it gets what the dataset gives
             num_workers=config.num_workers,
             persistent_workers=config.num_workers > 0,
             pin_memory=config.device.type == "cuda",
         )
+        self._running: Iterator[tuple[Batch, list[BadSample]]] | None = None
 
     def requests(self) -> Iterator[_Request]:
         """What the workers are asked for in this epoch, batch by batch."""
@@ -107,21 +125,26 @@ class TorchLoader(PlannedEpochs):
 
     def __iter__(self) -> Iterator[Batch]:
         if self._loader is None:
-            raise ValueError("the loader is closed; build another one")
-        for batch, bad in self._loader:
+            raise loader_closed()
+        # Not in a local variable: an iterator that is left lying about must not keep processes that `close` is to end.
+        self._running = iter(self._loader)
+        while (made := next(self._running, None)) is not None:
+            batch, bad = made
             if bad and self._raise:
                 raise BadSampleError(bad[0])
             self.skipped.extend(bad)
             if len(batch.index):
                 yield batch
+                if self._running is None:
+                    raise epoch_ended()
 
     def close(self) -> None:
         """End the worker processes."""
-        self._loader = None
+        self._loader = self._running = None
 
 
 class _Requests:
-    """The DataLoader's sampler; the DataLoader asks it anew at the start of each epoch."""
+    """The DataLoader's sampler; the DataLoader asks it again at the start of each epoch."""
 
     def __init__(self, loader: TorchLoader) -> None:
         self._loader = loader

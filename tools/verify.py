@@ -16,10 +16,21 @@ import tyro
 
 from loaders.beton import Beton
 from loaders.tar_shard import TarShard, find_shards, open_each
-from tools._read_back import ReadBack, RecordList, Stored, compare_records, describe_gap, load_record_list, read_back
-from tools.card import card_path
-from tools.progress import Advance, conversion_progress
-from tools.record_list import record_list_path
+from tools._command import run_command
+from tools.convert.progress import Advance, conversion_progress
+from tools.convert.read_back import (
+    ReadBack,
+    RecordList,
+    Stored,
+    compare_records,
+    describe_gap,
+    load_record_list,
+    read_back,
+)
+from tools.listings.card import card_path
+from tools.listings.record_list import record_list_path
+
+__all__ = ["CardCounts", "FileSet", "Report", "Verify", "find_sets", "main", "verify"]
 
 _MAX_LINES = 20
 
@@ -28,7 +39,7 @@ _MAX_LINES = 20
 class Verify:
     """Read every record of a converted data set back.
 
-    Checksums, sizes, labels and counts are compared with the record lists and the card that lie beside the files, and
+    Checksums, sizes, labels and counts are compared with the record lists and the card next to the files, and
     every image is decoded whole.
 
     The exit code is 0 if all is well, 1 if something is broken, 2 if there is nothing to verify.
@@ -155,7 +166,7 @@ def _open(path: Path) -> Stored:
     if path.suffix == ".tar":
         return TarShard(path)
     if path.suffix == ".tfrecord":
-        from tools.tfrecord_shards import TFRecordShard  # whose library may be missing
+        from tools.shards.tfrecord import TFRecordShard  # whose library may be missing
 
         return TFRecordShard(path)
     return Beton(path)
@@ -273,21 +284,18 @@ def _shortened(lines: Sequence[str], count: int) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (by default the process's own) and return the exit code."""
     config = tyro.cli(Verify, args=argv)
-    try:
-        sets = find_sets(config.file)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    try:
-        report = verify(sets, num_workers=config.num_workers)
-    except (ValueError, OSError) as error:  # files that change or vanish while they are read
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: not all was verified", file=sys.stderr)
-        return 130
-    print(f"{config.file}\n{report}")
-    return 1 if report.num_faults else 0
+
+    def work() -> int:
+        try:
+            sets = find_sets(config.file)
+        except (ValueError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        report = verify(sets, num_workers=config.num_workers)  # its errors: files that change or vanish meanwhile
+        print(f"{config.file}\n{report}")
+        return 1 if report.num_faults else 0
+
+    return run_command(work, interrupted="interrupted: not all was verified")
 
 
 if __name__ == "__main__":

@@ -13,30 +13,27 @@ from typing import Literal
 import tyro
 
 from loaders.atomic_file import atomic_file
-from tools.card import Card
-from tools.claim import claim, locked
-from tools.conversion import (
-    ConversionOptions,
-    Encoded,
-    Job,
-    Outcome,
-    describe,
-    encode_all,
-    part_path,
-    plan,
-    run_command_line,
-)
-from tools.encode_image import ImageEncoder, Mode
-from tools.progress import Advance, conversion_progress
-from tools.record_list import RecordLine, SkippedLine, format_line, read_record_list, record_list_path
-from tools.shard_writer import SHARD_FORMATS, ImageExtension, ShardFormat, ShardWriter
+from tools._command import run_command
+from tools.convert.claim import INTERRUPTED, claim, locked
+from tools.convert.encode_image import ImageEncoder, Mode
+from tools.convert.encoding import Encoded, encode_all
+from tools.convert.job import Job, plan
+from tools.convert.options import ConversionOptions, part_path
+from tools.convert.outcome import Outcome, describe
+from tools.convert.progress import Advance, conversion_progress
+from tools.listings.card import Card
+from tools.listings.record_list import RecordLine, SkippedLine, format_line, read_record_list, record_list_path
+from tools.shards.format import ImageExtension, ShardFormat
+from tools.shards.writer import SHARD_FORMATS, ShardWriter
+
+__all__ = ["WriteDali", "main", "write_dali"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WriteDali(ConversionOptions):
-    """Convert a data set of images into shards, each with DALI's index beside it.
+    """Convert a data set of images into shards, each with DALI's index next to it.
 
-    They are named OUT-000000.tar and so on. A card that describes them goes beside them (OUT.json), and a list of each
+    They are named OUT-000000.tar and so on. Next to them are a card that describes them (OUT.json) and a list of each
     shard's records with their checksums (OUT-000000.tar.records.tsv), which tools/verify.py compares it with.
     """
 
@@ -184,6 +181,7 @@ def _write_shard(
 
 
 def _up_to_first_record(encoded: Iterator[Encoded]) -> list[Encoded]:
+    """Read ahead until it is known whether there will be a shard, without holding the shard in memory."""
     beginning = []
     for one in encoded:
         beginning.append(one)
@@ -195,7 +193,12 @@ def _up_to_first_record(encoded: Iterator[Encoded]) -> list[Encoded]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (by default the process's own) and return the exit code."""
     config = tyro.cli(WriteDali, args=argv)
-    return run_command_line(lambda: write_dali(config))
+
+    def work() -> None:
+        path, card = write_dali(config)
+        print(f"{path}\n{card}")
+
+    return run_command(work, interrupted=INTERRUPTED)
 
 
 if __name__ == "__main__":

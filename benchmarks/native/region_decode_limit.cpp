@@ -1,5 +1,5 @@
 // The ceiling of a loader that leaves decoding to libjpeg-turbo: threads that only decode each crop's rows and columns
-// and throw the pixels away. With the engine it shares how libjpeg's errors are reported, and nothing else.
+// and throw the pixels away. With the engine it shares how libjpeg's errors are reported and what is refused, and nothing else.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
@@ -11,7 +11,8 @@
 #include <thread>
 #include <vector>
 
-#include "jpeg_error.hpp"
+#include "jpeg/errors.hpp"
+#include "jpeg/input_checks.hpp"
 
 #define TEXT_OF(macro) #macro
 #define TEXT(macro) TEXT_OF(macro)

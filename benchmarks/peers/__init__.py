@@ -1,24 +1,5 @@
-"""What the loaders are measured against: a module each, whose `open_epochs(path, config)` gives its `Epochs`.
+"""Whatever is measured against ours.
 
-`ffcv_writer` is what the converters are measured against, `timm_train` the trainer.
+Loaders: `dali` and `limit`, whose `open_epochs(path, config)` gives their `Epochs`. Converters: `ffcv_writer`.
+Augmentation: `augmentation`. Training: `timm_train`, and in `our_training` the trainer itself, whole and in parts.
 """
-
-from collections.abc import Callable, Iterator, Sized
-from pathlib import Path
-
-from loaders.beton import Beton, ImageMode
-
-Epochs = Callable[[int], Iterator[Sized]]
-"""Makes the batches of epoch k, one by one; a batch's length is its number of images."""
-
-
-def open_jpegs(path: Path, peer: str) -> Beton:
-    """Open a `.beton` file for a peer that decodes JPEGs and nothing else.
-
-    Raises:
-        ValueError: The file is damaged or holds raw images.
-    """
-    beton = Beton(path)
-    if (beton.modes == ImageMode.RAW).any():
-        raise ValueError(f"{peer} decodes JPEGs, but {path} holds raw images: leave it out of --loaders")
-    return beton

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.dlpack import from_dlpack
 
-from benchmarks.peers import Epochs, open_jpegs
+from benchmarks.peers.epochs import Epochs, open_jpegs
 from loaders import LoaderConfig
 
 try:
@@ -20,6 +20,8 @@ except ImportError as error:
     raise ImportError(
         f"dali needs NVIDIA DALI, which does not import here ({error}); install it with: pip install 'fastvit[dali]'"
     ) from error
+
+__all__ = ["open_epochs"]
 
 
 def open_epochs(path: Path, config: LoaderConfig) -> Epochs:

@@ -1,6 +1,6 @@
 """FFCV's own DatasetWriter over torchvision's ImageFolder, which the converters are measured against.
 
-It decodes every image with Pillow and encodes it anew with OpenCV; it does not fsync what it writes. It would wait for
+It decodes every image with Pillow and encodes it again with OpenCV; it does not fsync what it writes. It would wait for
 ever for a worker that has died: here that ends in a message.
 """
 
@@ -26,6 +26,8 @@ except ImportError as error:
         f"ffcv needs FFCV, which does not import here ({error}); install it with: pip install 'fastvit[ffcv]'"
     ) from error
 
+__all__ = ["write"]
+
 _JPEG_QUALITY = 90
 
 
@@ -39,7 +41,7 @@ def write(folder: Path, out: Path, *, max_side: int | None, num_workers: int) ->
         num_workers: How many processes work on it.
 
     Raises:
-        ChildProcessError: A worker could not go on; the message says which image it is about, where it is about one.
+        ChildProcessError: A worker could not continue; the message says which image it is about, where it is about one.
     """
     failures: SimpleQueue[str] = multiprocessing.SimpleQueue()
     images = ImageFolder(str(folder), loader=partial(_load, failures))
@@ -73,7 +75,7 @@ def _failing_workers_raise(failures: "SimpleQueue[str]") -> Iterator[None]:
             ended = os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if ended and ended.si_status:
                 reason = f"a worker ended with status {ended.si_status}" if failures.empty() else failures.get()
-                raise ChildProcessError(f"FFCV's writer cannot go on: {reason}")
+                raise ChildProcessError(f"FFCV's writer cannot continue: {reason}")
 
     previous = signal.signal(signal.SIGCHLD, check_workers)
     try:

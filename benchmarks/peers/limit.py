@@ -4,8 +4,10 @@ from collections.abc import Iterator, Sized
 from pathlib import Path
 
 from benchmarks import _limit
-from benchmarks.peers import Epochs, open_jpegs
+from benchmarks.peers.epochs import Epochs, open_jpegs
 from loaders import LoaderConfig
+
+__all__ = ["open_epochs"]
 
 
 def open_epochs(path: Path, config: LoaderConfig) -> Epochs:

@@ -7,7 +7,9 @@ random resized crops and colour jitter. `--amp` is float16 autocast where `--amp
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,14 @@ from timm.loss import LabelSmoothingCrossEntropy
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 from torch.utils.data import Dataset
+
+from fastvit_train.config import Config
+from fastvit_train.data import build_loaders
+from fastvit_train.distributed import start_world
+from fastvit_train.models import build_model, set_patch_drop
+from fastvit_train.schedule import phase_of
+
+__all__ = ["AMP_DTYPES", "TimmTraining", "timm_training"]
 
 AMP_DTYPES = {"timm": None, "timm-amp": torch.float16, "timm-amp-bf16": torch.bfloat16}
 """The precisions: train.py's default, its --amp, and that with --amp-dtype bfloat16."""
@@ -101,3 +111,29 @@ class TimmTraining:
             num_images += len(images)
         del self._batches
         return num_images
+
+
+def timm_training(config: Config, *, epoch: int, num_steps: int, amp_dtype: torch.dtype | None) -> TimmTraining:
+    """Timm's training of the model and the images that a run of ours has in an epoch, in rounds of so many steps."""
+    phase = phase_of(config, epoch)
+    with start_world(config.device) as world:
+        loader, _, num_classes = build_loaders(config, world)
+        loader.set_epoch(0, resolution=phase.resolution)
+        batches = list(islice(loader, num_steps + 1))
+        loader.close()
+    model = build_model(
+        config.arch,
+        num_classes=num_classes,
+        resolution=config.data.resolution,
+        config=replace(config.model, bf16_residual=False),
+        phases=config.phases,
+    ).to(world.device)
+    set_patch_drop(model, phase.patch_drop)
+    return TimmTraining(
+        model,
+        torch.cat([batch.images for batch in batches]).permute(0, 2, 3, 1).cpu().numpy(),
+        torch.cat([batch.labels for batch in batches]).cpu().numpy(),
+        batch_size=config.batch_size,
+        device=world.device,
+        amp_dtype=amp_dtype,
+    )

@@ -13,6 +13,8 @@ from fastvit_train.config import ModelConfig
 from fastvit_train.models.resnet_fast import ResNetFast
 from fastvit_train.models.vit_start import start_vit
 
+__all__ = ["MODELS", "build_model", "classifier_names", "set_patch_drop"]
+
 _SHORT_NAMES = {
     "resnet18": "resnet18",
     "resnet50": "resnet50",
@@ -129,7 +131,7 @@ def build_model(
     for _, other, _ in phases:
         if other % patch_side:
             raise ValueError(
-                f"phases have the resolution {other}, which is no multiple of the patches' {patch_side} px"
+                f"phases have the resolution {other}, which is not a multiple of the patches' {patch_side} px"
             )
     start_vit(model, config)
     return model

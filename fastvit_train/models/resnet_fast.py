@@ -6,6 +6,8 @@ from torch.nn import functional as F
 
 from fastvit_train.models.whitening import whitening_filters
 
+__all__ = ["Block", "ResNetFast"]
+
 _WHITEN_KERNEL = 2
 _LOGIT_SCALE = 1 / 9  # keeps the first logits small under a learning rate as high as the norm layers allow
 

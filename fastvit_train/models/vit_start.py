@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from fastvit_train.config import ModelConfig
 from fastvit_train.models.whitening import whitening_filters
 
+__all__ = ["start_vit", "whiten_patches"]
+
 
 @torch.no_grad()
 def start_vit(model: nn.Module, config: ModelConfig) -> None:

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+__all__ = ["whitening_filters"]
+
 _NOISE_POWER = 5e-4  # added to every component's power, so that noise is not blown up
 
 

@@ -1,10 +1,12 @@
 """Recipes for ImageNet-1k: 1,281,167 training images, 1,000 classes; or a subset of it.
 
-Batches and learning rates are those of one device. With N of them, `--batch-size` of an Nth makes the same steps; where
-a batch does not fit into the memory, a larger `--accumulate` does.
+Batches and learning rates are those of one device. On N devices, divide `--batch-size` by N to make the same steps.
+If a batch does not fit into the memory, pass a larger `--accumulate`.
 """
 
 from fastvit_train.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, ScheduleConfig
+
+__all__ = ["VIT_B16_MODEL", "resnet50_ffcv", "vit_b16_130", "vit_s16_90"]
 
 # big_vision counts RandAugment's magnitude up to 10, torchvision and this up to 30: 10 there is 30 here, and 15 is more
 # than either of these has.
@@ -14,7 +16,9 @@ VIT_B16_MODEL = ModelConfig(drop_path=0.1, pooling="avg", positions="sincos2d")
 
 
 def vit_b16_130(epochs: float = 130) -> Config:
-    """ViT-B/16, made for two thirds of ImageNet: 11/13 of the epochs at 192 px, the rest at 224.
+    """ViT-B/16, made for two thirds of ImageNet.
+
+    11/13 of the epochs are at 192 px, the rest at 224.
 
     Expected: not yet run; published for all of ImageNet are 79.2 % (AugReg, 300 epochs) and 83.8 % (DeiT III, 800
     epochs); the same ViT without strong augmentation gets 66 to 74 %. Cost: 9.3 EFLOP for 880,000 images. Source: the
@@ -61,7 +65,9 @@ def vit_s16_90(epochs: float = 90) -> Config:
 
 
 def resnet50_ffcv(epochs: float = 88) -> Config:
-    """ResNet-50 at 160 px for 4/5 of the epochs, then at 192, evaluated at 256.
+    """ResNet-50 at 160 px, then 192, evaluated at 256.
+
+    160 px for 4/5 of the epochs.
 
     Expected: not yet run; published with blurred pooling and averaged over flips are 78.4 % in 88 epochs, 77.2 in 40,
     73.8 in 16 (8 A100: 77, 36 and 15 minutes). Cost: 1.5 EFLOP (13 GFLOP per image at 160 px). Source: libffcv's

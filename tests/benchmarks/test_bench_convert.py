@@ -11,14 +11,13 @@ from benchmarks.bench_convert import CONVERTERS, BenchConvert, bench_convert
 from benchmarks.cli import main
 from loaders.beton import Beton
 
-pytestmark = pytest.mark.timeout(180)
-
 
 @pytest.fixture
 def config(image_folder, tmp_path):
     return BenchConvert(source=image_folder, work=tmp_path / "work", converters=("keep",), workers=1, rounds=1)
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_row_per_converter_with_all_rounds(image_folder, tmp_path, monkeypatch, capsys):
     pytest.importorskip("ffcv", exc_type=ImportError)
     out, work = tmp_path / "rows.jsonl", tmp_path / "work"
@@ -45,9 +44,7 @@ def test_a_row_per_converter_with_all_rounds(image_folder, tmp_path, monkeypatch
     assert list(work.iterdir()) == []
     table, progress = capsys.readouterr()
     assert "1.00 to ffcv" in table
-    assert {line.split()[0] for line in progress.splitlines()} == {"preparing", "warming", "round"}, (
-        "no converter's own"
-    )
+    assert {line.split()[0] for line in progress.splitlines()} == {"round"}, "no converter's own"
 
 
 def test_every_counterpart_is_a_converter():
@@ -82,8 +79,9 @@ def test_more_images_than_there_are_are_refused(config):
     assert list(config.work.iterdir()) == []
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_broken_image_ends_in_a_message_and_leaves_nothing(config, image_folder):
     (image_folder / "class1" / "6.JPEG").write_bytes(b"\xff\xd8 no more")
-    with pytest.raises(RuntimeError, match=r"^keep failed: .*class1/6\.JPEG cannot be converted: .*$"):
+    with pytest.raises(ValueError, match=r"class1/6\.JPEG cannot be converted: .*$"):
         bench_convert(config)
     assert list(config.work.iterdir()) == []

@@ -3,8 +3,11 @@
 import subprocess
 import sys
 import time
+from functools import partial
 
-from benchmarks.harness import Contender, counted_rounds, started
+import pytest
+
+from benchmarks.harness import Contender, Turn, started, take_turns
 
 _NUM_BYTES = 300 << 20
 
@@ -15,6 +18,10 @@ def _nothing():
 
 def _one(_):
     return 1
+
+
+def _numbered(name, number):
+    return Turn(num_images=number, seconds=1, cpu_seconds="ab".index(name), peak_rss_bytes=1)
 
 
 def _spend_memory_in_a_child(_):
@@ -33,7 +40,9 @@ def test_memory_of_a_child_that_has_ended_counts_when_watched():
 def test_rounds_say_how_much_time_is_left(monkeypatch, capsys):
     now = iter([100.0, 160.0, 280.0])
     monkeypatch.setattr(time, "monotonic", lambda: next(now))
-    assert list(counted_rounds(3)) == [1, 2, 3]
+    turns = take_turns(["a", "b"], 3, _numbered)
+    assert [turn.num_images for turn in turns["a"]] == [1, 2, 3]
+    assert [turn.cpu_seconds for turn in turns["b"]] == [1, 1, 1]
     captured = capsys.readouterr()
     assert captured.err.splitlines() == ["round 1 of 3", "round 2 of 3, 2.0 min left", "round 3 of 3, 1.5 min left"]
     assert not captured.out
@@ -43,3 +52,38 @@ def test_all_contenders_are_ready_when_started(capsys):
     with started({"first": _nothing, "second": _nothing}) as contenders:
         assert contenders["second"].run(_one).num_images == 1
     assert capsys.readouterr().err.splitlines() == ["preparing first", "preparing second", "warming up"]
+
+
+def _refuse():
+    raise ValueError("the file is damaged")
+
+
+def _break(_):
+    raise KeyError("whence")
+
+
+def test_a_subject_that_cannot_be_made_is_reported_in_a_line():
+    with pytest.raises(RuntimeError, match="^second failed: the file is damaged$"), started({"second": _refuse}):
+        pass
+
+
+def test_work_that_fails_is_reported_with_its_traceback():
+    failed = pytest.raises(RuntimeError, match="first failed: (.|\n)*KeyError: 'whence'")
+    with started({"first": _nothing}) as contenders, failed:
+        contenders["first"].run(_break)
+
+
+def _prepare_exit():
+    return partial(sys.exit)
+
+
+def test_a_process_that_dies_is_noticed():
+    with Contender("suicidal", _prepare_exit) as contender:
+        contender.wait_until_ready()
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="the process of suicidal died"):
+                contender.run(_call)
+
+
+def _call(subject):
+    return subject(3)

@@ -1,30 +1,45 @@
-"""A run that tests change."""
+"""A run that tests change, and one that is trained once for all of them."""
+
+from dataclasses import replace
 
 import pytest
 
-from fastvit_train.config import AugmentConfig, Config, DataConfig, OptimConfig, ScheduleConfig
+from fastvit_train.config import Config, DataConfig
+from fastvit_train.train import train
+from runs import Trained, tiny_run
 
-TINY = "timm/test_vit"  # timm's own model for tests: 0.4 M parameters
+
+@pytest.fixture(scope="session")
+def data_sets(tmp_path_factory, make_set_in) -> DataConfig:
+    """140 images to train on and 50 to evaluate on, of four classes; the files are to be read, not written."""
+    folder = tmp_path_factory.mktemp("sets")
+    return DataConfig(
+        train=make_set_in(folder, "train.beton", 140, num_classes=4).path,
+        val=make_set_in(folder, "val.beton", 50, num_classes=4, seed=1).path,
+        backend="resident",
+        crop="whole",
+        resolution=32,
+    )
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, data_sets) -> Trained:
+    """The run of the fixture `config`, finished."""
+    config = tiny_run(tmp_path_factory.mktemp("trained") / "run", data_sets)
+    return Trained(config, train(config))
 
 
 @pytest.fixture
-def config(tmp_path, make_set) -> Config:
-    """A run of a few seconds: 12 steps of 32 images."""
-    return Config(
-        arch=TINY,
-        epochs=3,
-        batch_size=32,
-        out=tmp_path / "run",
-        log_every_steps=2,
-        device="cpu",
-        data=DataConfig(
-            train=make_set("train.beton", 140, num_classes=4).path,
-            val=make_set("val.beton", 50, num_classes=4, seed=1).path,
-            backend="resident",
-            crop="whole",
-            resolution=32,
-        ),
-        augment=AugmentConfig(flip="random", shift=2),
-        optim=OptimConfig(lr=3e-3),
-        schedule=ScheduleConfig(warmup_epochs=1),
-    )
+def config(tmp_path, data_sets, monkeypatch) -> Config:
+    """A run that is not trained yet, in the test's folder; without the picture of its curves, which takes longest."""
+    monkeypatch.setattr("fastvit_train.report.plot_run", lambda folder: folder / "curves.png")
+    return tiny_run(tmp_path / "run", data_sets)
+
+
+@pytest.fixture
+def own_data(config, tmp_path) -> Config:
+    """The same, with data sets that the test may damage."""
+    data = replace(config.data, train=tmp_path / "train.beton", val=tmp_path / "val.beton")
+    data.train.write_bytes(config.data.train.read_bytes())
+    data.val.write_bytes(config.data.val.read_bytes())
+    return replace(config, data=data)

@@ -3,9 +3,6 @@
 import os
 import pickle
 import resource
-import subprocess
-import sys
-import textwrap
 
 import pytest
 import torch
@@ -28,10 +25,10 @@ def test_truncated_and_foreign_files_are_refused(tmp_path):
     whole = path.read_bytes()
     for damaged in (b"", whole[: len(whole) // 2], b"no checkpoint at all"):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"c\.pt is no checkpoint that can be read"):
+        with pytest.raises(ValueError, match=r"cannot read checkpoint .*c\.pt"):
             checkpoint.load(path)
     torch.save({"format_version": 99}, path)
-    with pytest.raises(ValueError, match=r"c\.pt is no checkpoint of this version"):
+    with pytest.raises(ValueError, match=r"c\.pt is not a checkpoint of this version"):
         checkpoint.load(path)
 
 
@@ -46,27 +43,20 @@ class _Harmful:
 @pytest.mark.parametrize("write", [torch.save, lambda state, path: path.write_bytes(pickle.dumps(state, protocol=2))])
 def test_a_harmful_checkpoint_is_not_executed(tmp_path, write):
     write({"format_version": checkpoint.FORMAT_VERSION, "model": _Harmful(tmp_path / "harm")}, tmp_path / "c.pt")
-    with pytest.raises(ValueError, match="is no checkpoint that can be read"):
+    with pytest.raises(ValueError, match="cannot read checkpoint"):
         checkpoint.load(tmp_path / "c.pt")
     assert not (tmp_path / "harm").exists()
 
 
-@pytest.mark.timeout(60)
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
     path = tmp_path / "c.pt"
     checkpoint.save(path, {"step": 1})
-    script = textwrap.dedent(f"""
-        import torch
-        from pathlib import Path
-        from fastvit_train import checkpoint
-        checkpoint.save(Path({str(path)!r}), {{"w": torch.zeros(1_000_000)}})
-    """)
-
-    def limit_file_size():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-
-    done = subprocess.run([sys.executable, "-c", script], preexec_fn=limit_file_size, capture_output=True, text=True)
-    assert done.returncode != 0
-    assert "c.pt cannot be written" in done.stderr
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"c\.pt cannot be written: .*; is the disk full\?"):
+            checkpoint.save(path, {"w": torch.zeros(1_000_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert checkpoint.load(path)["step"] == 1
     assert [file.name for file in tmp_path.iterdir()] == ["c.pt"]

@@ -1,4 +1,6 @@
-"""The run's two loaders: what of the config reaches them."""
+"""The run's two loaders: what of the config reaches them, and data sets that are refused."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +11,8 @@ from fastvit_train.config import Config, DataConfig
 from fastvit_train.data import build_loaders
 from fastvit_train.distributed import World
 from loaders.beton import EncodedImage, ImageMode
+
+ALONE = World(rank=0, world_size=1, device=torch.device("cpu"))
 
 
 @pytest.fixture
@@ -23,8 +27,7 @@ def large_jpegs(encode_jpeg, write_images, tmp_path):
 def first_batches(path, **options) -> tuple[Tensor, Tensor]:
     """The first training and the first validation batch."""
     data = DataConfig(train=path, val=path, crop="whole", order="sequential", resolution=32, **options)
-    world = World(rank=0, world_size=1, device=torch.device("cpu"))
-    train, val, _ = build_loaders(Config(batch_size=4, data=data), world)
+    train, val, _ = build_loaders(Config(batch_size=4, data=data), ALONE)
     return next(iter(train)).images.clone(), next(iter(val)).images.clone()
 
 
@@ -40,5 +43,19 @@ def test_prefetch_batches_reaches_both_loaders(large_jpegs, monkeypatch):
     seen = []
     monkeypatch.setattr("fastvit_train.data.build_loader", lambda backend, path, config: seen.append(config))
     first = DataConfig(train=large_jpegs, val=large_jpegs, prefetch_batches=5)
-    build_loaders(Config(data=first), World(rank=0, world_size=1, device=torch.device("cpu")))
+    build_loaders(Config(data=first), ALONE)
     assert [config.prefetch_batches for config in seen] == [5, 5]
+
+
+def test_validation_data_with_other_classes_is_refused(data_sets, make_set):
+    other = make_set("other.beton", 30, num_classes=7).path
+    with pytest.raises(ValueError, match="has 7 classes, but .* has 4"):
+        build_loaders(Config(data=replace(data_sets, val=other)), ALONE)
+
+
+def test_negative_labels_are_refused(data_sets, write_images, tmp_path):
+    pixels = np.zeros(32 * 32 * 3, np.uint8)
+    records = [EncodedImage(pixels, ImageMode.RAW, 32, 32) for _ in range(3)]
+    write_images(tmp_path / "negative.beton", records, np.array([0, -1, 2]))
+    with pytest.raises(ValueError, match=r"negative\.beton: record 1 has label -1; labels count from 0"):
+        build_loaders(Config(data=replace(data_sets, train=tmp_path / "negative.beton")), ALONE)

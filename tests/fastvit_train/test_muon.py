@@ -31,7 +31,7 @@ def test_filters_are_updated_as_matrices(layout):
 
 @pytest.mark.parametrize(("in_bf16", "least_error", "largest_error"), [(True, 1e-4, 5e-2), (False, 0, 1e-5)])
 def test_it_iterates_in_what_the_device_multiplies(monkeypatch, in_bf16, least_error, largest_error):
-    monkeypatch.setattr("fastvit_train.muon.has_bf16_products", lambda device: in_bf16)
+    monkeypatch.setattr("fastvit_train.muon.has_bf16_matmul", lambda device: in_bf16)
     torch.manual_seed(0)
     gradient = torch.randn(16, 24)
     change = updated(torch.zeros(16, 24), gradient) / -0.1

@@ -1,28 +1,36 @@
 """Every preset trains, and its durations come out as its source has them."""
 
+import math
+import re
 from dataclasses import replace
 
 import pytest
 
 from fastvit_train.config import Config
 from fastvit_train.models import MODELS
-from fastvit_train.presets import ARCH_PRESETS, PRESETS, build_preset
+from fastvit_train.presets import ARCH_PRESETS, PRESETS, build_preset, expectation
 from fastvit_train.schedule import lr_factor, phase_of, total_steps
 from fastvit_train.train import train
+from runs import tiny_cifar_vit
 
 NUM_IMAGES = {"cifar10": 50_000, "finetune": 50_000, "imagenet": 1_281_167}
-# timm's models for tests, in place of those that take long; both keep the options of the originals.
-TINY = {"vit_b16": "timm/test_vit", "vit_s16": "timm/test_vit", "resnet50": "timm/test_resnet"}
+# timm's models for tests, in place of those that take long; they keep the options of the originals.
+TINY = {
+    "vit_b16": "timm/test_vit",
+    "vit_s16": "timm/test_vit",
+    "resnet50": "timm/test_resnet",
+    "resnet50_cifar": "timm/test_resnet",
+}
 
 
 def steps_per_epoch(name: str, config: Config) -> int:
     return NUM_IMAGES[name.split("-")[0]] // config.batch_size
 
 
-@pytest.mark.timeout(120)
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", sorted(PRESETS))
-def test_it_trains_a_few_steps(name, make_set, tmp_path):
+def test_it_trains_a_few_steps(name, make_set, tmp_path, monkeypatch):
+    monkeypatch.setitem(MODELS, "vit_small_cifar", tiny_cifar_vit)
+    monkeypatch.setattr("fastvit_train.report.plot_run", lambda folder: folder / "curves.png")
     config = build_preset(name)
     if config.init_from is not None:
         start = train(small(build_preset("imagenet-vit-b16-130"), make_set, tmp_path / "start", num_classes=5))
@@ -35,7 +43,7 @@ def test_it_trains_a_few_steps(name, make_set, tmp_path):
 
 
 def small(config: Config, make_set, out, num_classes: int = 3) -> Config:
-    """The recipe over 16 images in batches of 8, with a small model where its own is large."""
+    """The recipe over 16 images in batches of 8, with a small model where its own is large, and nothing compiled."""
     out.mkdir()
     train_set = make_set(f"{out.name}/train.beton", 16, num_classes=num_classes)
     val_set = make_set(f"{out.name}/val.beton", 8, num_classes=num_classes)
@@ -48,6 +56,7 @@ def small(config: Config, make_set, out, num_classes: int = 3) -> Config:
         out=out,
         device="cpu",
         precision="fp32",
+        compile="off",
         data=replace(config.data, train=train_set.path, val=val_set.path, num_workers=1),
     )
 
@@ -101,6 +110,21 @@ def test_phases_of_the_recipes():
     assert resolutions == [160] * 71 + [192] * 17  # ffcv-imagenet ramps from epoch 65 to 76, rounding to 32
     fast = [phase_of(build_preset("cifar10-vit-small-fast"), epoch) for epoch in range(22)]
     assert fast == [(24, 0.5)] * 13 + [(32, 0.5)] * 5 + [(32, 0.0)] * 4
+
+
+@pytest.mark.parametrize(
+    ("epochs", "resolutions"),
+    [(0.5, [32]), (1, [32]), (2, [20, 32]), (3.5, [16, 16, 20, 32]), (4.5, [16, 16, 16, 20, 32]), (5, [32] * 5)],
+)
+def test_a_short_quick_run_ends_at_full_resolution(epochs, resolutions):
+    config = build_preset("cifar10-quick", epochs=epochs)
+    assert [phase_of(config, epoch).resolution for epoch in range(math.ceil(epochs))] == resolutions
+    assert config.optim.name == ("sgd" if epochs >= 5 else "muon")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_recipe_says_what_to_expect(name):
+    assert re.match(r"\d+\.\d+ %|not yet run", expectation(name))
 
 
 def test_models_have_presets_of_their_own_kind():

@@ -5,7 +5,7 @@ import io
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
@@ -13,44 +13,37 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.datasets import load_sample_images
 
+from jpeg_builders import (
+    DHT,
+    DQT,
+    DRI,
+    EOI,
+    SOF0,
+    SOF2,
+    SOS,
+    array,
+    assembled,
+    bodies,
+    grey_in_2x2,
+    jpeg,
+    noise,
+    patched,
+    photo,
+    segments,
+    with_restarts,
+)
 from loaders import _native
 
 pytestmark = pytest.mark.timeout(60)
 
-APP0, DHT, DQT, DRI, SOF0, SOF2, SOS, EOI = 0xE0, 0xC4, 0xDB, 0xDD, 0xC0, 0xC2, 0xDA, 0xD9
 Block = tuple[int, tuple[int, ...]]
 """A component's number and the symbols and values of its block, the DC value in full."""
-
-
-@cache
-def photo(height: int, width: int, mode: str = "RGB") -> Image.Image:
-    image = Image.fromarray(load_sample_images().images[height % 2])
-    return image.resize((width, height), Image.Resampling.BICUBIC).convert(mode)
-
-
-def noise(height: int, width: int) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(256, size=(height, width, 3), dtype=np.uint8))
-
-
-def jpeg(image: Image.Image, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", **({"quality": 90} | options))
-    return buffer.getvalue()
-
-
-def array(data: bytes) -> NDArray[np.uint8]:
-    return np.frombuffer(data, np.uint8)
 
 
 def pixels_of(data: bytes) -> NDArray[np.uint8]:
     """Decoded by Pillow, in the file's own colours."""
     return np.asarray(Image.open(io.BytesIO(data)))
-
-
-def with_restarts(data: bytes, interval: int = 4) -> bytes:
-    return _native.add_restart_markers(array(data), interval)
 
 
 def decode(data: bytes, **limits: int) -> NDArray[np.uint8]:
@@ -62,26 +55,6 @@ def psnr(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
 
 
 # A JPEG's parts
-
-
-def segments(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Marker, position and body of each segment, up to the header of the first scan."""
-    marker, position = 0, 2
-    while marker != SOS:
-        marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4])
-        yield marker, position, data[position + 4 : position + 2 + length]
-        position += 2 + length
-
-
-def bodies(data: bytes, kind: int) -> list[bytes]:
-    return [body for marker, _, body in segments(data) if marker == kind]
-
-
-def without(data: bytes, kind: int) -> bytes:
-    for marker, position, body in reversed(list(segments(data))):
-        if marker == kind:
-            data = data[:position] + data[position + 4 + len(body) :]
-    return data
 
 
 def sampling_factors(data: bytes) -> list[tuple[int, int]]:
@@ -105,8 +78,8 @@ def mcus(data: bytes) -> tuple[int, int]:
 
 def scan_of(data: bytes) -> bytes:
     """What follows the header of the first scan, up to the end marker."""
-    *_, (_, position, body) = segments(data)
-    return data[position + 4 + len(body) : data.rindex(bytes([0xFF, EOI]))]
+    *_, header = segments(data)
+    return data[header.end : data.rindex(bytes([0xFF, EOI]))]
 
 
 def intervals(data: bytes) -> list[bytes]:
@@ -166,6 +139,7 @@ class Bits:
         return self.bits[self.position :]
 
 
+@cache
 def blocks_of(data: bytes) -> list[Block]:
     """Every block of a sequential JPEG, decoded symbol by symbol."""
     codes = {name: codes_of(table) for name, table in tables_of(data).items()}
@@ -219,17 +193,10 @@ def hand_made(
         DHT: bytes([0, 1, *[0] * 15, 0]) + bytes([0x10, *[0] * 7, len(symbols), *[0] * 8, *symbols]),
         SOS: b"\x01\x01\x00\x00\x3f\x00",
     }
-    headers = [bytes([0xFF, marker]) + (2 + len(body)).to_bytes(2) + body for marker, body in parts.items()]
-    return b"\xff\xd8" + b"".join(headers) + scan + b"\xff\xd9"
+    return assembled(parts, scan)
 
 
 # Restart markers
-
-
-def grey_in_2x2(height: int, width: int) -> bytes:
-    data = jpeg(photo(height, width, "L"))
-    frame = next(position for marker, position, _ in segments(data) if marker == SOF0)
-    return data[: frame + 11] + b"\x22" + data[frame + 12 :]
 
 
 SEQUENTIAL: dict[str, Callable[[], bytes]] = {
@@ -367,8 +334,7 @@ def test_codes_of_the_next_block_do_not_pass_for_an_end():
         + bytes([0x10, 1, 1, 1, 1, *[0] * 12, 0xF0, 0xE1, 0x00, 0x01]),
         SOS: b"\x01\x01\x00\x00\x3f\x00",
     }
-    headers = [bytes([0xFF, marker]) + (2 + len(body)).to_bytes(2) + body for marker, body in parts.items()]
-    data = b"\xff\xd8" + b"".join(headers) + int(bits, 2).to_bytes(len(bits) // 8) + b"\xff\xd9"
+    data = assembled(parts, int(bits, 2).to_bytes(len(bits) // 8))
     assert blocks_of(with_restarts(data, 1)) == blocks_of(data)
 
 
@@ -403,13 +369,13 @@ def test_the_tables_of_a_broken_image_are_not_the_next_ones():
     rng = np.random.default_rng(0)
     for seed in range(40):
         whole = jpeg(Image.fromarray(rng.integers(256, size=(8, 8), dtype=np.uint8)), quality=30)
-        position, table = next((position, body) for marker, position, body in segments(whole) if marker == DHT)
-        assert table[0] == 0  # of DC values
+        table = next(segment for segment in segments(whole) if segment.marker == DHT)
+        assert table.body[0] == 0  # of DC values
         symbols = [*np.roll(range(6), 1 + seed % 5).tolist(), *range(6, 11), 200]  # no value has so many bits
-        broken = whole[: position + 21] + bytes(symbols) + whole[position + 33 :]
+        broken = patched(whole, table.begin + 21, *symbols)
         with pytest.raises(RuntimeError, match="Bogus Huffman table"):
             with_restarts(broken)
-        bare = whole[:position] + whole[position + 4 + len(table) :]
+        bare = whole[: table.begin] + whole[table.end :]
         np.testing.assert_array_equal(pixels_of(with_restarts(bare)), pixels_of(whole))
 
 
@@ -467,8 +433,8 @@ def test_intervals_that_make_no_sense(interval: int):
 
 def test_headers():
     data = jpeg(photo(97, 130))
-    *_, (_, position, body) = segments(data)
-    assert _native.read_jpeg_header(array(data)) == (97, 130, 3, position + 4 + len(body))
+    *_, scan = segments(data)
+    assert _native.read_jpeg_header(array(data)) == (97, 130, 3, scan.end)
     assert _native.read_jpeg_header(array(SEQUENTIAL["CMYK"]()))[2] == 4
     assert _native.read_jpeg_header(array(SEQUENTIAL["grey"]()))[2] == 1
 

@@ -22,7 +22,7 @@ def philox_twin(counter: list[int], seed: int) -> list[int]:
 
 
 def permutation_twin(position: int, size: int, seed: int, epoch: int, item: int) -> int:
-    """The Feistel permutation of loaders/native/permutation.hpp in plain Python."""
+    """The Feistel permutation of loaders/native/engine/permutation.hpp in plain Python."""
     half = 1
     while half < 31 and 1 << (2 * half) < size:
         half += 1

@@ -1,7 +1,6 @@
-"""What every backend must do alike: the contract in loaders/__init__.py, checked for each one."""
+"""What every backend must do alike: the contract in loaders/contract.py, checked for each one."""
 
 import importlib.util
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 from loaders import BACKENDS, BadSampleError, Batch, ImageLoader, LoaderConfig, build_loader
 from loaders.crop import crop_boxes, random_flips, random_shifts
 from loaders.order import epoch_order
+from loaders.records import BetonRecords
 
 Build = Callable[..., ImageLoader]
 
@@ -130,8 +130,34 @@ def _fail_in_the_first_batch(loader: ImageLoader) -> None:
         raise ZeroDivisionError
 
 
-def test_leaving_early_leaves_nothing_behind(backend, build, raw_set):
-    threads, processes = set(threading.enumerate()), set(psutil.Process().children(recursive=True))
+def running() -> set[str]:
+    """This process's threads, those of C++ as well, and the processes that it started."""
+    workers = [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if "resource_tracker" not in " ".join(process.cmdline())  # Python's own, which stays
+    ]
+    return {task.name for task in Path("/proc/self/task").iterdir()} | {f"process {worker.pid}" for worker in workers}
+
+
+@pytest.fixture
+def leaves_nothing_running(backend, build, raw_set) -> Iterator[Callable[[], None]]:
+    """Checks that whatever has been started since the test began has ended."""
+    first = build(backend, raw_set.path)
+    epoch_of(first, 0)  # starts what libraries start once and keep: Numba's threads, OpenMP's
+    first.close()
+    before = running()
+
+    def check() -> None:
+        deadline = time.monotonic() + 10
+        while (left := running() - before) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not left
+
+    return check
+
+
+def test_leaving_early_leaves_nothing_behind(backend, build, raw_set, leaves_nothing_running):
     loader = build(backend, raw_set.path)
     loader.set_epoch(0)
     for batch in loader:
@@ -146,12 +172,19 @@ def test_leaving_early_leaves_nothing_behind(backend, build, raw_set):
     assert torch.equal(again[0].index, first)
     assert len(again) == 7
     loader.close()
-    deadline = time.monotonic() + 10
-    while (left := set(threading.enumerate()) - threads) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not left
-    _, alive = psutil.wait_procs(set(psutil.Process().children(recursive=True)) - processes, timeout=10)
-    assert not [process for process in alive if "resource_tracker" not in " ".join(process.cmdline())]
+    leaves_nothing_running()
+
+
+def test_closing_ends_the_epoch_of_an_iterator_that_is_still_held(backend, build, raw_set, leaves_nothing_running):
+    loader = build(backend, raw_set.path)
+    batches = iter(loader)
+    next(batches)
+    loader.close()
+    leaves_nothing_running()
+    with pytest.raises(ValueError, match="ended before its last batch"):
+        next(batches)
+    with pytest.raises(ValueError, match="the loader is closed; build another one"):
+        next(iter(loader))
 
 
 def test_resolution_changes_between_epochs(backend, build, raw_set):
@@ -178,6 +211,20 @@ def test_a_broken_sample_is_left_out_and_counted(backend, build, broken_set):
             for image, index in zip(batch.images, batch.index.tolist(), strict=True):
                 mean = torch.from_numpy(broken_set.images[index]).float().mean()
                 assert abs(image.float().mean() - mean) < 3, "not the pixels of this sample"
+
+
+@pytest.mark.parametrize("backend", [one for one in DECODING if one.id in ("resident", "torch")])
+def test_an_error_without_words_is_named_by_its_kind(backend, build, raw_set, monkeypatch):
+    decode = BetonRecords.decode
+
+    def fail_at_four(self, index):
+        if index == 4:
+            raise OSError
+        return decode(self, index)
+
+    monkeypatch.setattr(BetonRecords, "decode", fail_at_four)
+    with pytest.raises(BadSampleError, match=r"sample 4 .*cannot be decoded: OSError;"):
+        epoch_of(build(backend, raw_set.path), 0)
 
 
 def area_averaged(image: NDArray[np.uint8], box: NDArray[np.int32], side: int) -> Tensor:
@@ -224,7 +271,7 @@ def flipped_and_shifted(image: NDArray[np.uint8], flip: bool, shift: NDArray[np.
     return padded[top : top + height, left : left + width]
 
 
-@pytest.mark.parametrize("max_shift", [0, 3, 15])
+@pytest.mark.parametrize("max_shift", [0, 15])
 @pytest.mark.parametrize("backend", CROPPING)
 def test_shifts_and_flips_reflect_the_border(backend, build, raw_set, max_shift):
     flips = random_flips(indices=np.arange(53), seed=5, epoch=2)
@@ -290,7 +337,7 @@ def test_image_folders(backend, build, tmp_path, raw_set):
 @pytest.mark.parametrize("backend", [one for one in DECODING if one.id != "ffcv"])
 def test_a_folder_without_images_is_refused(backend, build, tmp_path):
     (tmp_path / "class0").mkdir()
-    with pytest.raises(ValueError, match="is no ImageFolder"):
+    with pytest.raises(ValueError, match="is not an ImageFolder"):
         build(backend, tmp_path)
 
 

@@ -78,7 +78,7 @@ def encoded(photo_set) -> list[bytes]:
 
 def epoch_of(backend: str, path: Path, epoch: int = 1, **changes) -> list[Batch]:
     options = {"batch_size": 5, "resolution": 48, "crop": "random_resized", "order": "random", "drop_last": False}
-    loader = build_loader(backend, path, LoaderConfig(**(options | {"num_workers": 2, "seed": 3} | changes)))
+    loader = build_loader(backend, path, LoaderConfig(**(options | {"seed": 3} | changes)))
     loader.set_epoch(epoch)
     batches = [Batch(*(tensor.clone() for tensor in batch)) for batch in loader]
     loader.close()
@@ -184,7 +184,7 @@ BAD_LABELS = {
 @pytest.mark.parametrize(("name", "data"), [(name, data) for name, many in BAD_LABELS.items() for data in many])
 def test_labels_that_are_no_integers_are_named(name, data, tmp_path):
     with pytest.raises(
-        ValueError, match=r"shard\.tar: 0\.jpg has a \.(cls that is no integer|json without an integer)"
+        ValueError, match=r"shard\.tar: 0\.jpg has a \.(cls that is not an integer|json without an integer)"
     ):
         open_bytes(tmp_path, tar_bytes({"0.jpg": b"x", name: data}))
 
@@ -388,7 +388,7 @@ def test_mutated_shards_are_read_or_refused_by_name(tmp_path):
     originals = [tar_bytes(files, tar_format) for tar_format in FORMATS.values()]
     num_read = unnamed = 0
     path = tmp_path / "shard.tar"
-    for number in range(4000):
+    for number in range(1500):
         content = bytearray(originals[number % 3])
         for _ in range(rng.integers(1, 4)):
             block = 512 * int(rng.integers(len(content) // 512 - 18))
@@ -410,4 +410,4 @@ def test_mutated_shards_are_read_or_refused_by_name(tmp_path):
             shard.member_name(index)
         shard = None  # unmapped before its file is written again
     assert not unnamed
-    assert 200 < num_read < 3800, "mutations that are all refused, or all harmless, test little"
+    assert 75 < num_read < 1425, "mutations that are all refused, or all harmless, test little"

@@ -13,11 +13,11 @@
 #include <string>
 #include <vector>
 
-#include "image_converter.hpp"
+#include "convert/image_converter.hpp"
+#include "convert/restart_transcoder.hpp"
+#include "convert/scan_transcoder.hpp"
+#include "engine/sampler.hpp"
 #include "jpeg_files.hpp"
-#include "restart_transcoder.hpp"
-#include "sampler.hpp"
-#include "scan_transcoder.hpp"
 
 using namespace fastvit;
 

@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "resize.hpp"
+#include "resize/resizer.hpp"
 
 using namespace fastvit;
 

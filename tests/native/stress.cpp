@@ -3,8 +3,8 @@
 #include <random>
 #include <vector>
 
-#include "engine.hpp"
-#include "jpeg_error.hpp"
+#include "engine/engine.hpp"
+#include "jpeg/image_error.hpp"
 #include "jpeg_files.hpp"
 
 using namespace fastvit;

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tools.encode_image import ImageEncoder
-from tools.get_cifar10 import Cifar10Release
-from tools.shard_writer import ShardSample
+from tools.convert.encode_image import ImageEncoder
+from tools.shards.format import ShardSample
+from tools.sources.cifar10 import Cifar10Release
 
 Files = dict[str, bytes]
 """Contents by file name."""

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 import tools.get_cifar10
-from tools.get_cifar10 import main, verify_cifar10
+from tools.get_cifar10 import main
+from tools.sources.cifar10 import verify_cifar10
 
 FOLDER = "cifar-10-batches-bin"
 LAYOUTS = ["binary", "python2", "npm", *(f"python3 protocol {protocol}" for protocol in range(6))]
@@ -239,7 +240,7 @@ def test_damaged_result_is_set_aside_and_rebuilt(tmp_path, out, release, capsys,
     source = small.write_folder(tmp_path / "source", small.binary())
     assert main(["--source", str(source), "--out", str(out)], release=release) == 0
     verify_cifar10(out / FOLDER, release=release)
-    assert "has to be built anew: data_batch_3.bin: MD5 is" in capsys.readouterr().out
+    assert "has to be built again: data_batch_3.bin: MD5 is" in capsys.readouterr().out
     (aside,) = out.glob(f"{FOLDER}.damaged-*")
     assert (aside / FOLDER / "notes.txt").read_bytes() == b"mine"
 

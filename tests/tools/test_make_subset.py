@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from tools import make_subset as module
+from tools.listings.manifest import Manifest, read_manifest
 from tools.make_subset import apportion, choose, main, parse_fraction
-from tools.manifest import Manifest, read_manifest
+from tools.sources.selection import positions_of
 
 RULE = "of each class, largest remainders"
 CLASS_SIZES = (7, 1, 30, 2, 13)
@@ -139,7 +140,7 @@ def test_fraction(source: Source, out: Path, capsys: pytest.CaptureFixture[str])
     assert manifest.rule == f"fraction 2/3 {RULE}"
     lines = b"".join(f"{sample.label}\t{sample.name}\n".encode() for sample in source)
     assert manifest.source == f"folder, 53 images in 5 classes, sha256 {hashlib.sha256(lines).hexdigest()}"
-    positions = manifest.positions_in(source)
+    positions = positions_of(manifest, source)
     assert [source[index].name for index in positions] == manifest.names
     assert capsys.readouterr().out.splitlines() == [
         str(out),
@@ -177,7 +178,7 @@ def test_subset_and_complement_are_the_source(source: Source, out: Path, share: 
     rest = out.with_name("rest.txt")
     chosen = subset(out, *share, "--complement", str(rest))
     left = read_manifest(rest)
-    assert sorted([*chosen.positions_in(source), *left.positions_in(source)]) == list(range(53))
+    assert sorted([*positions_of(chosen, source), *positions_of(left, source)]) == list(range(53))
     assert left.rule == f"all but {chosen.rule}"
     assert (left.source, left.seed) == (chosen.source, chosen.seed)
 

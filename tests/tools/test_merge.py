@@ -83,7 +83,7 @@ def test_parts_that_do_not_fit(convert: Convert, tmp_path: Path, make_folder, ca
         ([one, two, again], f"{again} and {one} are both part 1/2"),
         ([one, whole], f"{whole}: its card says that it is a whole data set"),
         ([one, other], f"{other} and {one} are not of one data set: another jpeg_quality"),
-        ([one, tmp_path / "missing.beton"], "missing.beton.json: No such file or directory; the card must lie beside"),
+        ([one, tmp_path / "missing.beton"], "missing.beton.json: No such file or directory; the card must lie next to"),
     ):
         capsys.readouterr()
         assert run(merged, *parts) == 1

@@ -13,8 +13,8 @@ import pytest
 
 from loaders.beton import Beton, EncodedImage, ImageMode
 from loaders.tar_shard import TarShard
-from tools import _read_back
-from tools.record_list import RecordLine, SkippedLine, format_line, read_record_list, record_list_path
+from tools.convert import read_back
+from tools.listings.record_list import RecordLine, SkippedLine, format_line, read_record_list, record_list_path
 from tools.verify import main
 
 pytestmark = pytest.mark.timeout(60)
@@ -426,7 +426,7 @@ def test_ctrl_c(beton: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_read_back.zlib, "crc32", interrupted)
+    monkeypatch.setattr(read_back.zlib, "crc32", interrupted)
     assert main([str(beton)]) == 130
     assert capsys.readouterr().err == "interrupted: not all was verified\n"
 

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from loaders.tar_shard import TarShard
-from tools import image_sources
-from tools.claim import locked
+from tools.convert.claim import locked
+from tools.listings.record_list import RecordLine, SkippedLine, read_record_list
 from tools.merge import main as merge
-from tools.record_list import RecordLine, SkippedLine, read_record_list
+from tools.sources.registry import open_source
 from tools.write_dali import main
 
 pytestmark = pytest.mark.timeout(60)
@@ -34,7 +34,7 @@ def out(tmp_path: Path) -> Path:
 @pytest.fixture
 def cifar10(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stands in for the real data set."""
-    monkeypatch.setattr(image_sources, "read_cifar10", lambda *_: (CIFAR_IMAGES, CIFAR_LABELS))
+    monkeypatch.setattr("tools.sources.cifar10.read_cifar10", lambda *_: (CIFAR_IMAGES, CIFAR_LABELS))
 
 
 def run(source: Path, out: Path, *options: str, dataset: str = "folder", shard_images: int = 25) -> int:
@@ -139,7 +139,7 @@ def test_all_readers_see_the_same(make_folder, out: Path):
     theirs = list(webdataset.WebDataset(urls, shardshuffle=False, empty_check=False))
     assert [(f"{sample['__key__']}.jpg", int(sample["cls"]), sample["jpg"]) for sample in theirs] == ours
     assert [label for _, label, _ in ours] == [line.label for line in lines_of(out)]
-    source = image_sources.open_source("tar", out.parent, None)
+    source = open_source("tar", out.parent, None)
     assert [(sample.label, sample.load()) for sample in source] == [(label, image) for _, label, image in ours]
     assert source.class_names == tuple(read_card(out)["class_names"])
 
@@ -179,7 +179,7 @@ def test_dali_sees_the_same(make_folder, out: Path, tmp_path: Path, kind: str):
 
 
 def test_tfrecord(make_folder, out: Path):
-    from tools.tfrecord_shards import TFRecordShard
+    from tools.shards.tfrecord import TFRecordShard
 
     assert run(make_folder(60), out, "--format", "tfrecord", "--mode", "keep") == 0
     assert files_in(out.parent).keys() == names_of(range(3), "tfrecord")
@@ -289,7 +289,7 @@ def test_an_interrupted_conversion_is_not_lost(make_folder, out, ctrl_c_at, caps
         assert run(folder, out, "--num-workers", "1", shard_images=9) == 130
     before = files_in(out.parent)
     for options, message in (
-        ([], "train.partial.json: a conversion was interrupted here; go on with --resume"),
+        ([], "train.partial.json: a conversion was interrupted here; continue with --resume"),
         (["--resume", "--jpeg-quality", "80"], "another jpeg_quality (90 where it is now 80)"),
         (["--resume", "--shard-images", "8"], "another shard_images (9 where it is now 8)"),
         (["--resume", "--format", "tfrecord"], "another format"),

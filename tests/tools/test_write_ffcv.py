@@ -12,9 +12,8 @@ import pytest
 from PIL import Image
 
 from loaders.beton import Beton, ImageMode
-from tools import image_sources
-from tools.image_sources import ImageFolder
-from tools.record_list import RecordLine, SkippedLine, format_line, read_record_list
+from tools.listings.record_list import RecordLine, SkippedLine, format_line, read_record_list
+from tools.sources.folder import ImageFolder
 from tools.write_ffcv import main
 
 pytestmark = pytest.mark.timeout(60)
@@ -53,7 +52,7 @@ def cifar10(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         splits.append(split)
         return CIFAR_IMAGES, CIFAR_LABELS
 
-    monkeypatch.setattr(image_sources, "read_cifar10", read_cifar10)
+    monkeypatch.setattr("tools.sources.cifar10.read_cifar10", read_cifar10)
     return splits
 
 
@@ -225,7 +224,7 @@ def test_parquet_has_one_order(make_folder, out: Path, capsys: pytest.CaptureFix
     source = out.with_name("train.parquet")
     parquet.write_table(arrow.table({"image": images, "label": labels}), source, row_group_size=7)
     assert run("parquet", source, out, "--seed", "1") == 1
-    assert_one_message(capsys, "not in that of a seed; convert it without one, then", "--dataset beton")
+    assert_one_message(capsys, "not in that of a seed; convert it without a seed, then", "--dataset beton")
     assert run("parquet", source, out) == 0
     assert run("folder", make_folder(60), out.with_name("folder.beton")) == 0
     assert out.read_bytes() == out.with_name("folder.beton").read_bytes()
@@ -280,7 +279,7 @@ def test_a_damaged_image_is_named(folder: Path, out: Path, mode: str, capsys: py
     assert sorted(os.listdir(out.parent)) == PARTIAL
     path.write_bytes(content)
     assert run("folder", folder, out, "--mode", mode) == 1
-    assert_one_message(capsys, PARTIAL[1], "go on with --resume", "start anew with --overwrite")
+    assert_one_message(capsys, PARTIAL[1], "continue with --resume", "start over with --overwrite")
     assert run("folder", folder, out, "--mode", mode, "--resume") == 0
     assert run("folder", folder, out.with_name("once.beton"), "--mode", mode) == 0
     assert out.read_bytes() == out.with_name("once.beton").read_bytes()
@@ -296,7 +295,7 @@ def test_a_damaged_first_image_leaves_nothing(folder: Path, out: Path, capsys: p
 def test_a_file_that_vanishes_is_named(folder: Path, out: Path, monkeypatch, capsys: pytest.CaptureFixture[str]):
     source = ImageFolder(folder)
     (folder / "class 1" / "06.JPEG").unlink()
-    monkeypatch.setattr("tools.conversion.open_source", lambda *_: source)
+    monkeypatch.setattr("tools.convert.job.open_source", lambda *_: source)
     assert run("folder", folder, out) == 1
     assert_one_message(capsys, "class 1/06.JPEG", "No such file")
 
@@ -382,7 +381,7 @@ def test_ctrl_c(make_folder, out: Path, interrupt: Interrupt, expected, encoded_
     interrupt(folder, 1, "--num-workers", "1")  # of several, another one could have finished what comes first
     assert os.listdir(out.parent) == []
     interrupt(folder, 150, "--num-workers", "3")
-    assert capsys.readouterr().err.endswith("interrupted; go on with the same options and --resume\n")
+    assert capsys.readouterr().err.endswith("interrupted; continue with the same options and --resume\n")
     assert sorted(os.listdir(out.parent)) == PARTIAL
     encoded_names.clear()
     assert run("folder", folder, out, "--resume", "--num-workers", "1") == 0
@@ -494,7 +493,7 @@ def test_resuming_with_other_options(make_folder, out: Path, interrupt: Interrup
     ):
         capsys.readouterr()
         assert run("folder", folder, out, "--resume", *options) == 1
-        assert_one_message(capsys, difference, "pass the same options, or start anew with --overwrite")
+        assert_one_message(capsys, difference, "pass the same options, or start over with --overwrite")
     assert files_in(out.parent) == before
     assert run("folder", folder, out, "--overwrite", "--mode", "raw") == 0
     assert made_by(out) == expected(folder, "--mode", "raw")
@@ -510,7 +509,8 @@ KILLER = """
 import os, resource, signal, sys
 from pathlib import Path
 from tools import write_ffcv
-from tools.encode_image import ImageEncoder
+from tools.convert.partial_beton import PartialBeton as Partial
+from tools.convert.encode_image import ImageEncoder
 
 def kill(): os.kill(os.getpid(), signal.SIGKILL)
 
@@ -531,7 +531,6 @@ def flush(partial, *_):
 def sigint(*_): os.kill(os.getpid(), signal.SIGINT)
 
 def prepare(moment, number):
-    Partial = write_ffcv.PartialBeton
     if moment == "append":
         Partial.append = before(Partial.append, number, lambda *_: kill())
     elif moment == "list first":
@@ -614,7 +613,7 @@ def test_ctrl_c_and_a_full_disk_in_a_process(make_folder, tmp_path: Path, expect
     outs = [tmp_path / str(number) / "data.beton" for number in range(len(moments))]
     codes, errors = run_and_stop(make_folder(300), moments, outs)
     assert codes == [130, 130, 1, 1]
-    assert errors.count("interrupted; go on with the same options and --resume\n") == 2
+    assert errors.count("interrupted; continue with the same options and --resume\n") == 2
     full = [line for line in errors.splitlines() if "File too large" in line]
     assert len(full) == 2
     for line, out in zip(full, outs[2:], strict=True):

@@ -1,0 +1,23 @@
+"""What a loader that is measured against ours gives the benchmark."""
+
+from collections.abc import Callable, Iterator, Sized
+from pathlib import Path
+
+from loaders.beton import Beton, ImageMode
+
+__all__ = ["Epochs", "open_jpegs"]
+
+Epochs = Callable[[int], Iterator[Sized]]
+"""Makes the batches of epoch k, one by one; a batch's length is its number of images."""
+
+
+def open_jpegs(path: Path, peer: str) -> Beton:
+    """Open a `.beton` file for a peer that decodes JPEGs and nothing else.
+
+    Raises:
+        ValueError: The file is damaged or holds raw images.
+    """
+    beton = Beton(path)
+    if (beton.modes == ImageMode.RAW).any():
+        raise ValueError(f"{peer} decodes JPEGs, but {path} holds raw images: leave it out of --loaders")
+    return beton

@@ -1,0 +1,94 @@
+"""The contenders `train`, `step`, `loader` and `matmuls`: our trainer, whole and in parts."""
+
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from benchmarks.peers.matmuls import record_matmuls
+from fastvit_train.config import Config
+from fastvit_train.data import build_loaders
+from fastvit_train.device import keep_freed_memory
+from fastvit_train.distributed import start_world
+from fastvit_train.metrics import Totals
+from fastvit_train.models import set_patch_drop
+from fastvit_train.models.plain_attention import use_plain_attention
+from fastvit_train.prefetch import Prefetcher
+from fastvit_train.run import start_run
+from fastvit_train.schedule import phase_of
+from fastvit_train.train import train_step
+
+__all__ = ["Loading", "Matmuls", "Training", "on_noise"]
+
+
+def on_noise(config: Config) -> Config:
+    """The same run on noise that is in memory."""
+    return replace(config, data=replace(config.data, backend="synthetic"))
+
+
+class Training:
+    """Our trainer, some steps at a time.
+
+    Args:
+        config: The run.
+        folder: For the run's files.
+        epoch: Whose steps they are.
+    """
+
+    def __init__(self, config: Config, folder: Path, *, epoch: int) -> None:
+        self._cleanup = ExitStack()
+        world = self._cleanup.enter_context(start_world(config.device))
+        if world.device.type == "cpu":
+            keep_freed_memory()
+        self._loader, _, num_classes = build_loaders(config, world)
+        self.run = start_run(config, world, folder, self._loader, num_classes)
+        self.run.model.train()
+        self.run.progress.epoch = epoch
+        self._phase = phase_of(config, epoch)
+        set_patch_drop(self.run.model, self._phase.patch_drop)
+
+    def start(self) -> int:
+        """Have the loader make its first batches, one of which is dropped."""
+        self._loader.set_epoch(self.run.progress.epoch, resolution=self._phase.resolution)
+        self._batches = iter(Prefetcher(self._loader, self.run.world.device))
+        return len(next(self._batches).labels)
+
+    def steps(self, number: int) -> int:
+        """Train for so many steps; returns how many images that were."""
+        run, totals, num_images = self.run, Totals(self.run.world.device), 0
+        for images, labels, index in islice(self._batches, number):
+            train_step(run, images, labels, index, totals)
+            run.progress.step += 1
+            num_images += len(labels)
+        totals.sums().tolist()  # waits for the device
+        return num_images
+
+
+class Loading(Training):
+    """The loader alone."""
+
+    def steps(self, number: int) -> int:
+        """Take so many batches."""
+        return sum(len(batch.labels) for batch in islice(self._batches, number))
+
+
+class Matmuls(Training):
+    """The matmuls and convolutions of a training step, its optimizer's included, one after the other."""
+
+    def __init__(self, config: Config, folder: Path, *, epoch: int) -> None:
+        super().__init__(replace(on_noise(config), compile="off"), folder, epoch=epoch)
+        use_plain_attention(self.run.model)
+        self.start()
+        super().steps(1)
+        self._repeat = record_matmuls(partial(super().steps, 1))
+
+    def steps(self, number: int) -> int:
+        """Do the matmuls of so many steps."""
+        for _ in range(number):
+            self._repeat()
+        if self.run.world.device.type == "cuda":
+            torch.cuda.synchronize()
+        return number * self.run.config.batch_size

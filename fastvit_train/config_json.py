@@ -1,0 +1,50 @@
+"""A config as JSON: saved with each run, and read back."""
+
+import dataclasses
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+from fastvit_train.config import Config
+
+__all__ = ["from_dict", "to_dict"]
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The config as plain JSON types."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    return plain
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """The config that `to_dict` made `values` from.
+
+    Raises:
+        ValueError: A name is unknown or a value is not allowed.
+    """
+    config: Config = _build(Config, values, "")
+    return config
+
+
+def _build(kind: Any, value: Any, name: str) -> Any:  # noqa: ANN401 - the type is the argument
+    """`value`, made of JSON types, as an instance of the annotated type `kind`."""
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        if not isinstance(value, dict) or (unknown := sorted(set(value) - set(hints))):
+            problem = f"unknown option {name}{unknown[0]}" if isinstance(value, dict) else f"{name} must be an object"
+            raise ValueError(f"{problem}; the config may come from another version")
+        return typing.cast("Any", kind)(
+            **{key: _build(hints[key], item, f"{name}{key}.") for key, item in value.items()}
+        )
+    if isinstance(kind, types.UnionType):
+        return None if value is None else _build(typing.get_args(kind)[0], value, name)
+    if typing.get_origin(kind) is tuple:
+        kinds = typing.get_args(kind)
+        if kinds[-1] is Ellipsis:
+            kinds = kinds[:1] * len(value)
+        if not isinstance(value, list | tuple) or len(value) != len(kinds):
+            raise ValueError(f"{name.removesuffix('.')} must be a list of {len(kinds)} values, got {value}")
+        return tuple(_build(item_kind, item, name) for item_kind, item in zip(kinds, value, strict=True))
+    return Path(value) if kind is Path else value

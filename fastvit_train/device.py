@@ -1,0 +1,47 @@
+"""The device: its name, what it computes in, and how its memory is kept."""
+
+import ctypes
+import platform
+
+import torch
+
+from fastvit_train.config import Config
+
+__all__ = ["computes_in_bf16", "device_name", "has_bf16_matmul", "keep_freed_memory"]
+
+# From glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+
+
+def device_name(device: torch.device) -> str:
+    """The device as people know it."""
+    if device.type == "cuda":
+        return f"cuda: {torch.cuda.get_device_name(device)}"
+    return f"cpu: {torch.get_num_threads()} threads, {platform.machine()}"
+
+
+def computes_in_bf16(config: Config, device: torch.device) -> bool:
+    """Whether a run uses bf16 autocast."""
+    return has_bf16_matmul(device) if config.precision == "auto" else config.precision == "bf16"
+
+
+def has_bf16_matmul(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 matrices in hardware; elsewhere that takes up to a hundred times as long."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    features = torch.cpu.get_capabilities()
+    return any(features.get(name, False) for name in ("avx512_bf16", "amx_tile"))
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what a tensor frees for the next one; elsewhere this does nothing.
+
+    By default every large tensor is mapped from the kernel and given back when it is freed, so that each operation
+    pays for the page faults of its result again: some 90,000 of them in a step of the preset `cifar10-quick`, which
+    takes 1.17 times as long. The process holds on to the most memory that it ever needed.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_M_TOP_PAD, 64 * 2**20)

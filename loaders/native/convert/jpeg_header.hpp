@@ -1,0 +1,63 @@
+// What stands in a JPEG before its scan's data, of the one kind that is transcoded symbol by symbol. libjpeg is not asked:
+// segments are taken over as they are, and it does not hand them out.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "jpeg/huffman_codes.hpp"
+
+namespace fastvit::scan {
+
+using Bytes = std::span<const std::uint8_t>;
+
+// Damage, or a kind of JPEG that is not for this transcoder.
+struct NotForUs {};
+
+inline void require(bool condition) {
+    if (!condition) throw NotForUs{};
+}
+
+enum Marker : std::uint8_t {
+    kSof0 = 0xC0, kSof1 = 0xC1, kDht = 0xC4, kRst0 = 0xD0, kSoi = 0xD8, kEoi = 0xD9, kSos = 0xDA, kDqt = 0xDB, kDri = 0xDD,
+    kApp0 = 0xE0, kApp14 = 0xEE, kApp15 = 0xEF, kComment = 0xFE
+};
+
+// A table as the file has it: how many codes there are of each length, and their symbols in the codes' order.
+struct TableSpec {
+    std::array<std::uint8_t, kMaxCodeBits + 1> counts{};
+    std::vector<std::uint8_t> symbols;
+};
+
+struct Component {
+    std::uint8_t id, h, v;
+    std::uint8_t dc_table = 0, ac_table = 0;
+};
+
+// What stands before the scan's data.
+struct Header {
+    std::vector<Bytes> kept;  // segments that the new file takes over
+    std::vector<Component> components;
+    int width = 0, height = 0, restart_interval = 0;
+    std::array<TableSpec, 4> dc, ac;
+    Bytes scan;  // and what comes behind it
+
+    std::uint32_t mcus_per_row() const { return mcus(width, &Component::h); }
+    std::uint32_t num_mcus() const { return mcus_per_row() * mcus(height, &Component::v); }
+
+  private:
+    std::uint32_t mcus(int side, std::uint8_t Component::*factor) const {
+        int largest = 1;  // one component's MCU is one block, whatever its sampling factors are
+        if (components.size() > 1)
+            for (const Component& component : components) largest = std::max<int>(largest, component.*factor);
+        return static_cast<std::uint32_t>((side + 8 * largest - 1) / (8 * largest));
+    }
+};
+
+// Throws NotForUs. The header's spans are parts of `jpeg`.
+Header read_header(Bytes jpeg);
+
+}  // namespace fastvit::scan

@@ -1,0 +1,87 @@
+#include "convert/restart_transcoder.hpp"
+
+#include "convert/restart_interval.hpp"
+#include "convert/scan_transcoder.hpp"
+#include "jpeg/errors.hpp"
+#include "jpeg/input_checks.hpp"
+#include "jpeg/output.hpp"
+
+namespace fastvit {
+
+namespace {
+
+int round_up_division(int number, int divisor) { return (number + divisor - 1) / divisor; }
+
+// Both of libjpeg's objects.
+struct Transcoder {
+    Transcoder() {
+        source.err = target.err = errors.get();
+        errors.run(common(source), [&] { jpeg_create_decompress(&source); });
+        errors.run(common(target), [&] { jpeg_create_compress(&target); });
+        limit_resources(source, progress);
+    }
+    ~Transcoder() {
+        jpeg_destroy_compress(&target);
+        jpeg_destroy_decompress(&source);
+    }
+    Transcoder(const Transcoder&) = delete;
+    Transcoder& operator=(const Transcoder&) = delete;
+
+    template <typename Info>
+    static j_common_ptr common(Info& info) {
+        return reinterpret_cast<j_common_ptr>(&info);
+    }
+
+    JpegErrorManager errors;
+    jpeg_progress_mgr progress{};
+    jpeg_decompress_struct source{};
+    jpeg_compress_struct target{};
+};
+
+int mcus_per_row(const jpeg_decompress_struct& info) {
+    const int mcu_width = info.num_components == 1 ? DCTSIZE : DCTSIZE * info.max_h_samp_factor;
+    return round_up_division(static_cast<int>(info.image_width), mcu_width);
+}
+
+// Any JPEG that libjpeg decodes, by way of its coefficients; throws ImageError or ForeignImageError.
+std::vector<std::uint8_t> transcode_coefficients(std::span<const std::uint8_t> jpeg, int wanted_interval) {
+    check_is_jpeg(jpeg);
+    Transcoder transcoder;
+    jvirt_barray_ptr* coefficients = nullptr;
+    transcoder.errors.run(Transcoder::common(transcoder.source), [&transcoder, &coefficients, jpeg] {
+        jpeg_mem_src(&transcoder.source, jpeg.data(), static_cast<unsigned long>(jpeg.size()));
+        jpeg_read_header(&transcoder.source, TRUE);
+        coefficients = jpeg_read_coefficients(&transcoder.source);
+    });
+    const int interval = nearest_divisor(mcus_per_row(transcoder.source), wanted_interval);
+    JpegOutput output(transcoder.target);
+    transcoder.errors.run(Transcoder::common(transcoder.target), [&transcoder, coefficients, interval] {
+        jpeg_copy_critical_parameters(&transcoder.source, &transcoder.target);
+        transcoder.target.optimize_coding = TRUE;
+        transcoder.target.restart_interval = static_cast<unsigned>(interval);
+        jpeg_write_coefficients(&transcoder.target, coefficients);
+        jpeg_finish_compress(&transcoder.target);
+    });
+    return output.take();
+}
+
+}  // namespace
+
+std::vector<Rewritten> add_restart_markers_to_all(std::span<const std::span<const std::uint8_t>> jpegs, int wanted_interval) {
+    auto transcoded = transcode_scans(jpegs, wanted_interval);
+    std::vector<Rewritten> results(jpegs.size());
+    for (std::size_t number = 0; number < jpegs.size(); ++number) {
+        if (transcoded[number]) {
+            results[number].jpeg = *std::move(transcoded[number]);
+            continue;
+        }
+        try {
+            results[number].jpeg = transcode_coefficients(jpegs[number], wanted_interval);
+        } catch (const ImageError& error) {
+            results[number].fault = error.what();
+        }
+    }
+    return results;
+}
+
+}  // namespace fastvit

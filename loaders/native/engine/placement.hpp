@@ -1,0 +1,58 @@
+// Which part of an image becomes the sample, for each kind of crop: two axes for the resize.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
+#include "engine/crop.hpp"
+#include "resize/resizer.hpp"
+
+namespace fastvit {
+
+enum class CropKind { random_resized, center, whole, shift };
+
+// What is to be cut out of every image of a batch.
+struct CropRule {
+    CropKind kind;
+    std::int32_t resolution;  // side of what comes out, in pixels
+    std::uint64_t seed;
+    std::uint32_t epoch;
+    CropRange range;         // for random_resized
+    double center_fraction;  // for center: share of the short side
+    std::int32_t max_shift;  // for shift, in pixels: less than half of the resolution
+};
+
+struct Placement {
+    Axis rows, columns;
+    bool flip;
+};
+
+// `box` of the image, resized to `resolution`; the filter sees nothing outside the box.
+inline Placement place_box(const CropBox& box, std::int32_t resolution, bool flip) {
+    const auto axis = [&](std::int32_t begin, std::int32_t side) {
+        return Axis{static_cast<double>(begin), static_cast<double>(side) / resolution, begin, begin + side, resolution};
+    };
+    return {axis(box.top, box.height), axis(box.left, box.width), flip};
+}
+
+// torchvision's Resize(short side) followed by CenterCrop, without making the pixels that the second cuts off.
+inline Placement place_center(std::int32_t height, std::int32_t width, std::int32_t resolution, double center_fraction) {
+    const auto target = std::max<std::int64_t>(resolution, std::llrint(resolution / center_fraction));
+    const auto short_side = std::min(height, width);
+    const auto axis = [&](std::int32_t side) {
+        const std::int64_t resized = side == short_side ? target : target * side / short_side;
+        const double scale = static_cast<double>(side) / static_cast<double>(resized);
+        const double offset = std::nearbyint(static_cast<double>(resized - resolution) / 2);
+        return Axis{offset * scale, scale, 0, side, resolution};
+    };
+    return {axis(height), axis(width), false};
+}
+
+// Where to find `axis` in an image decoded at 1/`shrink` of its size, of which `side` pixels came out.
+inline Axis shrunk(const Axis& axis, std::int32_t shrink, std::int32_t side) {
+    return {axis.start / shrink, axis.scale / shrink, axis.begin / shrink,
+            std::min(side, (axis.end + shrink - 1) / shrink), axis.size};
+}
+
+}  // namespace fastvit

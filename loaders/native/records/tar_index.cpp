@@ -1,0 +1,293 @@
+#include "records/tar_index.hpp"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cstring>
+#include <optional>
+#include <stdexcept>
+#include <string_view>
+#include <utility>
+
+namespace fastvit {
+
+namespace {
+
+constexpr std::int64_t kBlock = 512;
+constexpr std::int64_t kLargestExtension = 1 << 20;
+
+struct Field {
+    std::size_t offset, size;
+};
+constexpr Field kName{0, 100}, kSize{124, 12}, kChecksum{148, 8}, kMagic{257, 6}, kPrefix{345, 155};
+constexpr std::size_t kKind = 156;
+
+// Up to the first NUL.
+std::string text(const std::uint8_t* data, std::size_t size) {
+    return {reinterpret_cast<const char*>(data), strnlen(reinterpret_cast<const char*>(data), size)};
+}
+
+std::string text(const std::uint8_t* header, Field field) { return text(header + field.offset, field.size); }
+
+// Octal digits between spaces and NULs, or, behind a byte of 0x80 and more, a big-endian number in two's complement.
+// Nothing where it is neither, is negative or needs more than 63 bits.
+std::optional<std::int64_t> number(const std::uint8_t* header, Field field) {
+    const std::uint8_t* at = header + field.offset;
+    const std::uint8_t* const end = at + field.size;
+    std::uint64_t value = 0;
+    if (*at & 0x80) {
+        if (*at & 0x40) return std::nullopt;
+        for (value = *at++ & 0x3F; at < end; ++at) {
+            if (value >> 55) return std::nullopt;
+            value = value << 8 | *at;
+        }
+        return static_cast<std::int64_t>(value);
+    }
+    while (at < end && *at == ' ') ++at;
+    for (; at < end && *at >= '0' && *at <= '7'; ++at) value = value << 3 | (*at - '0');
+    for (; at < end; ++at)
+        if (*at != ' ' && *at != 0) return std::nullopt;
+    return static_cast<std::int64_t>(value);
+}
+
+bool has_its_checksum(const std::uint8_t* header) {
+    std::int64_t sum = 0, signed_sum = 0;  // some old programs added signed bytes
+    for (std::int64_t i = 0; i < kBlock; ++i) {
+        sum += header[i];
+        signed_sum += static_cast<std::int8_t>(header[i]);
+    }
+    // The checksum itself counts as spaces.
+    std::int64_t spaces = 0, signed_spaces = 0;
+    for (std::size_t i = kChecksum.offset; i < kChecksum.offset + kChecksum.size; ++i) {
+        spaces += ' ' - header[i];
+        signed_spaces += ' ' - static_cast<std::int8_t>(header[i]);
+    }
+    const auto expected = number(header, kChecksum);
+    return expected == sum + spaces || expected == signed_sum + signed_spaces;
+}
+
+bool is_zero(std::span<const std::uint8_t> bytes) {
+    return std::all_of(bytes.begin(), bytes.end(), [](std::uint8_t byte) { return byte == 0; });
+}
+
+std::string own_name(const std::uint8_t* header) {
+    std::string name = text(header, kName);
+    const bool is_ustar = std::memcmp(header + kMagic.offset, "ustar", kMagic.size) == 0;
+    if (!is_ustar || header[kPrefix.offset] == 0) return name;
+    return text(header, kPrefix) + "/" + name;
+}
+
+bool is_regular(char kind) { return kind == '0' || kind == '\0' || kind == '7'; }
+
+bool has_no_bytes(char kind) { return kind >= '1' && kind <= '6'; }  // links, devices, folders, FIFOs
+
+bool is_extension(char kind) { return std::strchr("LKxXg", kind) != nullptr && kind != '\0'; }
+
+// For messages: bytes that are no printable ASCII as \xNN.
+std::string quoted(std::string_view name) {
+    static constexpr char kDigits[] = "0123456789abcdef";
+    std::string out = "'";
+    for (const char letter : name.substr(0, 200)) {
+        const auto byte = static_cast<std::uint8_t>(letter);
+        if (byte >= 0x20 && byte < 0x7F)
+            out += letter;
+        else
+            out += {'\\', 'x', kDigits[byte >> 4], kDigits[byte & 15]};
+    }
+    return out + "'";
+}
+
+}  // namespace
+
+struct TarReader::Extension {
+    std::optional<std::string> name;
+    std::optional<std::int64_t> size;
+};
+
+bool TarReader::next(TarMember& member) {
+    Extension extension;
+    for (std::int64_t begin = position_;;) {
+        const std::uint8_t* const at = header();
+        if (is_zero({at, kBlock})) {
+            if (position_ != begin) fail("an extended header without a member", begin);
+            check_is_end();
+            return false;
+        }
+        if (!has_its_checksum(at)) fail("no header with a right checksum", position_);
+        std::string name = own_name(at);
+        char kind = static_cast<char>(at[kKind]);
+        if (kind == '\0' && name.ends_with('/')) kind = '5';  // a folder in the V7 format
+        if (kind == 'S') fail("a sparse file, which cannot be read in place,", position_);
+        std::optional<std::int64_t> size = number(at, kSize);
+        if (!is_extension(kind) && extension.size) size = extension.size;
+        if (has_no_bytes(kind)) size = 0;
+        const std::int64_t offset = position_ + kBlock;
+        const auto length = static_cast<std::int64_t>(archive_.size());
+        if (!size || *size > length - offset) fail("a member that does not end in the archive", position_);
+        position_ = offset + (*size + kBlock - 1) / kBlock * kBlock;
+        if (is_extension(kind)) {
+            extend(extension, kind, offset, *size);
+        } else if (is_regular(kind)) {
+            member = {extension.name ? std::move(*extension.name) : std::move(name), begin, offset, *size};
+            return true;
+        } else {
+            extension = {};
+            begin = position_;
+        }
+    }
+}
+
+const std::uint8_t* TarReader::header() const {
+    const auto length = static_cast<std::int64_t>(archive_.size());
+    if (position_ < 0 || position_ > length - kBlock) fail("no header and no end mark", position_);
+    return archive_.data() + position_;
+}
+
+void TarReader::extend(Extension& extension, char kind, std::int64_t offset, std::int64_t size) const {
+    if (size > kLargestExtension) fail("an extended header of more than 1 MiB", offset - kBlock);
+    if (kind == 'L') extension.name = text(archive_.data() + offset, static_cast<std::size_t>(size));
+    if (kind == 'x' || kind == 'X' || kind == 'g') read_pax(extension, kind == 'g', offset, size);
+}
+
+// Records "LENGTH KEY=VALUE\n", where LENGTH counts the whole record.
+void TarReader::read_pax(Extension& extension, bool is_global, std::int64_t offset, std::int64_t size) const {
+    std::string_view left(reinterpret_cast<const char*>(archive_.data() + offset), static_cast<std::size_t>(size));
+    while (!left.empty()) {
+        std::size_t length = 0;
+        const auto [digits_end, error] = std::from_chars(left.data(), left.data() + left.size(), length);
+        const auto num_digits = static_cast<std::size_t>(digits_end - left.data());
+        if (error != std::errc() || length > left.size() || length < num_digits + 2 || *digits_end != ' ' ||
+            left[length - 1] != '\n')
+            fail("a pax header that is damaged", offset - kBlock);
+        const std::string_view record = left.substr(num_digits + 1, length - num_digits - 2);
+        left.remove_prefix(length);
+        const std::size_t equals = record.find('=');
+        if (equals == record.npos) fail("a pax header that is damaged", offset - kBlock);
+        const std::string_view key = record.substr(0, equals), value = record.substr(equals + 1);
+        if (key.starts_with("GNU.sparse.")) fail("a sparse file, which cannot be read in place,", offset - kBlock);
+        if (key != "path" && key != "size") continue;
+        if (is_global) fail("a pax header with one " + std::string(key) + " for all members", offset - kBlock);
+        if (key == "path") {
+            extension.name = value;
+        } else {
+            std::int64_t parsed = -1;
+            const auto [end, problem] = std::from_chars(value.data(), value.data() + value.size(), parsed);
+            if (problem != std::errc() || end != value.data() + value.size() || parsed < 0)
+                fail("a pax header with the size " + quoted(value), offset - kBlock);
+            extension.size = parsed;
+        }
+    }
+}
+
+void TarReader::check_is_end() const {
+    if (!is_zero(archive_.subspan(static_cast<std::size_t>(position_))))
+        fail("an end mark with more behind it", position_);
+}
+
+void TarReader::fail(const std::string& problem, std::int64_t offset) const {
+    throw std::invalid_argument(problem + " at byte " + std::to_string(offset) + " of " +
+                                std::to_string(archive_.size()) +
+                                "; not a tar archive, cut short or damaged: copy or write it again");
+}
+
+namespace {
+
+// What the system reads of a mapped archive while its headers are looked at. Left to itself it reads 128 KB around
+// every page: the whole archive.
+class HeaderPages {
+  public:
+    explicit HeaderPages(std::span<const std::uint8_t> archive) : archive_(archive) {
+        advise(0, archive.size(), MADV_RANDOM);
+    }
+    ~HeaderPages() { advise(0, archive_.size(), MADV_NORMAL); }
+    HeaderPages(const HeaderPages&) = delete;
+    HeaderPages& operator=(const HeaderPages&) = delete;
+
+    // Tell that the header at `position` comes next. Where headers have been close together for a while, many are read
+    // in one go.
+    void step_to(std::int64_t position) {
+        const auto next = static_cast<std::size_t>(position);
+        if (next - position_ > kFarApart) run_ = next;
+        position_ = next;
+        if (next - run_ < kFarApart || next < read_ahead_ || next >= archive_.size()) return;
+        read_ahead_ = std::min(next + kReadAhead, archive_.size());
+        advise(next, read_ahead_, MADV_WILLNEED);
+    }
+
+  private:
+    static constexpr std::size_t kFarApart = 1 << 16, kReadAhead = 1 << 20;
+
+    void advise(std::size_t begin, std::size_t end, int advice) const {
+        static const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+        const auto first = reinterpret_cast<std::uintptr_t>(archive_.data() + begin) / page * page;
+        const auto last = reinterpret_cast<std::uintptr_t>(archive_.data() + end);
+        madvise(reinterpret_cast<void*>(first), last - first, advice);
+    }
+
+    const std::span<const std::uint8_t> archive_;
+    std::size_t position_ = 0;
+    std::size_t run_ = 0;  // where the last headers that lie close together begin
+    std::size_t read_ahead_ = 0;
+};
+
+struct Place {
+    std::int64_t header, offset, size;
+};
+
+// A sample in the making.
+struct Sample {
+    std::string key;
+    std::optional<Place> image, cls, json;
+};
+
+[[noreturn]] void refuse(const Sample& sample, const std::string& problem) {
+    throw std::invalid_argument("sample " + quoted(sample.key) + " has " + problem +
+                                "; its files must follow each other, one image and a .cls, or a .json with the label");
+}
+
+void append(TarSamples& samples, const Sample& sample, std::span<const std::uint8_t> archive) {
+    const auto& label = sample.cls ? sample.cls : sample.json;
+    if (!sample.image && !label) return;
+    if (!sample.image) refuse(sample, "a label but no image");
+    if (!label) refuse(sample, "an image but no label");
+    samples.headers.push_back(sample.image->header);
+    samples.offsets.push_back(sample.image->offset);
+    samples.sizes.push_back(sample.image->size);
+    samples.label_is_json.push_back(!sample.cls);
+    const auto text = archive.subspan(static_cast<std::size_t>(label->offset), static_cast<std::size_t>(label->size));
+    samples.label_text.insert(samples.label_text.end(), text.begin(), text.end());
+    samples.label_ends.push_back(static_cast<std::int64_t>(samples.label_text.size()));
+}
+
+}  // namespace
+
+TarSamples find_tar_samples(std::span<const std::uint8_t> archive, const std::vector<std::string>& image_extensions) {
+    TarSamples samples;
+    Sample sample;
+    HeaderPages pages(archive);
+    TarReader reader(archive);
+    for (TarMember member; reader.next(member); pages.step_to(reader.position())) {
+        const std::size_t base = member.name.rfind('/') + 1;  // 0 where there is no slash
+        const std::size_t dot = member.name.find('.', base);
+        if (dot == std::string::npos || dot == base) continue;  // no extension, or a hidden file
+        const std::string_view key = std::string_view(member.name).substr(0, dot);
+        if (key != sample.key) {
+            append(samples, sample, archive);
+            sample = {std::string(key), {}, {}, {}};
+        }
+        std::string extension = member.name.substr(dot + 1);
+        for (char& letter : extension)
+            if (letter >= 'A' && letter <= 'Z') letter = static_cast<char>(letter - 'A' + 'a');
+        const bool is_image = std::find(image_extensions.begin(), image_extensions.end(), extension) != image_extensions.end();
+        if (!is_image && extension != "cls" && extension != "json") continue;
+        auto& place = is_image ? sample.image : extension == "cls" ? sample.cls : sample.json;
+        if (place) refuse(sample, is_image ? "two images" : "two files ." + extension);
+        place = {member.header, member.offset, member.size};
+    }
+    append(samples, sample, archive);
+    return samples;
+}
+
+}  // namespace fastvit

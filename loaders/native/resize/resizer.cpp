@@ -1,0 +1,133 @@
+#include "resize/resizer.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+
+namespace fastvit {
+
+namespace {
+
+std::int32_t round_up(std::int32_t number, std::int32_t multiple) {
+    return (number + multiple - 1) / multiple * multiple;
+}
+
+}  // namespace
+
+void AxisWeights::compute(const Axis& axis, std::int32_t taps_multiple) {
+    const double support = std::max(axis.scale, 1.0), inverse = 1.0 / support;
+    const auto size = static_cast<std::size_t>(axis.size);
+    firsts.resize(size);
+    counts.resize(size);
+    centers_.resize(size);
+    first_input = axis.end;
+    end_input = axis.begin;
+    std::int32_t max_count = 0;
+    for (std::size_t output = 0; output < size; ++output) {
+        const double center = axis.start + (static_cast<double>(output) + 0.5) * axis.scale;
+        const auto first = std::clamp(static_cast<std::int32_t>(center - support + 0.5), axis.begin, axis.end - 1);
+        const auto end = std::clamp(static_cast<std::int32_t>(center + support + 0.5), first + 1, axis.end);
+        firsts[output] = first;
+        counts[output] = end - first;
+        centers_[output] = center - first - 0.5;
+        first_input = std::min(first_input, first);
+        end_input = std::max(end_input, end);
+        max_count = std::max(max_count, end - first);
+    }
+    stride = round_up(max_count, taps_multiple);
+    weights.assign(size * static_cast<std::size_t>(stride), 0);
+    exact_.resize(static_cast<std::size_t>(max_count));
+    for (std::size_t output = 0; output < size; ++output)
+        quantize(centers_[output], inverse, counts[output],
+                 weights.data() + output * static_cast<std::size_t>(stride));
+}
+
+// The weights of `count` inputs around a centre that lies `center` inputs behind the first, as integers that add up to
+// kWeightOne; what rounding leaves over goes to the largest.
+void AxisWeights::quantize(double center, double inverse, std::int32_t count, std::int16_t* out) {
+    double total = 0;
+    for (std::int32_t tap = 0; tap < count; ++tap) {
+        const double weight = std::max(0.0, 1 - std::abs(tap - center) * inverse);
+        exact_[static_cast<std::size_t>(tap)] = weight;
+        total += weight;
+    }
+    const double unit = total > 0 ? kWeightOne / total : 0;
+    std::int32_t left = kWeightOne, largest = 0;
+    for (std::int32_t tap = 0; tap < count; ++tap) {
+        out[tap] = static_cast<std::int16_t>(exact_[static_cast<std::size_t>(tap)] * unit + 0.5);
+        left -= out[tap];
+        if (out[tap] > out[largest]) largest = tap;
+    }
+    out[largest] = static_cast<std::int16_t>(out[largest] + left);
+}
+
+void Resizer::start(const Axis& rows, const Axis& columns, bool flip, std::uint8_t* out) {
+    rows_.compute(rows, 2);
+    columns_.compute(columns, 2);
+    num_rows_ = rows.size;
+    num_columns_ = columns.size;
+    out_ = out;
+    next_row_ = rows_.first_input;
+    next_output_ = 0;
+    pair_columns(flip);
+    const std::int32_t width = columns_.end_input - columns_.first_input;
+    ring_rows_ = static_cast<std::int32_t>(std::bit_ceil(static_cast<std::uint32_t>(rows_.stride + kRowsAhead)));
+    slot_bytes_ = static_cast<std::size_t>(3 * (width + 2 * kMargin) + kRowPadding);
+    if (ring_.size() < slot_bytes_ * static_cast<std::size_t>(ring_rows_))
+        ring_.resize(slot_bytes_ * static_cast<std::size_t>(ring_rows_));
+    taps_.resize(static_cast<std::size_t>(rows_.stride));
+    // The last pixel's last taps, whose weights are 0, may lie behind the row.
+    mixed_row_.resize(static_cast<std::size_t>(3 * (width + columns_.stride) + kRowPadding));
+    line_.resize(static_cast<std::size_t>(3 * round_up(num_columns_, kPixelsPerGroup) + kOutPadding));
+}
+
+// The columns' weights in the order in which `mix_columns` wants them, mirrored where the image is to be.
+void Resizer::pair_columns(bool flip) {
+    const std::int32_t size = round_up(num_columns_, kPixelsPerGroup), num_pairs = columns_.stride / 2;
+    column_offsets_.assign(static_cast<std::size_t>(size), 0);
+    column_pairs_.assign(static_cast<std::size_t>(size * num_pairs * kCopies), 0);
+    for (std::int32_t output = 0; output < num_columns_; ++output) {
+        const auto from = static_cast<std::size_t>(flip ? num_columns_ - 1 - output : output);
+        column_offsets_[static_cast<std::size_t>(output)] = 3 * (columns_.firsts[from] - columns_.first_input);
+        const std::int16_t* weights = columns_.weights.data() + from * static_cast<std::size_t>(columns_.stride);
+        const std::int32_t group = output / kPixelsPerGroup, pixel = output % kPixelsPerGroup;
+        std::int32_t* pairs = column_pairs_.data() + (group * num_pairs * kPixelsPerGroup + pixel) * kCopies;
+        for (std::int32_t pair = 0; pair < num_pairs; ++pair, weights += 2, pairs += kPixelsPerGroup * kCopies) {
+            std::int32_t both;
+            std::memcpy(&both, weights, sizeof both);
+            std::fill_n(pairs, kCopies, both);
+        }
+    }
+    // The pixels that fill the last group up see what the last one sees.
+    std::fill(column_offsets_.begin() + num_columns_, column_offsets_.end(),
+              column_offsets_[static_cast<std::size_t>(num_columns_ - 1)]);
+}
+
+void Resizer::push() {
+    ++next_row_;
+    while (next_output_ < num_rows_) {
+        const auto output = static_cast<std::size_t>(next_output_);
+        if (rows_.firsts[output] + rows_.counts[output] > next_row_) return;
+        emit(next_output_++);
+    }
+}
+
+void Resizer::emit(std::int32_t output) {
+    const auto number = static_cast<std::size_t>(output);
+    const std::int32_t first = rows_.firsts[number], count = rows_.counts[number];
+    const std::int32_t num_taps = round_up(count, 2);
+    for (std::int32_t tap = 0; tap < num_taps; ++tap)
+        taps_[static_cast<std::size_t>(tap)] = slot(first + std::min(tap, count - 1));
+    kernels_.mix_rows(taps_.data(), rows_.weights.data() + number * static_cast<std::size_t>(rows_.stride), num_taps,
+                      3 * (columns_.end_input - columns_.first_input), mixed_row_.data());
+    // Straight to the image, where what is written behind the row is overwritten by the rows to come.
+    const std::size_t row_bytes = 3 * static_cast<std::size_t>(num_columns_);
+    const bool fits = (static_cast<std::size_t>(num_rows_) - number) * row_bytes >= line_.size();
+    std::uint8_t* out = out_ + number * row_bytes;
+    kernels_.mix_columns(mixed_row_.data(), column_offsets_.data(), column_pairs_.data(), columns_.stride / 2,
+                         round_up(num_columns_, kPixelsPerGroup), fits ? out : line_.data());
+    if (!fits) std::memcpy(out, line_.data(), row_bytes);
+}
+
+}  // namespace fastvit

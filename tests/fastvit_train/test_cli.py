@@ -1,0 +1,274 @@
+"""The command line: where a run starts from, what its options change, what it says without training, and its errors."""
+
+import dataclasses
+import json
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from fastvit_train.cli import main, parse
+from fastvit_train.config import Config, DataConfig
+from fastvit_train.config_json import to_dict
+from fastvit_train.presets import PRESETS, build_preset, summary
+from loaders.beton import Beton
+from runs import save_config
+
+
+def test_arch_and_epochs_mean_what_they_say():
+    assert parse(["--arch", "vit_b16", "--epochs", "130"]) == build_preset("imagenet-vit-b16-130")
+    assert parse(["--arch=vit_b16"]) == parse([]) == build_preset("imagenet-vit-b16-130")
+    shorter = parse(["--arch", "resnet50", "--epochs", "16", "--seed", "2"])
+    assert shorter == dataclasses.replace(build_preset("imagenet-resnet50-ffcv", epochs=16), seed=2)
+    assert parse(["--arch", "timm/convnext_atto"]) == Config(arch="timm/convnext_atto")
+
+
+def test_a_presets_durations_follow_the_epochs_of_the_command_line():
+    assert parse(["--preset", "cifar10-quick", "--epochs", "3"]).schedule.warmup_epochs == pytest.approx(0.69)
+    config = parse(["--preset", "cifar10-quick", "--epochs", "3", "--schedule.warmup-epochs", "1"])
+    assert (config.epochs, config.schedule.warmup_epochs) == (3, 1)
+    with pytest.raises(ValueError, match="epochs must be positive, got 0"):
+        parse(["--preset", "cifar10-quick", "--epochs", "0"])
+
+
+def test_options_change_the_preset():
+    options = {
+        "preset": "cifar10-quick",
+        "epochs": "3",
+        "max-steps": "7",
+        "seed": "4",
+        "out": "r",
+        "resume": "auto",
+        "checkpoint-every-steps": "5",
+        "data.train": "a",
+        "data.val": "b",
+        "data.backend": "torch",
+        "data.prefetch-batches": "3",
+        "optim.lr": "0.5",
+        "augment.flip": "none",
+    }
+    config = parse(
+        [text for name, value in options.items() for text in (f"--{name}", value)] + ["--data.scaled-decode"]
+    )
+    preset = build_preset("cifar10-quick")
+    assert config.arch == preset.arch
+    assert (config.epochs, config.max_steps, config.seed, config.out) == (3, 7, 4, Path("r"))
+    assert (config.resume, config.checkpoint_every_steps) == ("auto", 5)
+    assert (config.data.train, config.data.val, config.data.backend) == (Path("a"), Path("b"), "torch")
+    assert (config.data.prefetch_batches, config.data.scaled_decode) == (3, True)
+    assert (config.optim.lr, config.augment.flip) == (0.5, "none")
+    assert config.data.resolution == preset.data.resolution
+    assert config.label_smoothing == preset.label_smoothing
+
+
+def test_a_saved_config_can_be_fed_back(tmp_path):
+    config = parse(["--preset", "cifar10-quick", "--max-steps", "9", "--out", "x", "--data.area", "0.3", "1.0"])
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
+    assert parse(["--config", str(tmp_path / "config.json")]) == config
+    assert parse(["--config", str(tmp_path / "config.json"), "--seed", "3"]) == dataclasses.replace(config, seed=3)
+
+
+@pytest.mark.parametrize(
+    "text", ["{", '{"lr": 1}', '{"data": 5}', "[]", '{"epochs": -1}', '{"optim": {"momentun": 1}}']
+)
+def test_damaged_configs_are_refused_by_name(text: str, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"cannot read config .*config\.json|unknown option|must be"):
+        parse(["--config", str(tmp_path / "config.json")])
+
+
+def test_unknown_preset_lists_the_choices():
+    with pytest.raises(ValueError, match="unknown preset 'nope'; choose one of: .*cifar10-quick"):
+        parse(["--preset", "nope"])
+
+
+def test_unknown_backend_lists_the_choices(capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        parse(["--data.backend", "nope"])
+    assert exit_info.value.code == 2
+    with pytest.raises(
+        ValueError, match=r"data\.backend must be one of ffcv, native, resident, synthetic, torch, got nope"
+    ):
+        DataConfig(backend="nope")
+
+
+class Said(NamedTuple):
+    """What the command wrote."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs the command in this process, on a terminal of 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def run(*arguments: str) -> Said:
+        monkeypatch.setattr(sys, "argv", ["fastvit-train", *arguments])
+        try:
+            code = main()
+        except SystemExit as error:
+            code = error.code or 0
+        return Said(code, *capsys.readouterr())
+
+    return run
+
+
+def options_of(config: object, prefix: str = "") -> Iterator[str]:
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), prefix + field.name.replace("_", "-")
+        if dataclasses.is_dataclass(value):
+            yield from options_of(value, name + ".")
+        else:
+            yield name
+
+
+def test_help_names_every_preset_in_a_line(run):
+    code, text, _ = run("--help")
+    assert code == 0
+    lines = text.splitlines()
+    for name in PRESETS:
+        assert f"  {name:<22} {summary(name)}" in lines
+        assert summary(name).endswith(".")
+    assert max(map(len, lines)) <= 80
+
+
+def test_help_explains_every_option(run):
+    _, text, _ = run("--help")
+    flat = re.sub(r"\n[ │]+", "\n", text)
+    entries = {re.split("[ ,\n]", entry)[0]: entry for entry in flat.split("\n--")[1:]}
+    for name in [*options_of(Config()), "config", "print-config", "version"]:
+        _, *words = entries[name].partition("(default:")[0].split()
+        assert any(word.strip(".,:").isalpha() and not word.isupper() for word in words), f"{name}: {words}"
+
+
+def test_help_shows_where_the_options_start_from(run):
+    _, text, _ = run("--help", "--preset", "cifar10-quick", "--epochs", "3")
+    assert "(default: resnet_fast_cifar)" in text
+    assert "(default: 3.0)" in text
+
+
+def test_the_version(run):
+    code, text, _ = run("--version")
+    assert code == 0
+    assert re.fullmatch(r"fastvit \d+\.\d+\S*\n", text)
+
+
+def test_a_printed_config_can_be_fed_back(run, tmp_path):
+    options = ["--preset", "cifar10-quick", "--epochs", "3", "--phases", "0.5", "16", "0.5", "--out", "x"]
+    code, text, _ = run(*options, "--print-config")
+    assert code == 0
+    path = tmp_path / "printed.json"
+    path.write_text(text)
+    assert parse(["--config", str(path)]) == parse(options)
+    assert run("--config", str(path), "--print-config").stdout == text
+
+
+def test_a_saved_config_keeps_a_presets_name_that_is_not_ours(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"preset": "mine"}))
+    assert parse(["--config", str(tmp_path / "config.json"), "--seed", "2"]) == Config(preset="mine", seed=2)
+
+
+def test_a_preset_and_a_config_at_once_are_refused(capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        parse(["--preset", "cifar10-quick", "--config", "config.json"])
+    assert exit_info.value.code == 2
+    assert "not allowed with argument" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_shells_complete_options_and_presets(run, tmp_path, shell):
+    path = tmp_path / "completion"
+    code, *_ = run("--tyro-write-completion", shell, str(path))
+    assert code == 0
+    script = path.read_text()
+    for word in [*PRESETS, "--preset", "--print-config", "--data.train", "--optim.muon.lr"]:
+        assert word in script
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--version"], ["--print-config", "--preset", "cifar10-quick"], ["--tyro-print-completion", "bash"]],
+    ids=lambda arguments: arguments[0],
+)
+def test_what_does_not_train_does_not_wait_for_torch(arguments):
+    script = """
+import sys
+from fastvit_train.cli import main
+try:
+    code = main()
+except SystemExit as error:
+    code = error.code
+heavy = {"torch", "timm", "matplotlib", "torchvision"} & set(sys.modules)
+sys.exit(f"imports {heavy}" if heavy else code)
+"""
+    subprocess.run([sys.executable, "-c", script, *arguments], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data.train", "nothing.beton"], "nothing.beton: no such file"),
+        (["--arch", "nope"], "unknown arch 'nope'; choose one of"),
+        (["--batch-size", "141"], "batch_size must be at most the data set's 140 samples"),
+        (["--init-from", "nothing.pt"], "--init-from nothing.pt cannot be read: [Errno 2] No such file"),
+        (["--device", "tpu"], "device must be auto, cuda or cpu, got tpu"),
+        (["--config", "nothing.json"], "cannot read config nothing.json"),
+    ],
+)
+def test_bad_input_is_one_message_and_a_non_zero_exit(config, run, arguments, message):
+    code, _, stderr = run("--config", save_config(config), *arguments)
+    assert code == 1
+    assert message in stderr
+    assert len(stderr.splitlines()) == 1, stderr
+    assert not (config.out / "config.json").exists()
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
+def test_a_truncated_beton_is_one_message(own_data, run, share):
+    whole = own_data.data.train.read_bytes()
+    own_data.data.train.write_bytes(whole[: int(len(whole) * share)])
+    code, _, stderr = run("--config", save_config(own_data))
+    assert code == 1
+    assert "train.beton" in stderr
+    assert len(stderr.splitlines()) == 1, stderr
+
+
+def test_a_beton_that_points_past_its_end_is_one_message(own_data, run):
+    offset = int(Beton(own_data.data.train).offsets[3]).to_bytes(8, "little")
+    whole = own_data.data.train.read_bytes()
+    own_data.data.train.write_bytes(whole.replace(offset, (1 << 60).to_bytes(8, "little"), 1))
+    code, _, stderr = run("--config", save_config(own_data))
+    assert code == 1
+    assert "train.beton: record 3, field 'image': data_ptr 1152921504606846976" in stderr
+    assert len(stderr.splitlines()) == 1, stderr
+
+
+def test_ctrl_c_says_how_to_continue(config, run, monkeypatch):
+    def interrupted(_: Config) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fastvit_train.train.train", interrupted)
+    code, _, stderr = run("--config", save_config(config))
+    assert code == 130
+    assert "--resume auto continues" in stderr
+
+
+def test_a_full_disk_is_one_message(config, run):
+    path = save_config(config)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
+    try:
+        code, _, stderr = run("--config", path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert code == 1
+    assert "best.pt cannot be written" in stderr
+    assert len(stderr.splitlines()) == 1, stderr

@@ -1,0 +1,104 @@
+"""Evaluation: the plain prediction, and the mean over changed views of each image."""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastvit_train.config import AugmentConfig, Config
+from fastvit_train.distributed import World
+from fastvit_train.evaluate import evaluate
+from fastvit_train.train import train
+from loaders import Batch
+
+ALONE = World(rank=0, world_size=1, device=torch.device("cpu"))
+
+
+class Images:
+    """A loader of one batch."""
+
+    def __init__(self, images: Tensor, labels: list[int]) -> None:
+        index = torch.arange(len(labels))
+        self._batch = Batch(
+            images.contiguous(memory_format=torch.channels_last), torch.tensor(labels, dtype=torch.int64), index
+        )
+
+    def set_epoch(self, epoch: int) -> None:
+        assert epoch == 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        yield self._batch
+
+
+class Watching(nn.Module):
+    """Keeps what it is given, and answers with the brightness of the left and of the right half."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen.append(images)
+        left, right = images.mean(dim=(1, 2)).chunk(2, dim=1)
+        return torch.stack([left.mean(dim=1), 1.1 * right.mean(dim=1)], dim=1)
+
+
+def views(images: Tensor, averaging: str) -> list[Tensor]:
+    """The plain images and what is averaged with them, by torch's own operations."""
+
+    def moved(images: Tensor, by: int) -> Tensor:
+        padded = F.pad(images.float(), (1, 1, 1, 1), mode="reflect")
+        return padded[:, :, 1 - by : 9 - by, 1 - by : 9 - by]
+
+    mirrored = images.flip(-1)
+    both_ways = [moved(view, by) for by in (0, 1, -1) for view in (images, mirrored)]
+    return both_ways[: {"none": 1, "flip": 2, "flip_shift": 6}[averaging]]
+
+
+@pytest.mark.parametrize("averaging", ["none", "flip", "flip_shift"])
+def test_predictions_are_averaged_over_the_views(averaging):
+    config = Config(augment=AugmentConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)), eval_averaging=averaging)
+    images = torch.randint(90, 110, (3, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images[0, ..., :4] *= 2  # brighter at the left; over both mirror images the factor decides
+    images[1, ..., 4:] *= 2
+    model = Watching()
+    result = evaluate(
+        model, Images(images, [0, 1, 0]), config, world=ALONE, dtype=torch.float32, autocast=nullcontext()
+    )
+    expected = views(images, averaging)
+    assert len(model.seen) == len(expected)
+    for mine, wanted in zip(model.seen, expected, strict=True):
+        torch.testing.assert_close(mine, wanted / 255, atol=1e-6, rtol=0)
+    logits = torch.stack([Watching()(view / 255) for view in expected])
+    correct = [rows.argmax(dim=1) == torch.tensor([0, 1, 0]) for rows in (logits[0], logits.sum(dim=0))]
+    assert result.top1 == pytest.approx(correct[0].float().mean().item())
+    assert result.num_images == 3
+    if averaging == "none":
+        assert result.top1_averaged is None
+    else:
+        assert result.top1_averaged == pytest.approx(correct[1].float().mean().item())
+        assert result.top1_averaged < result.top1
+    assert not model.training
+
+
+def test_averaging_leaves_the_plain_accuracy_as_it_is(trained, config):
+    averaged = train(replace(config, eval_averaging="flip_shift"))
+    assert averaged["top1"] == trained.result["top1"]
+    assert trained.result["top1_averaged"] is None
+    assert averaged["top1_averaged"] > 0.9, "the colours of these images tell their class, mirrored and shifted too"
+
+
+def test_a_loader_without_images_is_refused():
+    with pytest.raises(ValueError, match="gave no image to evaluate on"):
+        evaluate(
+            Watching(),
+            Images(torch.zeros(0, 3, 8, 8, dtype=torch.uint8), []),
+            Config(),
+            world=ALONE,
+            dtype=torch.float32,
+            autocast=nullcontext(),
+        )

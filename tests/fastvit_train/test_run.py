@@ -1,0 +1,142 @@
+"""Runs stop and resume without a trace, keep their best weights, and start from those of others."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fastvit_train import checkpoint
+from fastvit_train.config import AugmentConfig, Config, ModelConfig, OptimConfig
+from fastvit_train.evaluate import Evaluation
+from fastvit_train.metrics import read_metrics
+from fastvit_train.train import train
+from runs import same, save_config, weights
+
+
+@pytest.mark.parametrize("backend", ["torch", "resident"])
+def test_max_steps_and_resume_equal_one_run(config, backend):
+    config = replace(config, data=replace(config.data, backend=backend, num_workers=0))
+    whole = replace(config, out=config.out.with_name("whole"))
+    train(whole)
+    train(replace(config, max_steps=3))
+    assert not same(weights(config.out), weights(whole.out))
+    for last in (4, 7, 12):
+        train(replace(config, max_steps=last, resume="auto"))
+    assert same(weights(config.out), weights(whole.out))
+    mine, other = (
+        [(line["kind"], line["step"], line["loss"]) for line in read_metrics(folder / "metrics.jsonl")]
+        for folder in (config.out, whole.out)
+    )
+    assert [line for line in mine if line[0] == "train" and line[1] in (6, 10, 12)] == [
+        line for line in other if line[0] == "train" and line[1] in (6, 10, 12)
+    ]
+    assert mine[-1] == other[-1]
+
+
+@pytest.fixture
+def levers(config) -> Config:
+    """A run that pulls every lever whose state a resumed run has to find again."""
+    return replace(
+        config,
+        loss="bce",
+        accumulate=2,
+        ema_half_life_epochs=0.5,
+        phases=((0.5, 32, 0.5),),
+        data=replace(config.data, resolution=64),
+        model=ModelConfig(drop_path=0.2, patch_drop=0.25, qk_norm=True),
+        optim=OptimConfig(lr=3e-3, clip_norm=1.0, layer_decay=0.9),
+    )
+
+
+@pytest.mark.parametrize("name", ["sgd", "lamb", "muon"])
+def test_levers_resume_bit_by_bit(levers, name):
+    """Optimizer, moving average, phases, dropped paths and patches: stopped anywhere, the same bits as one run."""
+    levers = replace(levers, optim=replace(levers.optim, name=name))
+    whole = replace(levers, out=levers.out.with_name("whole"))
+    reference = train(whole)
+    for last in (1, 6, 9, 12):  # 4 steps an epoch; the phase ends with the second
+        result = train(replace(levers, max_steps=last, resume="auto"))
+    mine, other = (checkpoint.load(folder / "checkpoint.pt") for folder in (levers.out, whole.out))
+    assert same(mine["model"], other["model"])
+    assert same(mine["ema"], other["ema"])
+    assert not same(mine["ema"], mine["model"])
+    assert (result["top1"], result["weights"]) == (reference["top1"], "ema")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_killed_run_resumes_bit_by_bit(config):
+    """SIGKILL in the middle, `--resume auto`, and the same bits as never having stopped."""
+    long = replace(config, epochs=40, checkpoint_every_steps=3, eval_every_epochs=1000, log_every_steps=1)
+    whole = replace(long, out=config.out.with_name("whole"))
+    train(whole)
+    command = [sys.executable, "-m", "fastvit_train.cli", "--config", save_config(long)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    metrics = config.out / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while len(read_metrics(metrics)) < 20 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, process.stderr.read()
+    process.stderr.close()
+    stopped_at = checkpoint.load(config.out / "checkpoint.pt")["progress"]["step"]
+    assert 0 < stopped_at < 160
+    subprocess.run([*command, "--resume", "auto"], check=True, stdout=subprocess.DEVNULL)
+    assert same(weights(config.out), weights(whole.out))
+    steps = [line["step"] for line in read_metrics(metrics) if line["kind"] == "train"]
+    assert steps == list(range(1, 161)), "lines from after the checkpoint must not come twice"
+
+
+def test_resume_without_a_checkpoint_starts_anew(config):
+    assert train(replace(config, max_steps=2, resume="auto"))["steps"] == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arch": "timm/test_resnet"}, "of arch timm/test_vit, but this run has timm/test_resnet"),
+        ({"optim": OptimConfig(name="sgd")}, "of optimizer adamw, but this run has sgd"),
+        ({"ema_half_life_epochs": 1}, "of evaluated weights model, but this run has ema"),
+        ({"batch_size": 16}, "of global batch size 32, but this run has 16"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(trained, config, changes, message):
+    shutil.copytree(trained.config.out, config.out)
+    with pytest.raises(ValueError, match=message):
+        train(replace(config, resume="auto", **changes))
+
+
+def test_the_best_weights_are_kept_apart(config, monkeypatch):
+    evaluations = iter([0.5, 0.75, 0.25])
+    monkeypatch.setattr("fastvit_train.train.evaluate", lambda *_, **__: Evaluation(next(evaluations), None, 1.0, 50))
+    result = train(config)
+    assert (result["top1"], result["best_top1"], result["best_step"]) == (0.25, 0.75, 8)
+    best = checkpoint.load(config.out / "best.pt")
+    assert best["progress"]["step"] == 8
+    assert not same(best["model"], weights(config.out))
+
+
+def test_a_run_starts_from_another_ones_weights(config, make_set):
+    """Other classes, another resolution, fixed positions: what was learned goes over."""
+    train(replace(config, ema_half_life_epochs=0.2))
+    other = make_set("other.beton", 64, num_classes=6).path
+    data = replace(config.data, train=other, val=other, resolution=64)
+    start = replace(config, data=data, max_steps=1, out=config.out.with_name("start"), optim=OptimConfig(lr=1e-30))
+    train(replace(start, init_from=config.out / "best.pt"))
+    best = checkpoint.load(config.out / "best.pt")["model"]
+    begun = weights(start.out)
+    assert begun["head.weight"].shape[0] == 6
+    assert begun["pos_embed"].shape[1] == 1 + 16
+    torch.testing.assert_close(begun["blocks.0.attn.qkv.weight"], best["blocks.0.attn.qkv.weight"])
+
+
+def test_augmentation_runs_uncompiled_where_there_is_no_compiler(config, monkeypatch, capsys):
+    """A wheel is installed on machines without one."""
+    monkeypatch.setenv("CXX", "/there/is/no/compiler")
+    train(replace(config, augment=AugmentConfig(policy="randaugment"), max_steps=1))
+    assert "there is no C++ compiler" in capsys.readouterr().out

@@ -1,0 +1,71 @@
+"""Small runs that tests train, and the weights that they leave."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from torch import nn
+
+from fastvit_train import checkpoint
+from fastvit_train.config import AugmentConfig, Config, DataConfig, OptimConfig, ScheduleConfig
+from fastvit_train.config_json import to_dict
+
+TINY = "timm/test_vit"  # timm's own model for tests: 0.4 M parameters
+
+
+class Trained(NamedTuple):
+    """A run that was trained once for many tests; its folder is to be read, not written."""
+
+    config: Config
+    result: dict[str, Any]
+    """What `train` returned."""
+
+
+def tiny_run(out: Path, data: DataConfig) -> Config:
+    """A run of less than a second: 12 steps of 32 images."""
+    return Config(
+        arch=TINY,
+        epochs=3,
+        batch_size=32,
+        out=out,
+        log_every_steps=2,
+        device="cpu",
+        data=data,
+        augment=AugmentConfig(flip="random", shift=2),
+        optim=OptimConfig(lr=3e-3),
+        schedule=ScheduleConfig(warmup_epochs=1),
+    )
+
+
+def tiny_cifar_vit(*, num_classes: int, resolution: int, any_resolution: bool = False, **options: object) -> nn.Module:
+    """In place of the model `vit_small_cifar`, with all of its options: a thirtieth of its parameters."""
+    return timm.models.VisionTransformer(
+        img_size=resolution,
+        patch_size=4,
+        embed_dim=96,
+        depth=3,
+        num_heads=3,
+        mlp_ratio=4,
+        num_classes=num_classes,
+        dynamic_img_size=any_resolution,
+        **options,
+    )
+
+
+def save_config(config: Config) -> str:
+    """Write the config next to its run folder, for `--config`; returns the file's path."""
+    path = config.out.with_name("config.json")
+    path.write_text(json.dumps(to_dict(config)))
+    return str(path)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The model in a run's checkpoint."""
+    return checkpoint.load(folder / "checkpoint.pt")["model"]
+
+
+def same(mine: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Whether two models have the same weights, bit by bit."""
+    return mine.keys() == other.keys() and all(torch.equal(mine[name], other[name]) for name in mine)

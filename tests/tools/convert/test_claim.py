@@ -1,0 +1,52 @@
+"""Notes of what is being converted: continued as the same conversion alone."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tools.convert.claim import claim
+from tools.convert.job import plan
+from tools.convert.options import ConversionOptions
+
+
+def test_claims(options: ConversionOptions, tmp_path: Path):
+    file = tmp_path / "made" / "job.json"
+    job = plan(options, settings={"mode": "raw"})
+    assert not claim(file, job, resume=False, overwrite=False)
+    content = file.read_bytes()
+    with pytest.raises(ValueError, match=r"job\.json: a conversion was interrupted here; continue with --resume"):
+        claim(file, job, resume=False, overwrite=False)
+    assert claim(file, job, resume=True, overwrite=False)
+    assert not claim(file, job, resume=False, overwrite=True)
+    assert file.read_bytes() == content
+    file.unlink()
+    assert not claim(file, job, resume=True, overwrite=False)
+    assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings", "message"),
+    [
+        ({"seed": 1}, {"mode": "raw"}, "another seed (None where it is now 1)"),
+        ({}, {"mode": "keep"}, "another mode (raw where it is now keep)"),
+        ({}, {"mode": "raw", "more": 1}, "another more (None where it is now 1)"),
+        ({"part": "1/2"}, {"mode": "raw"}, "another part (None where it is now [1, 2])"),
+    ],
+)
+def test_another_conversion_is_not_taken_up(
+    options: ConversionOptions, tmp_path: Path, changes, settings, message: str
+):
+    claim(tmp_path / "job", plan(options, settings={"mode": "raw"}), resume=False, overwrite=False)
+    message = re.escape(f"the interrupted conversion had {message}; pass the same options")
+    with pytest.raises(ValueError, match=message):
+        claim(tmp_path / "job", plan(replace(options, **changes), settings=settings), resume=True, overwrite=False)
+    assert claim(tmp_path / "job", plan(options, settings={"mode": "raw"}), resume=True, overwrite=False)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"7", b"\xff", b"{}", b"[" * 100_000])
+def test_a_damaged_claim(options: ConversionOptions, tmp_path: Path, content: bytes):
+    (tmp_path / "job").write_bytes(content)
+    with pytest.raises(ValueError, match=r"job: .*--overwrite instead of --resume"):
+        claim(tmp_path / "job", plan(options, settings={}), resume=True, overwrite=False)

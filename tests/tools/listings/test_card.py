@@ -1,0 +1,89 @@
+"""The card beside what was converted."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tools.listings.card import Card, card_path, read_card
+
+CARD = Card(
+    dataset="folder",
+    source="/somewhere/imagenet/train",
+    split=None,
+    num_images=1234,
+    num_classes=2,
+    class_names=("n01440764", "größe\udcff"),
+    num_bytes=5_678_901,
+    formats={"jpg": 1200, "raw": 34},
+    treatments={"kept": 1200, "decoded": 34},
+    skipped=[{"name": "a/1.JPEG", "reason": "cut short"}],
+    seconds=12.5,
+    images_per_second=98.7,
+    num_planned=2470,
+    part="1/2",
+    job={"mode": "mixed", "seed": None, "images_sha256": "0" * 64},
+)
+
+
+def test_what_is_written_is_read(tmp_path: Path):
+    CARD.write(tmp_path / "card.json")
+    assert read_card(tmp_path / "card.json") == CARD
+    assert json.loads((tmp_path / "card.json").read_bytes())["class_names"] == list(CARD.class_names)
+    assert [path.name for path in tmp_path.iterdir()] == ["card.json"]
+
+
+def test_text():
+    assert str(CARD).splitlines() == [
+        "images     1,234 (part 1/2)",
+        "classes    2",
+        "bytes      5,678,901",
+        "stored     1,200 jpg, 34 raw",
+        "treatment  1,200 kept, 34 decoded",
+        "skipped    1",
+        "images/s   99",
+        "seconds    12.5",
+        "options    mode mixed, images_sha256 " + "0" * 64,
+    ]
+    assert str(replace(CARD, part=None)).startswith("images     1,234\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda _: b"", "no card of this version"),
+        (lambda _: b"{}", "no card of this version"),
+        (lambda _: b"[]", "no card of this version"),
+        (lambda _: b"\xff\xfe", "no card of this version"),
+        (lambda _: b"[" * 100_000, "no card of this version"),
+        (lambda card: card[:-10], "no card of this version"),
+        (lambda card: card.replace(b'"num_planned"', b'"another"'), "no card of this version.*convert again"),
+    ],
+)
+def test_damage(tmp_path: Path, change, message: str):
+    path = tmp_path / "card.json"
+    CARD.write(path)
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(ValueError, match=rf"card\.json: {message}"):
+        read_card(path)
+
+
+def test_a_missing_card(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"card\.json: No such file or directory; the card must lie next to its file"):
+        read_card(tmp_path / "card.json")
+
+
+@pytest.mark.parametrize(
+    ("file", "card"),
+    [
+        ("train.beton", "train.beton.json"),
+        ("train.part-1-of-2.beton", "train.part-1-of-2.beton.json"),
+        ("train-000012.tar", "train.json"),
+        ("train-000012.tfrecord", "train.json"),
+        ("a-1-000012.tar", "a-1.json"),
+        ("train.tar", "train.json"),
+    ],
+)
+def test_places(file: str, card: str):
+    assert card_path(Path("folder") / file) == Path("folder") / card

@@ -1,0 +1,80 @@
+"""Who converts what to where: one process at a time, and an interrupted conversion only goes on as the same one."""
+
+import fcntl
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from loaders.atomic_file import atomic_file
+from tools.convert.job import Job
+
+__all__ = ["INTERRUPTED", "claim", "locked"]
+
+INTERRUPTED = "interrupted; continue with the same options and --resume"
+"""What to tell whoever interrupts a conversion."""
+
+
+@contextmanager
+def locked(job_file: Path) -> Iterator[None]:
+    """Keep other processes from converting to the same place.
+
+    Raises:
+        ValueError: One is at it.
+        OSError: The file of the lock cannot be made.
+    """
+    job_file.parent.mkdir(parents=True, exist_ok=True)
+    path = job_file.with_suffix(".lock")
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"{path}: another process is converting to it; wait for it, or name another file"
+            ) from error
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def claim(job_file: Path, job: Job, *, resume: bool, overwrite: bool, clear: Callable[[], None] = lambda: None) -> bool:
+    """Note in `job_file`, which lies beside the files until they are whole, what is being converted.
+
+    Args:
+        job_file: What the note is written to.
+        job: What is being converted.
+        resume: Go on where there is a note of the same.
+        overwrite: Start anew whatever there is.
+        clear: Removes what another conversion left, before there is a note that could be taken for one about it.
+
+    Returns:
+        Whether a conversion of the same that was interrupted goes on.
+
+    Raises:
+        ValueError: There is an interrupted one, but it is not to go on, or is another one.
+        OSError: The file cannot be written.
+    """
+    wanted = json.loads(json.dumps({"part": job.part, "num_planned": job.num_planned, **job.identity}))
+    if job_file.exists() and resume:
+        try:
+            found = dict(json.loads(job_file.read_bytes()))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ValueError(f"{job_file}: damaged; start over with --overwrite instead of --resume") from error
+        for key, value in wanted.items():
+            if found.get(key) != value:
+                raise ValueError(
+                    f"{job_file}: the interrupted conversion had another {key} ({str(found.get(key))[:80]} where it is "
+                    f"now {str(value)[:80]}); pass the same options, or start over with --overwrite instead of --resume"
+                )
+        return True
+    if job_file.exists() and not overwrite:
+        raise ValueError(
+            f"{job_file}: a conversion was interrupted here; continue with --resume, or start over with --overwrite"
+        )
+    job_file.parent.mkdir(parents=True, exist_ok=True)
+    job_file.unlink(missing_ok=True)
+    clear()
+    with atomic_file(job_file) as file:
+        file.write(json.dumps(wanted, indent=2).encode() + b"\n")
+    return False

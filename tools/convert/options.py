@@ -1,0 +1,111 @@
+"""Options that all converters share: what to convert, and what to make of its images."""
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from tools.convert.encode_image import Chroma, ImageEncoder, Mode
+from tools.sources.registry import Dataset
+
+__all__ = ["ConversionOptions", "OnError", "parse_part", "part_path"]
+
+OnError = Literal["stop", "skip"]
+
+_DEFAULT_MAX_SIDE = 500
+_PART = re.compile(r"([0-9]{1,4})/([0-9]{1,4})")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConversionOptions:
+    """What to convert, and what to make of its images."""
+
+    dataset: Dataset
+    """`folder`: JPEG and PNG in one folder for each class. `imagenet`: ILSVRC2012's archives as they are. `tar`:
+    WebDataset's shards. `parquet`: Hugging Face's. `beton`: a converted file. `cifar10`: what tools/get_cifar10.py
+    makes."""
+
+    source: Path
+    """Where the data set lies; a pattern of files for tar and parquet."""
+
+    split: str | None = None
+    """The part of `cifar10` (train, test) or `imagenet` (train, val); the parts of others have paths of their own."""
+
+    manifest: Path | None = None
+    """Convert the images that this file names, which tools/make_subset.py made."""
+
+    max_side: int | None = None
+    """Images with a longer side than this many pixels are made smaller, with antialiasing, and encoded again; 0 leaves
+    all as they are. By default 500 where images are decoded anyway."""
+
+    min_side: int | None = None
+    """The same for the shorter side."""
+
+    jpeg_quality: int = 90
+    """The quality, 1 to 100, of every JPEG that is encoded here."""
+
+    chroma: Chroma = "4:2:0"
+    """How finely these store colours: 4:2:0, at half the resolution, decodes fastest."""
+
+    num_workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    """Threads that read and encode. The files do not depend on them."""
+
+    seed: int | None = None
+    """Shuffle the images by this seed, as quasi-random reading of data larger than memory wants; without one they keep
+    the order of the source."""
+
+    part: str | None = None
+    """Convert one part of the images alone, such as 2/8; tools/merge.py joins the parts."""
+
+    on_error: OnError = "stop"
+    """An image that cannot be converted ends the conversion by name, or is left out and listed in the card."""
+
+    resume: bool = False
+    """Continue where an interrupted conversion with the same options ended."""
+
+    overwrite: bool = False
+    """Replace what exists."""
+
+    def __post_init__(self) -> None:
+        for name, end in (("max_side", 2**16), ("min_side", 2**16), ("seed", 2**64)):
+            if (value := getattr(self, name)) is not None and not 0 <= value < end:
+                raise ValueError(f"{name} must lie in [0, {end}), got {value}")
+        if not 1 <= self.jpeg_quality <= 100:
+            raise ValueError(f"jpeg_quality must be from 1 to 100, got {self.jpeg_quality}")
+        if self.num_workers < 1:
+            raise ValueError(f"num_workers must be positive, got {self.num_workers}")
+        if self.part is not None:
+            parse_part(self.part)
+
+    def encoder(self, mode: Mode, *, raw_fraction: float = 0.5) -> ImageEncoder:
+        """What encodes the images in `mode`."""
+        max_side = self.max_side
+        if max_side is None and mode not in ("keep", "restart"):
+            max_side = _DEFAULT_MAX_SIDE
+        return ImageEncoder(
+            mode=mode,
+            max_side=max_side or None,
+            min_side=self.min_side or None,
+            jpeg_quality=self.jpeg_quality,
+            chroma=self.chroma,
+            raw_fraction=raw_fraction,
+        )
+
+
+def parse_part(text: str) -> tuple[int, int]:
+    """Read the number of a part, from 1, and how many there are: ``2/8``.
+
+    Raises:
+        ValueError: It is none.
+    """
+    found = _PART.fullmatch(text)
+    number, count = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 1 <= number <= count:
+        raise ValueError(f"part must be NUMBER/COUNT with a number from 1 to the count, such as 2/8, got {text!r}")
+    return number, count
+
+
+def part_path(path: Path, part: tuple[int, int] | None) -> Path:
+    """The name of a part of the file `path`: train.beton becomes train.part-2-of-8.beton."""
+    return path.with_name(f"{path.stem}.part-{part[0]}-of-{part[1]}{path.suffix}") if part else path

@@ -1,0 +1,89 @@
+"""The card beside a converted data set: what was written, from what, and how."""
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from loaders.atomic_file import atomic_file
+
+__all__ = ["Card", "card_path", "read_card"]
+
+_SHARD_NUMBER = re.compile(r"-?[0-9]+$")
+_SHARD_EXTENSIONS = (".tar", ".tfrecord")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Card:
+    """What was written, from what, and how."""
+
+    dataset: str
+    source: str
+    split: str | None
+    num_images: int
+    num_classes: int
+    class_names: tuple[str, ...]
+    num_bytes: int
+    """The size of the file, or of all shards."""
+    formats: dict[str, int]
+    """How many images are stored as `jpg`, `png` and `raw`."""
+    treatments: dict[str, int]
+    """How many images came to that in which way: see `tools.convert.encode_image.Treatment`."""
+    skipped: list[dict[str, str]]
+    """The images that could not be converted, `name` and `reason` of each."""
+    seconds: float
+    """Of the last run, where a conversion was interrupted and resumed."""
+    images_per_second: float
+    """Of the last run."""
+    num_planned: int
+    """How many images all parts have together, skipped ones included."""
+    part: str | None
+    """Which part of the data set this is, such as 2/8, where several machines share the work."""
+    job: dict[str, Any]
+    """Options that decide the bytes of the file, and the SHA-256 of the names and labels of the images."""
+
+    def __str__(self) -> str:
+        rows = {
+            "images": f"{self.num_images:,}" + (f" (part {self.part})" if self.part else ""),
+            "classes": f"{self.num_classes:,}",
+            "bytes": f"{self.num_bytes:,}",
+            "stored": ", ".join(f"{count:,} {name}" for name, count in self.formats.items()),
+            "treatment": ", ".join(f"{count:,} {treatment}" for treatment, count in self.treatments.items()),
+            "skipped": f"{len(self.skipped):,}",
+            "images/s": f"{self.images_per_second:,.0f}",
+            "seconds": f"{self.seconds:.1f}",
+            "options": ", ".join(f"{name} {value}" for name, value in self.job.items() if value is not None),
+        }
+        return "\n".join(f"{name:11}{value}" for name, value in rows.items())
+
+    def write(self, path: Path) -> None:
+        """Write the card as JSON, all at once.
+
+        Raises:
+            OSError: It cannot be written; nothing is left behind.
+        """
+        with atomic_file(path) as file:
+            file.write(json.dumps(asdict(self), indent=2).encode() + b"\n")
+
+
+def read_card(path: Path) -> Card:
+    """Read a card that `Card.write` wrote.
+
+    Raises:
+        ValueError: It is missing or damaged.
+    """
+    try:
+        values = json.loads(path.read_bytes())
+        return Card(**{**values, "class_names": tuple(values["class_names"])})
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}; the card must lie next to its file") from error
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path}: no card of this version ({error}); convert again") from error
+
+
+def card_path(file: Path) -> Path:
+    """Where the card of a converted file lies: shards whose names differ in their number alone have one together."""
+    if file.suffix in _SHARD_EXTENSIONS:
+        return file.with_name(_SHARD_NUMBER.sub("", file.stem) + ".json")
+    return file.with_name(file.name + ".json")

@@ -1,0 +1,1 @@
+"""Shards of images for DALI and WebDataset, each with its index: writers and formats."""

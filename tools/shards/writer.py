@@ -1,0 +1,116 @@
+"""Writes one shard, a file of images and labels one behind the other, with the index that DALI wants beside it."""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from loaders.atomic_file import AtomicWriter, atomic_file, clear_os_errors
+from tools.shards.format import ImageExtension, ShardFormat, ShardSample
+from tools.shards.tar import TarFormat, label_digits
+
+__all__ = ["MAX_KEY_LENGTH", "SHARD_FORMATS", "ShardWriter"]
+
+MAX_KEY_LENGTH = 96  # with an extension behind it, the 100 bytes that a tar header has for a name
+_MAX_IMAGE_BYTES = 2**30  # tar could hold 8 GiB, a protocol buffer 2 GiB
+
+_KEY = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")  # what every reader and DALI's index take without quotes
+
+
+class ShardWriter(AtomicWriter):
+    """Writes samples one after another to `path`; the bytes depend on the samples and the format alone.
+
+    A context manager as `AtomicWriter` is. The index lies beside the shard, with `.idx` in place of the extension. The
+    shard appears last: where it is, it is whole and the index is its own.
+
+    Raises:
+        ValueError: `path` or the index is a folder or cannot be written, a shard of another format has that index, or
+            no sample was written.
+    """
+
+    def __init__(self, path: Path, shard_format: ShardFormat) -> None:
+        super().__init__(path)
+        self.index_path = path.with_suffix(".idx")
+        if self.index_path.is_dir():
+            raise ValueError(f"{self.index_path}: cannot be written: it is a folder; name a file")
+        for other in (path.with_suffix(f".{name}") for name in SHARD_FORMATS):
+            if other != path and other.exists():
+                raise ValueError(
+                    f"{path}: cannot be written: its index would replace that of {other}; choose another name"
+                )
+        self._format = shard_format
+        self._offset = 0
+        self._keys: set[str] = set()
+        self._lines: list[str] = []
+
+    def append(self, key: str, image: bytes, extension: ImageExtension, label: int) -> None:
+        """Write the next sample.
+
+        Args:
+            key: Its name in the shard, without an extension: letters, digits, `_` and `-`, in folders if need be.
+            image: An image file's bytes.
+            extension: What `image` is.
+            label: Its class, from 0.
+
+        Raises:
+            ValueError: The key is another sample's or has other characters or too many, the format cannot hold image or
+                label, or the disk is full.
+        """
+        sample = ShardSample(key, image, extension, label)
+        try:
+            self._check(sample)
+            pieces, line = self._format.encode(sample, self._offset)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: sample {len(self._lines)} ({key!r}): {error}") from error
+        with clear_os_errors(self.path):
+            self._file.writelines(pieces)
+        self._offset += sum(map(len, pieces))
+        self._keys.add(key)
+        self._lines.append(line)
+
+    def _check(self, sample: ShardSample) -> None:
+        if len(sample.key) > MAX_KEY_LENGTH or not _KEY.fullmatch(sample.key):
+            raise ValueError(
+                f"its key is not 1 to {MAX_KEY_LENGTH} ASCII letters, digits, '_' and '-', with '/' between folders; "
+                "take its number as key"
+            )
+        if sample.key in self._keys:
+            raise ValueError("the shard has another sample of this key; keys must differ")
+        if not 1 <= len(sample.image) <= _MAX_IMAGE_BYTES:
+            raise ValueError(f"its image has {len(sample.image)} bytes; leave out what is not 1 to {_MAX_IMAGE_BYTES}")
+        if sample.label < 0:
+            raise ValueError(f"label {sample.label} is negative; number classes from 0")
+
+    def _finish(self) -> None:
+        if not self._lines:
+            raise ValueError(f"{self.path}: no sample was written; DALI cannot read an empty shard: write fewer shards")
+        self._file.write(self._format.trailer)
+        _settle(self._file)  # a full disk shows before the index appears
+        with atomic_file(self.index_path) as index:
+            index.write(self._format.index(self._lines).encode("ascii"))
+            _settle(index)
+            self.path.unlink(missing_ok=True)  # an older shard must not be found beside the new index
+
+
+def _tar(num_classes: int) -> ShardFormat:
+    return TarFormat(label_digits(num_classes))
+
+
+def _tfrecord(_: int) -> ShardFormat:
+    # Imported on use: without google-crc32c, tar shards must still be written.
+    from tools.shards.tfrecord import TFRecordFormat
+
+    return TFRecordFormat()
+
+
+SHARD_FORMATS: dict[str, Callable[[int], ShardFormat]] = {"tar": _tar, "tfrecord": _tfrecord}
+"""From a format's name, which is its files' extension too, and the number of classes to the format.
+
+Where a library is missing they raise an ImportError with the command that installs it.
+"""
+
+
+def _settle(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())

@@ -1,0 +1,159 @@
+"""What was converted before as a source to convert again: WebDataset's tar shards and `.beton` files."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders.beton import Beton, ImageMode
+from loaders.tar_shard import TarShard, find_shards, open_each
+from tools.listings.card import card_path
+from tools.sources.class_names import classes_of, read_card_classes
+from tools.sources.names import checked_name, shard_names
+
+__all__ = ["BetonSample", "BetonSource", "TarSample", "TarShards"]
+
+
+class TarSample(NamedTuple):
+    """An image file in a tar shard."""
+
+    shard: TarShard
+    number: int
+    label: int
+    name: str
+
+    def load(self) -> bytes:
+        """Read the image file."""
+        return _read(self.shard.path, int(self.shard.offsets[self.number]), int(self.shard.sizes[self.number]))
+
+    def __str__(self) -> str:
+        return f"{self.shard.path}: {self.shard.member_name(self.number)}"
+
+
+class TarShards:
+    """The samples of WebDataset's tar shards, as they lie in them, shard by shard in the order of the shards' names.
+
+    The classes' names come from the card beside the shards, ``train.json`` beside ``train-000000.tar``; without one
+    they are the labels as text. A sample's name is that of its shard and its path there.
+
+    Args:
+        path: A folder of `.tar` files, one such file, or a pattern (`loaders.tar_shard.find_shards`).
+
+    Raises:
+        ValueError: There are no shards, one is damaged, a label has no class, or two samples of a shard have one name.
+    """
+
+    random_access = True
+
+    def __init__(self, path: Path) -> None:
+        paths = find_shards(path)
+        if not paths:
+            raise ValueError(
+                f"{path}: no tar shards; name a folder of .tar files, one of them or a pattern such as *.tar"
+            )
+        self._shards = open_each(_open_shard, paths)
+        self._shard_names = shard_names(paths)
+        self._ends = np.cumsum([len(shard.labels) for shard in self._shards])
+        if not self._ends[-1]:
+            raise ValueError(f"{path}: no image with a label in any shard; name shards with samples")
+        labels = np.concatenate([shard.labels for shard in self._shards])
+        self.class_names = classes_of(labels, _shard_classes(paths), where=str(path))
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int, /) -> TarSample:
+        place = range(len(self))[index]
+        part = int(np.searchsorted(self._ends, place, side="right"))
+        shard = self._shards[part]
+        number = place - int(self._ends[part]) + len(shard.labels)
+        name = f"{self._shard_names[part]}/{checked_name(shard.member_name(number))}"
+        return TarSample(shard, number, int(shard.labels[number]), name)
+
+
+class BetonSample(NamedTuple):
+    """A record of a `.beton` file."""
+
+    beton: Beton
+    number: int
+    label: int
+    name: str
+
+    def load(self) -> bytes | NDArray[np.uint8]:
+        """Read the JPEG file, or the pixels of a raw record: uint8 [height, width, 3], read-only."""
+        beton, number = self.beton, self.number
+        data = _read(beton.path, int(beton.offsets[number]), int(beton.sizes[number]))
+        if beton.modes[number] == ImageMode.JPG:
+            return data
+        return np.frombuffer(data, np.uint8).reshape(int(beton.heights[number]), int(beton.widths[number]), 3)
+
+    def __str__(self) -> str:
+        return f"{self.beton.path}: record {self.number}"
+
+
+class BetonSource:
+    """The records of a `.beton` file, in its order; a record's name is its number.
+
+    The classes' names come from the card beside the file, ``train.beton.json``; without one they are the labels as
+    text.
+
+    Raises:
+        ValueError: The file is missing or damaged, has no images or labels, or a label has no class.
+    """
+
+    random_access = True
+
+    def __init__(self, path: Path) -> None:
+        self._beton = Beton(path)
+        self._labels = self._beton.labels
+        _ = self._beton.modes  # a file without images is refused here
+        self.class_names = classes_of(self._labels, read_card_classes(card_path(path)), where=str(path))
+
+    def __len__(self) -> int:
+        return self._beton.num_samples
+
+    def __getitem__(self, index: int, /) -> BetonSample:
+        place = range(len(self))[index]
+        return BetonSample(self._beton, place, int(self._labels[place]), f"{place:08}")
+
+
+def _read(path: Path, offset: int, size: int) -> bytes:
+    """Read a record. The mapped file would do, but count as memory of the process, all of it in the end.
+
+    Raises:
+        ValueError: The file has become shorter.
+    """
+    with path.open("rb", buffering=0) as file:
+        data = os.pread(file.fileno(), size, offset)
+    if len(data) != size:
+        raise ValueError(f"{len(data)} of its {size} bytes can be read: the file has become shorter")
+    return data
+
+
+def _open_shard(path: Path) -> TarShard:
+    """Open a shard and see that its images have names of their own, none of which leads out of it."""
+    shard = TarShard(path)
+    names = set[str]()
+    for number in range(len(shard.labels)):
+        try:
+            name = checked_name(shard.member_name(number))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        if name in names:
+            raise ValueError(f"{path}: two images {name!r}; write the shard again with a name for each")
+        names.add(name)
+    return shard
+
+
+def _shard_classes(paths: Sequence[Path]) -> tuple[str, ...] | None:
+    """The classes' names, if there is a card beside the shards; several must agree."""
+    cards = sorted(set(map(card_path, paths)))
+    found = {names: card for card in cards if (names := read_card_classes(card)) is not None}
+    if len(found) > 1:
+        raise ValueError(
+            f"{' and '.join(map(str, found.values()))} name different classes; convert one after the other"
+        )
+    return next(iter(found), None)

@@ -1,0 +1,65 @@
+"""Every kind of data set by name: what opens it, and which splits it has."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from tools.sources.cifar10 import Cifar10
+from tools.sources.converted import BetonSource, TarShards
+from tools.sources.folder import ImageFolder
+from tools.sources.imagenet import open_train, open_val
+from tools.sources.sample import ImageSource
+
+__all__ = ["SOURCES", "Dataset", "default_split", "open_source"]
+
+Dataset = Literal["cifar10", "folder", "imagenet", "tar", "parquet", "beton"]
+
+
+def _open_parquet(path: Path) -> ImageSource:
+    # Imported on use: without pyarrow, all other sources must still work.
+    from tools.sources.parquet import ParquetShards
+
+    return ParquetShards(path)
+
+
+SOURCES: Mapping[Dataset, Mapping[str | None, Callable[[Path], ImageSource]]] = {
+    "cifar10": {"train": partial(Cifar10, split="train"), "test": partial(Cifar10, split="test")},
+    "folder": {None: ImageFolder},
+    "imagenet": {"train": open_train, "val": open_val},
+    "tar": {None: TarShards},
+    "parquet": {None: _open_parquet},
+    "beton": {None: BetonSource},
+}
+"""What opens each split of each data set, the default split first; a path of a data set with None is one split."""
+
+
+def open_source(dataset: Dataset, path: Path, split: str | None) -> ImageSource:
+    """Open a data set as a sequence of samples.
+
+    Those of `folder` and `imagenet` come sorted by class, then by name; the others as they are stored.
+
+    Args:
+        dataset: Its kind.
+        path: Where it is; for `tar` and `parquet` also a pattern of files.
+        split: The part of `cifar10` or `imagenet`, by default the training images; None for the others.
+
+    Raises:
+        ValueError: There is no such kind or split, or the data set is missing, damaged or something else.
+        OSError: It cannot be read.
+        ImportError: A library that it needs is not installed; the message has the command that installs it.
+    """
+    if dataset not in SOURCES:
+        raise ValueError(f"unknown dataset {dataset!r}; choose one of: {', '.join(SOURCES)}")
+    splits = SOURCES[dataset]
+    chosen = default_split(dataset) if split is None else split
+    if chosen not in splits:
+        known = [name for name in splits if name is not None]
+        remedy = f"choose one of: {', '.join(known)}" if known else "let its path name the files of the split"
+        raise ValueError(f"dataset {dataset} has no split {split!r}; {remedy}")
+    return splits[chosen](path)
+
+
+def default_split(dataset: Dataset) -> str | None:
+    """The split that `open_source` opens when none is named; None where a path is one split."""
+    return next(iter(SOURCES[dataset]))
