@@ -29,7 +29,7 @@ def test_arch_and_epochs_mean_what_they_say():
 
 
 def test_a_presets_durations_follow_the_epochs_of_the_command_line():
-    assert parse(["--preset", "cifar10-quick", "--epochs", "3"]).schedule.warmup_epochs == pytest.approx(0.69)
+    assert parse(["--preset", "cifar10-quick", "--epochs", "10"]).schedule.warmup_epochs == pytest.approx(2.3)
     config = parse(["--preset", "cifar10-quick", "--epochs", "3", "--schedule.warmup-epochs", "1"])
     assert (config.epochs, config.schedule.warmup_epochs) == (3, 1)
     with pytest.raises(ValueError, match="epochs must be positive, got 0"):
