@@ -67,7 +67,7 @@ __all__ = [
 ]
 
 _DAMAGED = "the file is cut short or damaged: copy or write it again"
-_FOREIGN = "this is not a .beton file of FFCV's version 2: write one with tools/write_ffcv.py or with FFCV"
+_FOREIGN = "this is not a .beton file of FFCV's version 2: write one with fastvit-data write-ffcv or with FFCV"
 _UNFINISHED = "its writer did not finish: write it again"
 
 

@@ -31,7 +31,7 @@ class MakeSubset:
     """
 
     dataset: Dataset
-    """The kind of data set, as for tools/write_ffcv.py."""
+    """The kind of data set, as for fastvit-data write-ffcv."""
 
     source: Path
     """Where the data set lies."""

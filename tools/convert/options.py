@@ -33,7 +33,7 @@ class ConversionOptions:
     """The part of `cifar10` (train, test) or `imagenet` (train, val); the parts of others have paths of their own."""
 
     manifest: Path | None = None
-    """Convert the images that this file names, which tools/make_subset.py made."""
+    """Convert the images that this file names, which fastvit-data make-subset made."""
 
     max_side: int | None = None
     """Images with a longer side than this many pixels are made smaller, with antialiasing, and encoded again; 0 leaves
@@ -56,7 +56,7 @@ class ConversionOptions:
     the order of the source."""
 
     part: str | None = None
-    """Convert one part of the images alone, such as 2/8; tools/merge.py joins the parts."""
+    """Convert one part of the images alone, such as 2/8; fastvit-data merge joins the parts."""
 
     on_error: OnError = "stop"
     """An image that cannot be converted ends the conversion by name, or is left out and listed in the card."""

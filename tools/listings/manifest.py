@@ -47,7 +47,7 @@ _UNESCAPES = {escaped: character for character, escaped in _ESCAPES.items()}
 _TABLE = str.maketrans(_ESCAPES)
 _ESCAPED = re.compile(r"\\.?", re.DOTALL)
 
-REMEDY = "copy it again, or make it again with tools/make_subset.py"
+REMEDY = "copy it again, or make it again with fastvit-data make-subset"
 
 
 def escape(text: str) -> str:
@@ -129,7 +129,7 @@ def read_manifest(path: Path) -> Manifest:
             values = _read_header(path, file)
             labels, names, digest = _read_lines(path, file)
     except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}; name a manifest that tools/make_subset.py wrote") from error
+        raise ValueError(f"{path}: {error.strerror}; name a manifest that fastvit-data make-subset wrote") from error
     if digest != values["sha256"]:
         raise ValueError(f"{path}: the sha256 of its lines is {digest}, its header says {values['sha256']}; {REMEDY}")
     if str(len(names)) != values["images"]:

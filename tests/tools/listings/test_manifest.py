@@ -131,7 +131,7 @@ def test_a_file_cut_short_anywhere_is_refused(manifest: Manifest):
     content = manifest.path.read_bytes()
     for length in range(len(content)):
         manifest.path.write_bytes(content[:length])
-        with pytest.raises(ValueError, match="subset.txt: .*make it again with tools/make_subset.py"):
+        with pytest.raises(ValueError, match="subset.txt: .*make it again with fastvit-data make-subset"):
             read_manifest(manifest.path)
 
 
