@@ -16,6 +16,7 @@ from benchmarks.harness import Contender, Turn, take_turns
 from benchmarks.options import check_positive, split_names
 from benchmarks.rows import Row, cost_columns, costs, measured_rows, median_ratio, print_table, speed_columns
 from loaders.beton import Beton
+from loaders.errors import FastvitError
 from tools.sources.folder import ImageFolder
 from tools.write_ffcv import WriteFfcv, write_ffcv
 
@@ -151,7 +152,7 @@ def bench_convert(config: BenchConvert) -> list[Row]:
     """Run the benchmark, print a table and return its rows.
 
     Raises:
-        ValueError: The source is no ImageFolder, or has too few images.
+        FastvitError: The source is no ImageFolder, or has too few images.
         RuntimeError: A converter failed.
         OSError: There is no writing to the folder or the file of rows.
     """
@@ -173,7 +174,7 @@ def _link_images(source: Path, folder: Path, num_images: int | None) -> LinkedIm
     samples = ImageFolder(source)
     wanted = num_images or len(samples)
     if wanted > len(samples):
-        raise ValueError(f"{source}: cannot convert {wanted} of its {len(samples)} images; choose fewer")
+        raise FastvitError(f"{source}: cannot convert {wanted} of its {len(samples)} images; choose fewer")
     num_bytes = 0
     for number in range(wanted):
         sample = samples[number * len(samples) // wanted]

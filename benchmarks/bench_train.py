@@ -21,6 +21,7 @@ from fastvit_train.models import build_model, set_patch_drop
 from fastvit_train.models.plain_attention import use_plain_attention
 from fastvit_train.presets import build_preset
 from fastvit_train.schedule import Phase, phase_of
+from loaders.errors import FastvitError
 
 __all__ = ["CONTENDERS", "BenchTrain", "Work", "bench_train", "flops_per_image"]
 
@@ -61,7 +62,7 @@ class BenchTrain:
     def __post_init__(self) -> None:
         check_positive(self, "threads", "rounds", "steps")
         if not 0 <= self.at <= 1:
-            raise ValueError(f"at must lie in [0, 1], got {self.at}")
+            raise FastvitError(f"at must lie in [0, 1], got {self.at}")
         _ = self.names, self.training
 
     @property

@@ -7,6 +7,8 @@ from importlib import import_module
 
 import tyro
 
+from loaders.errors import FastvitError
+
 __all__ = ["main"]
 
 # Each NAME is a module bench_NAME with its options, BenchName, and the function bench_name that takes them.
@@ -25,7 +27,7 @@ def main() -> int:
         module = import_module(f"benchmarks.bench_{name}")  # here, as a library may be missing, and as it takes seconds
         options = tyro.cli(getattr(module, f"Bench{name.capitalize()}"), prog=f"fastvit-bench {name}", args=arguments)
         getattr(module, f"bench_{name}")(options)
-    except (ValueError, RuntimeError, ImportError, OSError) as error:
+    except (FastvitError, RuntimeError, OSError) as error:
         print(f"fastvit-bench: {error}", file=sys.stderr)
         return 1
     return 0

@@ -11,10 +11,14 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
+from loaders.errors import FastvitError, MissingPackageError
+
 try:
     import psutil
 except ImportError as error:
-    raise ImportError(f"benchmarks need psutil ({error}); install it with: pip install 'fastvit[bench]'") from error
+    raise MissingPackageError(
+        f"benchmarks need psutil ({error}); install it with: pip install 'fastvit[bench]'"
+    ) from error
 
 __all__ = ["Contender", "Subject", "Turn", "started", "take_turns"]
 
@@ -165,7 +169,7 @@ def _serve(prepare: Callable[[], Subject], connection: Connection) -> None:
             connection.send(_measure(work, subject))
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
         return
-    except (ValueError, ImportError, OSError) as error:  # these say by themselves what is wrong
+    except (FastvitError, OSError) as error:  # these say by themselves what is wrong
         connection.send(str(error))
     except Exception:
         connection.send(traceback.format_exc())

@@ -2,6 +2,8 @@
 
 from collections.abc import Collection, Sequence
 
+from loaders.errors import FastvitError
+
 __all__ = ["check_positive", "split_names"]
 
 
@@ -9,23 +11,23 @@ def check_positive(options: object, *names: str) -> None:
     """Refuse options, of the dataclass of a benchmark, that are below 1; None is none.
 
     Raises:
-        ValueError: One is; the message names it.
+        FastvitError: One is; the message names it.
     """
     for name in names:
         if (value := getattr(options, name)) is not None and value < 1:
-            raise ValueError(f"{name} must be positive, got {value}")
+            raise FastvitError(f"{name} must be positive, got {value}")
 
 
 def split_names(groups: Sequence[str], known: Collection[str], *, kind: str) -> list[str]:
     """The contenders that the command line names, separated by spaces or commas, once each, in the order given.
 
     Raises:
-        ValueError: It names none, or one that is not known.
+        FastvitError: It names none, or one that is not known.
     """
     names = list(dict.fromkeys(name for group in groups for name in group.split(",") if name))
     choices = ", ".join(sorted(known))
     if not names:
-        raise ValueError(f"{kind}s must name at least one of: {choices}")
+        raise FastvitError(f"{kind}s must name at least one of: {choices}")
     if unknown := set(names) - set(known):
-        raise ValueError(f"unknown {kind} {min(unknown)!r}; choose from: {choices}")
+        raise FastvitError(f"unknown {kind} {min(unknown)!r}; choose from: {choices}")
     return names

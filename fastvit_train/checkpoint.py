@@ -8,6 +8,7 @@ import torch
 
 from fastvit_train.distributed import World
 from loaders.atomic_file import atomic_file
+from loaders.errors import FastvitError
 
 __all__ = ["FORMAT_VERSION", "load", "random_states", "restore_random_state", "save"]
 
@@ -31,15 +32,15 @@ def load(path: Path) -> dict[str, Any]:
     """Read what `save` wrote, onto the CPU, unpickling nothing but tensors and plain containers.
 
     Raises:
-        ValueError: The file is damaged or not ours.
+        FastvitError: The file is damaged or not ours.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"cannot read checkpoint {path}: {reason}; remove it, or name another --out") from error
+        raise FastvitError(f"cannot read checkpoint {path}: {reason}; remove it, or name another --out") from error
     if not isinstance(state, dict) or state.get("format_version") != FORMAT_VERSION:
-        raise ValueError(f"{path} is not a checkpoint of this version of fastvit; remove it, or name another --out")
+        raise FastvitError(f"{path} is not a checkpoint of this version of fastvit; remove it, or name another --out")
     return state
 
 

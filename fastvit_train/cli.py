@@ -14,6 +14,7 @@ import tyro
 from fastvit_train.config import Config
 from fastvit_train.config_json import from_dict, to_dict
 from fastvit_train.presets import ARCH_PRESETS, PRESETS, build_preset, summary
+from loaders.errors import FastvitError
 
 __all__ = ["CommandLine", "main", "parse"]
 
@@ -57,7 +58,7 @@ def parse(arguments: Sequence[str]) -> Config:
             warm-up and averages follow its `--epochs`.
 
     Raises:
-        ValueError: A preset, a file or a value is not usable.
+        FastvitError: A preset, a file or a value is not usable.
     """
     return _parse(arguments)[1]
 
@@ -100,7 +101,7 @@ def _read_config(path: Path) -> Config:
     try:
         return from_dict(json.loads(path.read_text()))
     except (OSError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"cannot read config {path}: {error}") from error
+        raise FastvitError(f"cannot read config {path}: {error}") from error
 
 
 def main() -> int:
@@ -115,7 +116,7 @@ def main() -> int:
             from fastvit_train.train import train  # loads torch, timm and more, which the other ways need not wait for
 
             train(config)
-    except (ValueError, ImportError, OSError) as error:
+    except (FastvitError, OSError) as error:
         print(f"{_PROG}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from loaders import BACKENDS
-from loaders.crop import Crop
+from loaders.crop import Crop, Interpolation
+from loaders.errors import FastvitError
 from loaders.order import Order
 
 __all__ = [
@@ -46,10 +47,22 @@ class DataConfig:
     """Smallest and largest share of the image's area that a random resized crop takes."""
     max_shift: int = 4
     """How far the crop shift moves the whole image at most, in pixels."""
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Narrowest and widest shape, width / height, of a random resized crop."""
+    center_fraction: float = 224 / 256
+    """Share of the short side that a center crop keeps, for validation."""
+    interpolation: Interpolation = "bilinear"
+    """Filter of the resize, antialiased: bilinear or bicubic."""
     order: Order = "random"
     """Training order; quasi_random reads runs of neighbouring records, for data larger than memory."""
-    num_workers: int = 2
-    """Threads or processes that load."""
+    repeats: int = 1
+    """Times that each image comes in a batch, each time augmented differently (repeated augmentation); an epoch then
+    has a share of the images, so that its length stays."""
+    num_workers: int | None = None
+    """Threads or processes that load; when not given, as many as the CPUs that this process may use (affinity, and the
+    container's quota), shared among the ranks of this machine."""
+    timeout_seconds: float = 600.0
+    """End the run, with the stacks of all threads, when a batch does not come within so many seconds."""
     prefetch_batches: int = 2
     """Batches that native makes ahead of the one that it handed over."""
     scaled_decode: bool = False
@@ -61,7 +74,11 @@ class DataConfig:
     def __post_init__(self) -> None:
         _require(self.backend in BACKENDS, "data.backend", f"be one of {', '.join(sorted(BACKENDS))}", self.backend)
         _require(self.resolution > 0, "data.resolution", "be positive", self.resolution)
-        _require(self.num_workers >= 0, "data.num_workers", "not be negative", self.num_workers)
+        workers = self.num_workers
+        _require(workers is None or workers >= 0, "data.num_workers", "not be negative", workers)
+        _require(0 < self.center_fraction <= 1, "data.center_fraction", "lie in (0, 1]", self.center_fraction)
+        _require(self.repeats > 0, "data.repeats", "be positive", self.repeats)
+        _require(self.timeout_seconds > 0, "data.timeout_seconds", "be positive", self.timeout_seconds)
         _require(self.prefetch_batches > 0, "data.prefetch_batches", "be positive", self.prefetch_batches)
 
 
@@ -175,7 +192,7 @@ class OptimConfig:
     """The optimizer; weight decay is for the weights of linear and convolution layers alone."""
 
     name: Literal["adamw", "sgd", "lamb", "muon"] = "adamw"
-    """AdamW, SGD with Nesterov momentum, LAMB, or Muon for matrices with optim.muon.rest for all the rest."""
+    """AdamW, SGD with momentum, LAMB, or Muon for matrices with optim.muon.rest for all the rest."""
     lr: float = 1e-3
     """Highest learning rate."""
     norm_bias_lr_factor: float = 1.0
@@ -188,6 +205,8 @@ class OptimConfig:
     """AdamW's and LAMB's decay rates."""
     momentum: float = 0.9
     """SGD's momentum."""
+    nesterov: bool = True
+    """SGD's momentum is Nesterov's."""
     clip_norm: float = 0.0
     """Largest norm of the gradient; 0 leaves it as it is."""
     muon: MuonConfig = field(default_factory=MuonConfig)
@@ -229,7 +248,7 @@ class Config:
     max_steps: int | None = None
     """Stop after this many optimizer steps; the schedule spans `epochs` all the same."""
     batch_size: int = 256
-    """Images per device and step."""
+    """Images per step, over all devices: each takes an equal share of them, in `accumulate` parts."""
     seed: int = 0
     """Decides weights, order, crops and augmentation."""
     init_from: Path | None = None
@@ -240,7 +259,13 @@ class Config:
     resume: Literal["never", "auto"] = "never"
     """auto continues from the checkpoint in the run folder if there is one, else starts from the beginning."""
     checkpoint_every_steps: int | None = None
-    """Write the checkpoint every so many steps, and at the end of each epoch."""
+    """Write a checkpoint every so many steps as well."""
+    checkpoint_every_epochs: int = 1
+    """Write a checkpoint at the end of every so many epochs; always after the last."""
+    checkpoint_every_minutes: float | None = None
+    """Write a checkpoint as soon as the last one is so many minutes old as well."""
+    keep_checkpoints: int = 2
+    """Checkpoints that are kept, the newest included; the best weights are kept apart."""
     log_every_steps: int = 10
     """Read and log the metrics every so many steps."""
     eval_every_epochs: int = 1
@@ -249,6 +274,9 @@ class Config:
     """Also report the accuracy of predictions averaged over mirrored (and shifted) images, apart from the plain one."""
     loss: Literal["cross_entropy", "bce"] = "cross_entropy"
     """Cross entropy, or binary cross entropy of every class on its own."""
+    bce_target_threshold: float | None = None
+    """For the loss bce: a class with more than this share of a mixed image's target counts as wholly there, the others
+    as not there; the shares themselves when not given."""
     label_smoothing: float = 0.0
     """Share of the target that is spread over all classes."""
     accumulate: int = 1
@@ -261,9 +289,17 @@ class Config:
     and the patch dropout. After the last, data.resolution and model.patch_drop hold; the schedule spans them all."""
     device: str = "auto"
     """cuda, cpu, or auto: cuda where there is one."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """bf16 autocast; auto takes it where the device computes in it."""
-    compile: Literal["auto", "off", "default", "reduce-overhead", "max-autotune"] = "auto"
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Autocast to bf16, or to fp16 with a scaled loss (for GPUs before Ampere); auto takes bf16 where the device
+    computes in it, else fp16 on cuda and fp32 on the CPU."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """With several devices, each has the whole model (ddp), or a share of its weights and optimizer state (fsdp), for
+    models that do not fit."""
+    sync_batch_norm: bool = False
+    """Batch normalisation takes its statistics over all devices."""
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    """Send the metrics there too."""
+    compile: Literal["auto", "off", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "auto"
     """torch.compile mode; auto is default on cuda and off on the CPU, where it gains nothing for
     the model: there it compiles the augmentation alone, where that does more than flip and shift and a C++ compiler is
     there."""
@@ -281,6 +317,12 @@ class Config:
         _require(self.eval_every_epochs > 0, "eval_every_epochs", "be positive", self.eval_every_epochs)
         every = self.checkpoint_every_steps
         _require(every is None or every > 0, "checkpoint_every_steps", "be positive", every)
+        for name in ("checkpoint_every_epochs", "keep_checkpoints"):
+            _require(getattr(self, name) > 0, name, "be positive", getattr(self, name))
+        minutes = self.checkpoint_every_minutes
+        _require(minutes is None or minutes > 0, "checkpoint_every_minutes", "be positive", minutes)
+        threshold = self.bce_target_threshold
+        _require(threshold is None or 0 <= threshold < 1, "bce_target_threshold", "lie in [0, 1)", threshold)
         _require(0 <= self.seed < 2**63, "seed", "lie in [0, 2^63)", self.seed)
         _require(0 <= self.label_smoothing < 1, "label_smoothing", "lie in [0, 1)", self.label_smoothing)
         parts = self.accumulate
@@ -303,7 +345,7 @@ def _require(condition: bool, name: str, rule: str, value: object) -> None:
     """Refuse the `value` of the option `name` unless the condition holds.
 
     Raises:
-        ValueError: It does not; the message has the rule and the value.
+        FastvitError: It does not; the message has the rule and the value.
     """
     if not condition:
-        raise ValueError(f"{name} must {rule}, got {value}")
+        raise FastvitError(f"{name} must {rule}, got {value}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastvit_train.config import Config
+from loaders.errors import FastvitError
 
 __all__ = ["from_dict", "to_dict"]
 
@@ -22,7 +23,7 @@ def from_dict(values: dict[str, Any]) -> Config:
     """The config that `to_dict` made `values` from.
 
     Raises:
-        ValueError: A name is unknown or a value is not allowed.
+        FastvitError: A name is unknown or a value is not allowed.
     """
     config: Config = _build(Config, values, "")
     return config
@@ -34,7 +35,7 @@ def _build(kind: Any, value: Any, name: str) -> Any:  # noqa: ANN401 - the type 
         hints = typing.get_type_hints(kind)
         if not isinstance(value, dict) or (unknown := sorted(set(value) - set(hints))):
             problem = f"unknown option {name}{unknown[0]}" if isinstance(value, dict) else f"{name} must be an object"
-            raise ValueError(f"{problem}; the config may come from another version")
+            raise FastvitError(f"{problem}; the config may come from another version")
         return typing.cast("Any", kind)(
             **{key: _build(hints[key], item, f"{name}{key}.") for key, item in value.items()}
         )
@@ -45,6 +46,6 @@ def _build(kind: Any, value: Any, name: str) -> Any:  # noqa: ANN401 - the type 
         if kinds[-1] is Ellipsis:
             kinds = kinds[:1] * len(value)
         if not isinstance(value, list | tuple) or len(value) != len(kinds):
-            raise ValueError(f"{name.removesuffix('.')} must be a list of {len(kinds)} values, got {value}")
+            raise FastvitError(f"{name.removesuffix('.')} must be a list of {len(kinds)} values, got {value}")
         return tuple(_build(item_kind, item, name) for item_kind, item in zip(kinds, value, strict=True))
     return Path(value) if kind is Path else value

@@ -6,25 +6,26 @@ from pathlib import Path
 from fastvit_train.config import Config
 from fastvit_train.distributed import World
 from loaders import ImageLoader, LoaderConfig, build_loader
+from loaders.errors import FastvitError
 from loaders.records import open_records
 
-__all__ = ["build_loaders"]
+__all__ = ["build_loaders", "share_of_batch"]
 
 
 def build_loaders(config: Config, world: World) -> tuple[ImageLoader, ImageLoader, int]:
     """The training loader, the validation loader and the number of classes.
 
     Raises:
-        ValueError: A dataset is missing, damaged or too small, or the two don't have the same classes.
+        FastvitError: A dataset is missing, damaged or too small, or the two don't have the same classes.
     """
     data = config.data
     num_classes, num_val_classes = _count_classes(data.train), _count_classes(data.val)
     if num_val_classes > num_classes:
-        raise ValueError(
+        raise FastvitError(
             f"{data.val} has {num_val_classes} classes, but {data.train} has {num_classes}; are they a pair?"
         )
     training = LoaderConfig(
-        batch_size=config.batch_size,
+        batch_size=share_of_batch(config, world.world_size),
         resolution=data.resolution,
         crop=data.crop,
         area=data.area,
@@ -51,10 +52,24 @@ def build_loaders(config: Config, world: World) -> tuple[ImageLoader, ImageLoade
     return train_loader, build_loader(data.backend, data.val, validation), num_classes
 
 
+def share_of_batch(config: Config, world_size: int) -> int:
+    """The images of each step that one of `world_size` ranks takes.
+
+    Raises:
+        FastvitError: The batch cannot be divided equally.
+    """
+    if config.batch_size % (world_size * config.accumulate):
+        raise FastvitError(
+            f"batch_size {config.batch_size} is over all devices and must be a multiple of {world_size} devices "
+            f"x accumulate {config.accumulate}; change one of them"
+        )
+    return config.batch_size // world_size
+
+
 def _count_classes(path: Path) -> int:
     labels = open_records(path).labels
     if labels.min() < 0:
-        raise ValueError(
+        raise FastvitError(
             f"{path}: record {labels.argmin()} has label {labels.min()}; labels count from 0: write the file again"
         )
     return int(labels.max()) + 1

@@ -11,6 +11,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from loaders.errors import FastvitError
+
 __all__ = ["World", "start_world", "without_averaging"]
 
 
@@ -61,13 +63,13 @@ def start_world(device: str) -> Iterator[World]:
         device: `cuda`, `cpu`, or `auto`: cuda where there is one.
 
     Raises:
-        ValueError: The device is unknown or not there.
+        FastvitError: The device is unknown or not there.
     """
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if kind not in ("cuda", "cpu"):
-        raise ValueError(f"device must be auto, cuda or cpu, got {device}")
+        raise FastvitError(f"device must be auto, cuda or cpu, got {device}")
     if kind == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
+        raise FastvitError(
             "device is cuda, but torch sees no CUDA device; use --device cpu, or install torch for your CUDA"
         )
     world_size = int(os.environ.get("WORLD_SIZE", "1"))

@@ -13,6 +13,7 @@ from fastvit_train.distributed import World
 from fastvit_train.metrics import Totals
 from fastvit_train.prefetch import Prefetcher
 from loaders import ImageLoader
+from loaders.errors import FastvitError
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -58,7 +59,7 @@ def evaluate(
         autocast: The context that the model runs in.
 
     Raises:
-        ValueError: The loader gave no image at all.
+        FastvitError: The loader gave no image at all.
     """
     model.eval()
     views = _VIEWS[config.eval_averaging]
@@ -74,7 +75,7 @@ def evaluate(
                 averaged.add(torch.zeros((), device=world.device), logits, labels)
     loss, hits, count = world.sum(plain.sums()).tolist()
     if not count:
-        raise ValueError(f"{config.data.val} gave no image to evaluate on")
+        raise FastvitError(f"{config.data.val} gave no image to evaluate on")
     averaged_hits = world.sum(averaged.sums())[1].item()
     return Evaluation(hits / count, averaged_hits / count if views else None, loss / count, int(count))
 

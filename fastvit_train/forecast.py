@@ -44,7 +44,7 @@ class Forecast:
             seconds = progress.train_seconds - self._seconds_before
             left = self._sum_costs(run, self._timed_to, run.last_step)
             done = self._sum_costs(run, self._timed_from, self._timed_to)
-            images = _TIMED_STEPS * run.config.batch_size * run.world.world_size
+            images = _TIMED_STEPS * run.config.batch_size
             resolution = phase_of(run.config, progress.epoch).resolution
             run.metrics.say(
                 f"forecast    {_duration(seconds * left / done)} more of training "

@@ -13,6 +13,7 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from fastvit_train.models import classifier_names
+from loaders.errors import FastvitError
 
 __all__ = ["load_initial_weights", "read_weights"]
 
@@ -33,7 +34,7 @@ def load_initial_weights(model: nn.Module, path: Path) -> str:
         What was done, for people.
 
     Raises:
-        ValueError: The file cannot be read, or its weights are of another model.
+        FastvitError: The file cannot be read, or its weights are of another model.
     """
     given, wanted = read_weights(path), model.state_dict()
     replaceable = classifier_names(model)
@@ -54,7 +55,7 @@ def load_initial_weights(model: nn.Module, path: Path) -> str:
     problems += [f"{name} is unknown here" for name in given if name not in replaceable]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ValueError(f"{path} does not fit the model: {'; '.join(problems[:3])}{more}; check --arch and --model")
+        raise FastvitError(f"{path} does not fit the model: {'; '.join(problems[:3])}{more}; check --arch and --model")
     model.load_state_dict(adapted)
     return f"weights of {path}" + (f", but a new {' and '.join(kept)}" if kept else "")
 
@@ -63,7 +64,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors by name in a file of weights, read without executing anything; see `load_initial_weights`.
 
     Raises:
-        ValueError: The file cannot be read or holds no weights.
+        FastvitError: The file cannot be read or holds no weights.
     """
     try:
         if path.suffix == ".safetensors":
@@ -71,11 +72,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"--init-from {path} cannot be read: {reason}") from error
+        raise FastvitError(f"--init-from {path} cannot be read: {reason}") from error
     if isinstance(state, dict):
         state = next((state[key] for key in _WEIGHT_KEYS if isinstance(state.get(key), dict)), state)
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"--init-from {path} holds no weights: neither a run's checkpoint nor tensors by name")
+        raise FastvitError(f"--init-from {path} holds no weights: neither a run's checkpoint nor tensors by name")
     return state
 
 

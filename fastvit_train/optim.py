@@ -11,6 +11,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from fastvit_train.config import OptimConfig
 from fastvit_train.models import classifier_names
 from fastvit_train.muon import FlatMuon
+from loaders.errors import FastvitError
 
 __all__ = ["Kind", "Optimizers", "build_optimizer", "clip_gradients", "layer_factors", "parameter_groups", "set_lr"]
 
@@ -43,7 +44,7 @@ class Optimizers:
         """Take over what `state_dict` returned.
 
         Raises:
-            ValueError: It is that of other optimizers or parameters.
+            FastvitError: It is that of other optimizers or parameters.
         """
         for part, state in zip(self._parts, states, strict=True):
             part.load_state_dict(state)
@@ -56,7 +57,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizers:
     layers decay: not biases, normalisation, position embeddings or class tokens.
 
     Raises:
-        ValueError: `layer_decay` is asked for, and timm does not know the model's layers.
+        FastvitError: `layer_decay` is asked for, and timm does not know the model's layers.
     """
     groups = parameter_groups(model, config)
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in model.parameters())
@@ -64,7 +65,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizers:
         matrices = [group for group in groups if group["kind"] == "matrix"]
         others = [group for group in groups if group["kind"] != "matrix"]
         if not matrices:
-            raise ValueError("optim.name is muon, but the model has no matrix between first layer and classifier")
+            raise FastvitError("optim.name is muon, but the model has no matrix between first layer and classifier")
         return Optimizers(FlatMuon(matrices, config.muon), _build(config.muon.rest, others, config, fused=fused))
     return Optimizers(_build(config.name, groups, config, fused=fused))
 
@@ -125,13 +126,15 @@ def layer_factors(model: nn.Module, layer_decay: float) -> dict[str, float]:
     It is `layer_decay` to the power of the layer's distance from the last one, the classifier (source: BEiT).
 
     Raises:
-        ValueError: timm does not know the model's layers.
+        FastvitError: timm does not know the model's layers.
     """
     if layer_decay == 1:
         return {}
     matcher = getattr(model, "group_matcher", None)
     if matcher is None:
-        raise ValueError(f"optim.layer_decay is {layer_decay}, but the layers of this model are not known; set it to 1")
+        raise FastvitError(
+            f"optim.layer_decay is {layer_decay}, but the layers of this model are not known; set it to 1"
+        )
     layers: dict[str, int] = group_parameters(model, matcher(coarse=False), reverse=True)
     last = max(layers.values())
     return {name: layer_decay ** (last - layer) for name, layer in layers.items()}

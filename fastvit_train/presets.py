@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from fastvit_train.config import Config
 from fastvit_train.recipes import cifar10, imagenet
+from loaders.errors import FastvitError
 
 __all__ = ["ARCH_PRESETS", "PRESETS", "build_preset", "expectation", "summary"]
 
@@ -52,10 +53,10 @@ def build_preset(name: str, *, epochs: float | None = None) -> Config:
         epochs: Length of the run; as the recipe has it when None.
 
     Raises:
-        ValueError: The name is unknown, or the epochs are none.
+        FastvitError: The name is unknown, or the epochs are none.
     """
     if name not in PRESETS:
-        raise ValueError(f"unknown preset {name!r}; choose one of: {', '.join(sorted(PRESETS))}")
+        raise FastvitError(f"unknown preset {name!r}; choose one of: {', '.join(sorted(PRESETS))}")
     if epochs is not None and not epochs > 0:
-        raise ValueError(f"epochs must be positive, got {epochs:g}")
+        raise FastvitError(f"epochs must be positive, got {epochs:g}")
     return PRESETS[name]() if epochs is None else PRESETS[name](epochs)

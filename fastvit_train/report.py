@@ -21,7 +21,7 @@ def announce(run: Run) -> None:
     config = run.config
     run.metrics.say(
         f"{config.arch}: {count_parameters(run.model) / 1e6:.1f} M parameters, {run.num_classes} classes, "
-        f"{run.last_step} steps of {config.batch_size * run.world.world_size} images at {config.data.resolution} px"
+        f"{run.last_step} steps of {config.batch_size} images at {config.data.resolution} px"
         f"{f', first at {config.phases[0][1]} px' if config.phases else ''} "
         f"({config.epochs:g} epochs), {config.data.backend} loader, "
         f"{'bf16' if run.dtype == torch.bfloat16 else 'fp32'} on {run.world.world_size} x "

@@ -29,6 +29,7 @@ from fastvit_train.optim import Optimizers, build_optimizer
 from fastvit_train.run_folder import BEST, CHECKPOINT, save_config
 from fastvit_train.schedule import total_steps
 from loaders import ImageLoader
+from loaders.errors import FastvitError
 
 __all__ = [
     "Progress",
@@ -216,10 +217,10 @@ def resume(run: Run) -> None:
         ("optimizer", state["config"]["optim"]["name"], config.optim.name),
         ("evaluated weights", "model" if state["ema"] is None else "ema", run.evaluated_weights),
         ("number of classes", state["num_classes"], run.num_classes),
-        ("global batch size", state["global_batch_size"], config.batch_size * run.world.world_size),
+        ("global batch size", state["global_batch_size"], config.batch_size),
     ):
         if theirs != ours:
-            raise ValueError(
+            raise FastvitError(
                 f"{path} is of {name} {theirs}, but this run has {ours}; change one, or name another --out"
             )
     try:
@@ -228,7 +229,7 @@ def resume(run: Run) -> None:
             run.ema.module.load_state_dict(state["ema"])
         run.optimizer.load_state_dict(state["optimizer"])
     except (RuntimeError, ValueError) as error:
-        raise ValueError(f"{path} does not fit the model or optimizer of this run: {error}") from error
+        raise FastvitError(f"{path} does not fit the model or optimizer of this run: {error}") from error
     run.progress = Progress(**state["progress"])
     checkpoint.restore_random_state(state["random_states"], run.world)
     run.metrics.start_at(run.progress.step)
@@ -259,6 +260,6 @@ def _identity(run: Run) -> dict[str, Any]:
     return {
         "config": to_dict(run.config),
         "num_classes": run.num_classes,
-        "global_batch_size": run.config.batch_size * run.world.world_size,
+        "global_batch_size": run.config.batch_size,
         "progress": asdict(run.progress),
     }

@@ -12,6 +12,7 @@ from typing import Any
 from fastvit_train.config import Config
 from fastvit_train.config_json import to_dict
 from loaders.atomic_file import atomic_file
+from loaders.errors import FastvitError
 
 __all__ = ["BEST", "CHECKPOINT", "RESULT", "choose_folder", "provenance", "save_config", "write_json"]
 
@@ -24,11 +25,13 @@ def choose_folder(config: Config) -> Path:
     """Where the run's files go; see `Config.out` and `Config.resume`.
 
     Raises:
-        ValueError: `out` holds a run already and `resume` is not `auto`.
+        FastvitError: `out` holds a run already and `resume` is not `auto`.
     """
     if config.out is not None:
         if config.resume == "never" and (config.out / CHECKPOINT).exists():
-            raise ValueError(f"{config.out} holds a run already; continue it with --resume auto, or name another --out")
+            raise FastvitError(
+                f"{config.out} holds a run already; continue it with --resume auto, or name another --out"
+            )
         return config.out
     name = (config.preset or config.arch).replace("/", "-")
     number = 1

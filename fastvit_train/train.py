@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastvit_train.augment import Augmented, augment
 from fastvit_train.config import Config
-from fastvit_train.data import build_loaders
+from fastvit_train.data import build_loaders, share_of_batch
 from fastvit_train.device import keep_freed_memory
 from fastvit_train.distributed import start_world, without_averaging
 from fastvit_train.evaluate import evaluate
@@ -25,6 +25,7 @@ from fastvit_train.run import Progress, Run, resume, save_best, save_checkpoint,
 from fastvit_train.run_folder import choose_folder
 from fastvit_train.schedule import lr_factor, phase_of
 from loaders import ImageLoader
+from loaders.errors import FastvitError
 
 __all__ = [
     "Interval",
@@ -46,7 +47,7 @@ def train(config: Config) -> dict[str, Any]:
         What `result.json` holds.
 
     Raises:
-        ValueError: The config does not fit the data, the model or the checkpoint; the message says how.
+        FastvitError: The config does not fit the data, the model or the checkpoint; the message says how.
     """
     started = time.perf_counter()
     with ExitStack() as cleanup:
@@ -103,7 +104,7 @@ def train_epoch(run: Run, loader: ImageLoader, forecast: Forecast) -> None:
         last = time.perf_counter()
     else:
         if not progress.batch:
-            raise ValueError(f"{config.data.train} gave no image to train on: {loader.skipped[0]}")
+            raise FastvitError(f"{config.data.train} gave no image to train on: {loader.skipped[0]}")
         progress.batch = run.steps_per_epoch  # the loader has fewer where every sample of a batch was left out
     say_what_was_skipped(run, loader)
     if progress.batch == run.steps_per_epoch:
@@ -131,7 +132,7 @@ def train_step(run: Run, images: Tensor, labels: Tensor, index: Tensor, totals: 
         generator=generator,
         dtype=run.dtype,
         # A batch from which the loader left samples out is not worth compiling for.
-        compiled=run.compile_augment and len(images) == config.batch_size,
+        compiled=run.compile_augment and len(images) == share_of_batch(config, run.world.world_size),
     )
     factor = lr_factor(config.schedule, step=step, num_steps=run.schedule_steps, steps_per_epoch=run.steps_per_epoch)
     set_lr(run.optimizer, factor)
@@ -181,12 +182,12 @@ def log_interval(run: Run, interval: Interval, sums: list[float]) -> None:
     """Log the training metrics since the last time.
 
     Raises:
-        ValueError: The loss is no longer finite.
+        FastvitError: The loss is no longer finite.
     """
     loss_sum, hits, count = sums
     progress = run.progress
     if not math.isfinite(loss_sum):
-        raise ValueError(f"the loss is {loss_sum} at step {progress.step}; a lower --optim.lr may help")
+        raise FastvitError(f"the loss is {loss_sum} at step {progress.step}; a lower --optim.lr may help")
     images_per_second, wait_fraction = interval.rates()
     run.metrics.log(
         "train",

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from loaders.config import LoaderConfig
 from loaders.contract import BadSample, BadSampleError, Batch, ImageLoader
+from loaders.errors import FastvitError
 
 __all__ = [
     "BACKENDS",
@@ -90,7 +91,7 @@ def build_loader(backend: str, path: Path, config: LoaderConfig) -> ImageLoader:
         The loader, at epoch 0. Its `close` gives back threads, processes and memory.
 
     Raises:
-        ValueError: The backend is unknown, the file is damaged or missing, or the config does not fit the dataset.
+        FastvitError: The backend is unknown, the file is damaged or missing, or the config does not fit the dataset.
         ImportError: The backend's library is not installed; the message has the command that installs it.
 
     Examples:
@@ -105,5 +106,5 @@ def build_loader(backend: str, path: Path, config: LoaderConfig) -> ImageLoader:
         >>> loader.close()
     """
     if backend not in BACKENDS:
-        raise ValueError(f"unknown backend {backend!r}; choose one of: {', '.join(sorted(BACKENDS))}")
+        raise FastvitError(f"unknown backend {backend!r}; choose one of: {', '.join(sorted(BACKENDS))}")
     return BACKENDS[backend](path, config)

@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from loaders.errors import FastvitError
+
 VERSION = 2
 MIN_PAGE_SIZE = 1 << 21
 MAX_PAGE_SIZE = 1 << 31  # the largest power of two that the header's 32 bits hold
@@ -42,7 +44,7 @@ MAX_SIDE = 65_535
 NUM_CHANNELS = 3
 
 
-class BetonError(ValueError):
+class BetonError(FastvitError):
     """A ``.beton`` file that cannot be read or written; the message names the file, the fault and the remedy.
 
     Examples:

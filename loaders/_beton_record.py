@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from loaders._beton_format import MAX_SIDE, NUM_CHANNELS, EncodedImage, FieldKind, ImageMode
+from loaders.errors import FastvitError
 
 Value = EncodedImage | int | float
 
@@ -30,10 +31,10 @@ def check_record(fields: Mapping[str, FieldKind], values: Sequence[Value], page_
     """Check one sample's values against the fields.
 
     Raises:
-        ValueError: What does not suit, without the names of file and sample.
+        FastvitError: What does not suit, without the names of file and sample.
     """
     if len(values) != len(fields):
-        raise ValueError(f"{len(values)} values for the {len(fields)} fields {', '.join(fields)}")
+        raise FastvitError(f"{len(values)} values for the {len(fields)} fields {', '.join(fields)}")
     record = Record([], [])
     for (name, kind), value in zip(fields.items(), values, strict=True):
         try:
@@ -44,9 +45,9 @@ def check_record(fields: Mapping[str, FieldKind], values: Sequence[Value], page_
             record.values.append((image.mode, image.width, image.height, record.num_bytes))
             record.payloads.append(payload)
         except (ValueError, TypeError) as error:
-            raise ValueError(f"field {name!r}: {error}") from error
+            raise FastvitError(f"field {name!r}: {error}") from error
     if record.num_bytes > page_size:
-        raise ValueError(
+        raise FastvitError(
             f"its {record.num_bytes} bytes do not fit a page of page_size={page_size} bytes; raise page_size to "
             f"{1 << (record.num_bytes - 1).bit_length()}, or store it smaller (fewer pixels, or JPEG instead of raw)"
         )
@@ -60,7 +61,7 @@ def _check_number(value: Value, kind: FieldKind) -> int | float:
         return float(value)
     number = operator.index(value)  # type: ignore[arg-type]  # raises TypeError for what is no integer
     if not -(1 << 63) <= number < 1 << 63:
-        raise ValueError(f"{number} does not fit 64 bits")
+        raise FastvitError(f"{number} does not fit 64 bits")
     return number
 
 
@@ -69,16 +70,16 @@ def _check_image(value: Value) -> tuple[EncodedImage, memoryview]:
         raise TypeError(f"expected an EncodedImage, got {type(value).__name__}")
     for side, name in ((value.height, "height"), (value.width, "width")):
         if not 1 <= side <= MAX_SIDE:
-            raise ValueError(f"{name} {side} is not from 1 to {MAX_SIDE}, all that the format can hold; resize it")
+            raise FastvitError(f"{name} {side} is not from 1 to {MAX_SIDE}, all that the format can hold; resize it")
     payload = value.data.data if isinstance(value.data, np.ndarray) else memoryview(value.data)
     if not payload.nbytes:
-        raise ValueError("the image has no bytes")
+        raise FastvitError("the image has no bytes")
     if not payload.c_contiguous:
-        raise ValueError("the image's bytes are not contiguous; pass numpy.ascontiguousarray of them")
+        raise FastvitError("the image's bytes are not contiguous; pass numpy.ascontiguousarray of them")
     payload = payload.cast("B")
     num_pixel_bytes = value.height * value.width * NUM_CHANNELS
     if ImageMode(value.mode) is ImageMode.RAW and payload.nbytes != num_pixel_bytes:
-        raise ValueError(
+        raise FastvitError(
             f"{payload.nbytes} bytes of raw pixels where {value.height} x {value.width} x {NUM_CHANNELS} make "
             f"{num_pixel_bytes}"
         )

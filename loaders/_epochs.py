@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from loaders.config import LoaderConfig
 from loaders.contract import BadSample
+from loaders.errors import FastvitError
 from loaders.order import BatchPlan
 from loaders.records import ImageRecords
 
@@ -18,14 +19,14 @@ def bad_sample(records: ImageRecords, index: int, error: Exception) -> BadSample
     return BadSample(index, records.name(index), lines[0])
 
 
-def loader_closed() -> ValueError:
+def loader_closed() -> FastvitError:
     """What a loader raises that is asked for an epoch after `close`."""
-    return ValueError("the loader is closed; build another one")
+    return FastvitError("the loader is closed; build another one")
 
 
-def epoch_ended() -> ValueError:
+def epoch_ended() -> FastvitError:
     """What an iterator that is still held raises once its epoch is not the loader's any more."""
-    return ValueError("this epoch was ended before its last batch: its loader was closed or iterated again")
+    return FastvitError("this epoch was ended before its last batch: its loader was closed or iterated again")
 
 
 class PlannedEpochs:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from loaders._epochs import epoch_ended
 from loaders.beton import ImageMode
 from loaders.crop import Crops
+from loaders.errors import MissingPackageError
 
 
 @contextmanager
@@ -42,7 +43,7 @@ try:
         from ffcv.pipeline.state import State
         from ffcv.reader import Reader
 except ImportError as error:
-    raise ImportError(
+    raise MissingPackageError(
         f"the ffcv backend needs FFCV, which does not import here ({error}); install it with: "
         "apt-get install libopencv-dev libturbojpeg0-dev pkg-config && pip install 'fastvit[ffcv]'"
     ) from error

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
+from loaders.errors import FastvitError
+
 __all__ = ["AtomicWriter", "atomic_file", "clear_os_errors"]
 
 
@@ -47,20 +49,20 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def clear_os_errors(path: Path, kind: type[ValueError] = ValueError) -> Iterator[None]:
+def clear_os_errors(path: Path, kind: type[FastvitError] = FastvitError) -> Iterator[None]:
     """Turn a full disk and its like, while `path` is being written, into one message of the exception `kind`.
 
     Raises:
-        ValueError: Or rather `kind`: an OSError came; the message names the file, the fault and the remedy.
+        FastvitError: Or rather `kind`: an OSError came; the message names the file, the fault and the remedy.
 
     Examples:
         >>> from pathlib import Path
         >>> from loaders.atomic_file import atomic_file, clear_os_errors
-        >>> path = Path("no/result.txt")
+        >>> path = Path("no/a")
         >>> with clear_os_errors(path), atomic_file(path) as file:
         ...     _ = file.write(b"93.7 %")
         Traceback (most recent call last):
-        ValueError: no/result.txt: cannot be written: No such file or directory; make room there or choose another place
+        loaders.errors.FastvitError: no/a: cannot be written: No such file or directory; make room there or choose...
     """
     try:
         yield
@@ -81,7 +83,7 @@ class AtomicWriter(ABC):
         error: The exception that a full disk and its like become: see `clear_os_errors`.
 
     Raises:
-        ValueError: `path` is a folder or cannot be written; of the kind `error`.
+        FastvitError: `path` is a folder or cannot be written; of the kind `error`.
 
     Examples:
         >>> from pathlib import Path
@@ -99,7 +101,7 @@ class AtomicWriter(ABC):
         'one two end'
     """
 
-    def __init__(self, path: Path, error: type[ValueError] = ValueError) -> None:
+    def __init__(self, path: Path, error: type[FastvitError] = FastvitError) -> None:
         self.path, self._error = path, error
         if path.is_dir():
             raise error(f"{path}: cannot be written: it is a folder; name a file")

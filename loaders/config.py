@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders.crop import Crop, Crops, crop_boxes, random_flips, random_shifts
+from loaders.errors import FastvitError
 from loaders.order import BatchPlan, Order
 
 # torch takes seconds to import, which `fastvit-train --help` must not wait for: it is only named here.
@@ -27,7 +28,7 @@ class LoaderConfig:
     """What to load and how, the same for every backend.
 
     Raises:
-        ValueError: An option is outside its range; the message names it and its value.
+        FastvitError: An option is outside its range; the message names it and its value.
 
     Examples:
         What a training run and its validation load; `dataclasses.replace` makes the one from the other:
@@ -42,7 +43,7 @@ class LoaderConfig:
         device(type='cpu')
         >>> replace(training, resolution=0)
         Traceback (most recent call last):
-        ValueError: resolution must be positive, got 0
+        loaders.errors.FastvitError: resolution must be positive, got 0
     """
 
     batch_size: int
@@ -62,7 +63,7 @@ class LoaderConfig:
     """Which slice of each global batch is ours."""
     world_size: int = 1
     """Number of ranks."""
-    num_workers: int = 0
+    num_workers: int | None = None
     """Threads that decode, 0 means one per core; `torch` has processes, and 0 means that it decodes in the caller's."""
     device: "torch.device" = field(default_factory=_cpu)
     """Where batches are wanted; backends that work on the CPU hand over CPU batches all the same."""
@@ -84,22 +85,22 @@ class LoaderConfig:
 
     def __post_init__(self) -> None:
         if self.resolution < 1:
-            raise ValueError(f"resolution must be positive, got {self.resolution}")
+            raise FastvitError(f"resolution must be positive, got {self.resolution}")
         if not 0 <= self.seed < 2**64:
-            raise ValueError(f"seed must lie in [0, 2^64), got {self.seed}")
-        if self.num_workers < 0:
-            raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
+            raise FastvitError(f"seed must lie in [0, 2^64), got {self.seed}")
+        if self.num_workers is not None and self.num_workers < 0:
+            raise FastvitError(f"num_workers must not be negative, got {self.num_workers}")
         if self.prefetch_batches < 1:
-            raise ValueError(f"prefetch_batches must be positive, got {self.prefetch_batches}")
+            raise FastvitError(f"prefetch_batches must be positive, got {self.prefetch_batches}")
         if not 0 < self.center_fraction <= 1:
-            raise ValueError(f"center_fraction must lie in (0, 1], got {self.center_fraction}")
+            raise FastvitError(f"center_fraction must lie in (0, 1], got {self.center_fraction}")
         for name, (low, high) in {"area": self.area, "ratio": self.ratio}.items():
             if not 0 < low <= high:
-                raise ValueError(f"{name} must be a range of positive numbers, got ({low}, {high})")
+                raise FastvitError(f"{name} must be a range of positive numbers, got ({low}, {high})")
         if self.area[1] > 1:
-            raise ValueError(f"area must end at 1 or below, got {self.area}")
+            raise FastvitError(f"area must end at 1 or below, got {self.area}")
         if self.max_shift < 0 or (self.crop == "shift" and 2 * self.max_shift >= self.resolution):
-            raise ValueError(
+            raise FastvitError(
                 f"max_shift must lie in [0, {self.resolution / 2:g}), below half the resolution, got {self.max_shift}"
             )
 
@@ -145,7 +146,7 @@ class LoaderConfig:
         """The batches of this rank over a dataset of `size` samples.
 
         Raises:
-            ValueError: No batch can be made: see `BatchPlan`.
+            FastvitError: No batch can be made: see `BatchPlan`.
         """
         return BatchPlan(
             order=self.order,

@@ -9,6 +9,8 @@ of it for every backend.
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from loaders.errors import FastvitError
+
 # torch takes seconds to import, which `fastvit-train --help` must not wait for: it is only named here.
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,7 +66,7 @@ class BadSample(NamedTuple):
     reason: str
 
 
-class BadSampleError(ValueError):
+class BadSampleError(FastvitError):
     """Raised while iterating with `on_error="raise"`; its message names the sample.
 
     Attributes:
@@ -127,7 +129,7 @@ class ImageLoader(Protocol):
             skip_batches: How many batches of the epoch to leave out at its start, without loading them.
 
         Raises:
-            ValueError: The resolution does not suit the other options.
+            FastvitError: The resolution does not suit the other options.
         """
 
     def __len__(self) -> int:
@@ -138,11 +140,11 @@ class ImageLoader(Protocol):
 
         Raises:
             BadSampleError: A sample cannot be decoded, with `on_error="raise"`.
-            ValueError: The loader is closed.
+            FastvitError: The loader is closed.
         """
 
     def close(self) -> None:
         """Give back threads, processes and memory; a second call does nothing.
 
-        An iterator that is still held raises ValueError when it is asked for its next batch.
+        An iterator that is still held raises FastvitError when it is asked for its next batch.
         """

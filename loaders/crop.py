@@ -9,6 +9,9 @@ from loaders import _native
 
 __all__ = ["Crop", "Crops", "crop_boxes", "random_flips", "random_shifts"]
 
+Interpolation = Literal["bilinear", "bicubic"]
+"""The filters of a resize, both antialiased."""
+
 Crop = Literal["random_resized", "center", "whole", "shift"]
 
 
@@ -71,7 +74,7 @@ def crop_boxes(
         int32 [n, 4]: top, left, height, width in pixels, all inside the image.
 
     Raises:
-        ValueError: A height or width is not positive, with `random_resized`.
+        FastvitError: A height or width is not positive, with `random_resized`.
 
     Examples:
         >>> import numpy as np

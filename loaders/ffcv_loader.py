@@ -48,7 +48,7 @@ class FFCVLoader(PlannedEpochs):
 
     Raises:
         BetonError: The file is missing, damaged, or lacks images or labels.
-        ValueError: The config does not fit it.
+        FastvitError: The config does not fit it.
 
     Examples:
         >>> from pathlib import Path

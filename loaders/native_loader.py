@@ -45,7 +45,7 @@ class NativeLoader(PlannedEpochs):
     decoded by torchvision in this thread, slowly. Damage outside the part of an image that a crop needs goes unseen.
 
     Raises:
-        ValueError: The dataset is missing or damaged, or the config does not fit it.
+        FastvitError: The dataset is missing or damaged, or the config does not fit it.
 
     Examples:
         >>> from pathlib import Path

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders import _native
+from loaders.errors import FastvitError
 
 __all__ = ["RUNS_PER_WINDOW", "RUN_LENGTH", "BatchPlan", "Order", "epoch_order"]
 
@@ -43,7 +44,7 @@ def epoch_order(order: Order, *, size: int, seed: int, epoch: int, start: int, s
         int64 [stop - start]; over all positions every index in [0, size) comes exactly once.
 
     Raises:
-        ValueError: The positions lie outside the dataset.
+        FastvitError: The positions lie outside the dataset.
 
     Examples:
         >>> from loaders.order import epoch_order
@@ -55,7 +56,7 @@ def epoch_order(order: Order, *, size: int, seed: int, epoch: int, start: int, s
         array([4, 5, 6])
     """
     if not 0 <= start <= stop <= size:
-        raise ValueError(f"positions must satisfy 0 <= start <= stop <= size, got {start}, {stop}, {size}")
+        raise FastvitError(f"positions must satisfy 0 <= start <= stop <= size, got {start}, {stop}, {size}")
     positions = np.arange(start, stop, dtype=np.int64)
     if order == "sequential" or not len(positions):
         return positions
@@ -88,7 +89,7 @@ class BatchPlan:
     """Which samples each batch of this rank holds, in every epoch.
 
     Raises:
-        ValueError: `batch_size`, `rank` or `world_size` makes no sense, or no batch would be full with `drop_last`.
+        FastvitError: `batch_size`, `rank` or `world_size` makes no sense, or no batch would be full with `drop_last`.
 
     Examples:
         Two ranks share each global batch of six:
@@ -116,11 +117,11 @@ class BatchPlan:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
-            raise ValueError(f"batch_size must be positive, got {self.batch_size}")
+            raise FastvitError(f"batch_size must be positive, got {self.batch_size}")
         if not 0 <= self.rank < self.world_size:
-            raise ValueError(f"rank must lie in [0, world_size={self.world_size}), got {self.rank}")
+            raise FastvitError(f"rank must lie in [0, world_size={self.world_size}), got {self.rank}")
         if self.drop_last and self.global_batch_size > self.size:
-            raise ValueError(
+            raise FastvitError(
                 f"batch_size must be at most the data set's {self.size} samples over {self.world_size} rank(s), "
                 f"got {self.batch_size}; choose a smaller --batch-size"
             )

@@ -13,6 +13,7 @@ from torchvision.io import ImageReadMode, decode_image, read_file
 
 from loaders import _native
 from loaders.beton import Beton, ImageMode
+from loaders.errors import FastvitError
 from loaders.tar_shard import TarShard, find_shards, open_each
 
 __all__ = ["BetonRecords", "FolderRecords", "ImageRecords", "TarRecords", "open_records"]
@@ -89,7 +90,7 @@ class FolderRecords:
     """The images of a folder with one sub-folder per class, numbered as torchvision's ImageFolder does.
 
     Raises:
-        ValueError: The folder has no sub-folders with images.
+        FastvitError: The folder has no sub-folders with images.
 
     Examples:
         >>> from pathlib import Path
@@ -103,7 +104,7 @@ class FolderRecords:
         try:
             samples = ImageFolder(path).samples
         except FileNotFoundError as error:
-            raise ValueError(f"{path} is not an ImageFolder (CLASS/IMAGE.jpg below it): {error}") from error
+            raise FastvitError(f"{path} is not an ImageFolder (CLASS/IMAGE.jpg below it): {error}") from error
         self._files: list[str] = [file for file, _ in samples]
         self.labels = np.array([label for _, label in samples], dtype=np.int64)
 
@@ -124,7 +125,7 @@ class TarRecords:
     """The samples of WebDataset's tar shards, shard by shard.
 
     Raises:
-        ValueError: A shard is missing or damaged, or none has a sample.
+        FastvitError: A shard is missing or damaged, or none has a sample.
 
     Examples:
         >>> from pathlib import Path
@@ -138,7 +139,9 @@ class TarRecords:
         self._shards = open_each(TarShard, paths)
         self.labels = np.concatenate([shard.labels for shard in self._shards])
         if not len(self.labels):
-            raise ValueError(f"{paths[0]}: no image with a label in it or in any other shard; name shards with samples")
+            raise FastvitError(
+                f"{paths[0]}: no image with a label in it or in any other shard; name shards with samples"
+            )
         self._ends = np.cumsum([len(shard.labels) for shard in self._shards])
 
     def decode(self, index: int) -> Tensor:
@@ -166,7 +169,7 @@ def open_records(path: Path) -> ImageRecords:
     """Open a `.beton` file, an ImageFolder or tar shards; `find_shards` says which paths name the last.
 
     Raises:
-        ValueError: `path` is missing, damaged, or holds no images.
+        FastvitError: `path` is missing, damaged, or holds no images.
 
     Examples:
         >>> from pathlib import Path

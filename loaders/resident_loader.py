@@ -11,6 +11,7 @@ from torchvision.transforms.v2 import functional as transforms
 from loaders._epochs import PlannedEpochs, bad_sample, epoch_ended, loader_closed
 from loaders.config import LoaderConfig
 from loaders.contract import BadSample, BadSampleError, Batch
+from loaders.errors import FastvitError
 from loaders.records import ImageRecords, open_records
 
 __all__ = ["ResidentLoader"]
@@ -23,7 +24,7 @@ class ResidentLoader(PlannedEpochs):
     `num_workers` are threads that decode, 0 means one per core.
 
     Raises:
-        ValueError: The dataset is missing or damaged, its images differ in size, or the config does not fit it.
+        FastvitError: The dataset is missing or damaged, its images differ in size, or the config does not fit it.
         BadSampleError: An image cannot be decoded, with `on_error="raise"`.
 
     Examples:
@@ -39,7 +40,7 @@ class ResidentLoader(PlannedEpochs):
 
     def __init__(self, path: Path, config: LoaderConfig) -> None:
         if config.crop != "whole":
-            raise ValueError(f'the resident backend loads whole images: crop must be "whole", got "{config.crop}"')
+            raise FastvitError(f'the resident backend loads whole images: crop must be "whole", got "{config.crop}"')
         records = open_records(path)
         super().__init__(config, num_samples=len(records.labels))
         images, self._bad = _decode_all(records, path, num_threads=config.num_workers or None)
@@ -93,12 +94,12 @@ def _decode_all(records: ImageRecords, path: Path, *, num_threads: int | None) -
                 stored = torch.zeros((num_samples, *image.shape[1:], 3), dtype=torch.uint8)
             if image.shape[1:] != stored.shape[1:3]:
                 threads.shutdown(wait=False, cancel_futures=True)
-                raise ValueError(
+                raise FastvitError(
                     f"the resident backend needs images of one size, but {records.name(index)} is "
                     f"{tuple(image.shape[1:])} and those before it are {tuple(stored.shape[1:3])} "
                     "(height, width); use another --data.backend"
                 )
             stored[index] = image.permute(1, 2, 0)
     if stored is None:
-        raise ValueError(f"no image of {path} can be decoded")
+        raise FastvitError(f"no image of {path} can be decoded")
     return stored, bad

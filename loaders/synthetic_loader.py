@@ -18,7 +18,7 @@ class SyntheticLoader(PlannedEpochs):
     """An `ImageLoader` with the dataset's order and labels but noise for images, already on `config.device`.
 
     Raises:
-        ValueError: The dataset is missing or damaged, or the config does not fit it.
+        FastvitError: The dataset is missing or damaged, or the config does not fit it.
 
     Examples:
         >>> from pathlib import Path

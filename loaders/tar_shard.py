@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders import _native
+from loaders.errors import FastvitError
 
 __all__ = ["TarShard", "find_shards", "open_each"]
 
@@ -44,7 +45,7 @@ class TarShard:
         labels: int64 [num_samples].
 
     Raises:
-        ValueError: The file is missing, is no tar archive, is cut short or damaged, or a sample is not complete.
+        FastvitError: The file is missing, is no tar archive, is cut short or damaged, or a sample is not complete.
 
     Examples:
         >>> from pathlib import Path
@@ -64,9 +65,9 @@ class TarShard:
                 self.data, image_extensions=_IMAGE_EXTENSIONS
             )
         except OSError as error:
-            raise ValueError(f"{path}: {error.strerror}; name tar shards that can be read") from error
+            raise FastvitError(f"{path}: {error.strerror}; name tar shards that can be read") from error
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise FastvitError(f"{path}: {error}") from error
         self.labels = self._read_labels(is_json, label_text, label_ends)
 
     def image_bytes(self, index: int) -> NDArray[np.uint8]:
@@ -89,7 +90,7 @@ class TarShard:
             label = _json_label(text[begin:end]) if json_label else _cls_label(text[begin:end])
             if label is None:
                 what = '.json without an integer "label"' if json_label else ".cls that is not an integer in ASCII"
-                raise ValueError(f"{self.path}: {self.member_name(index)} has a {what}; write the shard again")
+                raise FastvitError(f"{self.path}: {self.member_name(index)} has a {what}; write the shard again")
             labels[index] = label
             begin = end
         return labels
@@ -119,7 +120,7 @@ def find_shards(path: Path) -> list[Path]:
             of such files, with `*`, `?`, `[...]` or WebDataset's `{0000..0146}`.
 
     Raises:
-        ValueError: No shard fits the pattern, or one of a range is missing.
+        FastvitError: No shard fits the pattern, or one of a range is missing.
 
     Examples:
         >>> from pathlib import Path
@@ -155,7 +156,7 @@ def _ranges(pattern: str) -> Iterator[str]:
 def _matches(pattern: str) -> list[Path]:
     matches = glob.glob(pattern)
     if not matches:
-        raise ValueError(f"{pattern}: no such file; name tar shards that there are")
+        raise FastvitError(f"{pattern}: no such file; name tar shards that there are")
     return [Path(match) for match in matches]
 
 

@@ -89,7 +89,7 @@ class TorchLoader(PlannedEpochs):
     `num_workers` are processes, 0 loads in this one.
 
     Raises:
-        ValueError: The dataset is missing or damaged, or the config does not fit it.
+        FastvitError: The dataset is missing or damaged, or the config does not fit it.
 
     Examples:
         >>> from pathlib import Path
@@ -112,8 +112,8 @@ class TorchLoader(PlannedEpochs):
             sampler=_Requests(self),
             # The default would take every named tuple apart and put it together again.
             collate_fn=_as_it_is,  # type: ignore[arg-type]  # without batching it gets what the dataset gives
-            num_workers=config.num_workers,
-            persistent_workers=config.num_workers > 0,
+            num_workers=config.num_workers or 0,
+            persistent_workers=bool(config.num_workers),
             pin_memory=config.device.type == "cuda",
         )
         self._running: Iterator[tuple[Batch, list[BadSample]]] | None = None

@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Callable
 
+from loaders.errors import FastvitError
+
 
 def run_command(work: Callable[[], int | None], *, interrupted: str) -> int:
     """Do a command's work, and return its exit code.
@@ -16,7 +18,7 @@ def run_command(work: Callable[[], int | None], *, interrupted: str) -> int:
     """
     try:
         return work() or 0
-    except (ValueError, OSError, ImportError) as error:
+    except (FastvitError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -12,6 +12,7 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
+from loaders.errors import FastvitError
 from tools._command import run_command
 from tools.listings.manifest import Manifest, lines_sha256, write_manifest
 from tools.sources.registry import Dataset, open_source
@@ -59,15 +60,15 @@ class MakeSubset:
 
     def __post_init__(self) -> None:
         if (self.fraction is None) == (self.num_images is None):
-            raise ValueError(f"give fraction or num_images, got {self.fraction} and {self.num_images}")
+            raise FastvitError(f"give fraction or num_images, got {self.fraction} and {self.num_images}")
         if self.fraction is not None:
             parse_fraction(self.fraction)
         if self.num_images is not None and self.num_images < 1:
-            raise ValueError(f"num_images must be positive, got {self.num_images}")
+            raise FastvitError(f"num_images must be positive, got {self.num_images}")
         if not 0 <= self.seed < 2**64:
-            raise ValueError(f"seed must lie in [0, 2^64), got {self.seed}")
+            raise FastvitError(f"seed must lie in [0, 2^64), got {self.seed}")
         if self.complement == self.out:
-            raise ValueError(f"out and complement must be two files, got {self.out} twice")
+            raise FastvitError(f"out and complement must be two files, got {self.out} twice")
 
     @property
     def rule(self) -> str:
@@ -85,13 +86,13 @@ def parse_fraction(text: str) -> Fraction:
     """Read a fraction above 0 and up to 1 exactly, such as ``2/3`` or ``0.25``.
 
     Raises:
-        ValueError: It is none.
+        FastvitError: It is none.
     """
     fraction = Fraction(0)
     if _FRACTION.fullmatch(text) and not re.search("/0+$", text):
         fraction = Fraction(text)
     if not 0 < fraction <= 1:
-        raise ValueError(f"fraction must be above 0 and up to 1, such as 2/3 or 0.25, got {text!r}")
+        raise FastvitError(f"fraction must be above 0 and up to 1, such as 2/3 or 0.25, got {text!r}")
     return fraction
 
 
@@ -140,22 +141,22 @@ def make_subset(config: MakeSubset) -> str:
     """Choose the images, write the manifests, and describe the subset.
 
     Raises:
-        ValueError: The source is not as it should be, has too few images, or a manifest exists.
+        FastvitError: The source is not as it should be, has too few images, or a manifest exists.
         OSError: The source cannot be read or a manifest not written.
         ImportError: The source needs a library that is not installed.
     """
     for path in filter(None, (config.out, config.complement)):
         if path.exists() and not config.overwrite:
-            raise ValueError(f"{path}: exists already; remove it, name another file, or pass --overwrite")
+            raise FastvitError(f"{path}: exists already; remove it, name another file, or pass --overwrite")
     source = open_source(config.dataset, config.source, config.split)
     labels, names = _labels_and_names(source)
     num_chosen = config.num_chosen(len(names))
     if not 1 <= num_chosen <= len(names):
-        raise ValueError(
+        raise FastvitError(
             f"{config.source}: cannot choose {num_chosen} of its {len(names)} images; choose another number"
         )
     if config.complement and num_chosen == len(names):
-        raise ValueError(
+        raise FastvitError(
             f"{config.complement}: nothing is left for it, all {num_chosen} images are chosen; leave it out"
         )
     chosen = choose(labels, names, num_images=num_chosen, seed=config.seed)

@@ -13,6 +13,7 @@ import tyro
 
 from loaders.atomic_file import atomic_file
 from loaders.beton import Beton, BetonStream, EncodedImage, ImageMode
+from loaders.errors import FastvitError
 from tools._command import run_command
 from tools.convert.partial_beton import FIELDS
 from tools.convert.progress import Advance, conversion_progress
@@ -44,18 +45,19 @@ def merge(config: Merge) -> tuple[Path, Card]:
     """Join parts, and describe the whole.
 
     Raises:
-        ValueError: They are not all the parts of one data set, one is damaged, or the file exists or cannot be written.
+        FastvitError: They are not all the parts of one data set, one is damaged, or the file exists or cannot be
+            written.
         OSError: A file cannot be written; the `.beton` is then not there.
     """
     if config.out.exists() and not config.overwrite:
-        raise ValueError(f"{config.out}: exists already; remove it, name another file, or pass --overwrite")
+        raise FastvitError(f"{config.out}: exists already; remove it, name another file, or pass --overwrite")
     parts = _in_order({part: read_card(part if part.suffix == ".json" else card_path(part)) for part in config.parts})
     started = time.perf_counter()
     files, cards = list(parts), list(parts.values())
     are_shards = "page_size" not in cards[0].job
     if are_shards != (config.out.suffix == ".json"):
         whole = "shards make a card, name a .json file" if are_shards else "a .beton file make one, name a .beton file"
-        raise ValueError(f"{config.out}: parts of {whole}")
+        raise FastvitError(f"{config.out}: parts of {whole}")
     if are_shards:
         card = _joined_card(cards, num_bytes=sum(card.num_bytes for card in cards), started=started)
         card.write(config.out)
@@ -78,25 +80,27 @@ def _in_order(cards: dict[Path, Card]) -> dict[Path, Card]:
     numbers: dict[int, Path] = {}
     counts = set[int]()
     if not cards:
-        raise ValueError("no parts; name all parts of a data set")
+        raise FastvitError("no parts; name all parts of a data set")
     first_path, first = next(iter(cards.items()))
     for path, card in cards.items():
         if card.part is None:
-            raise ValueError(f"{path}: its card says that it is a whole data set, not a part; name parts alone")
+            raise FastvitError(f"{path}: its card says that it is a whole data set, not a part; name parts alone")
         if card.job != first.job or card.num_planned != first.num_planned:
             different = next((key for key in card.job if card.job[key] != first.job.get(key)), "num_planned")
-            raise ValueError(f"{path} and {first_path} are not of one data set: another {different}; convert one again")
+            raise FastvitError(
+                f"{path} and {first_path} are not of one data set: another {different}; convert one again"
+            )
         number, count = map(int, card.part.split("/"))
         if number in numbers:
-            raise ValueError(f"{path} and {numbers[number]} are both part {card.part}; name each part once")
+            raise FastvitError(f"{path} and {numbers[number]} are both part {card.part}; name each part once")
         numbers[number] = path
         counts.add(count)
     if len(counts) > 1:
-        raise ValueError(
+        raise FastvitError(
             f"{first_path}: the parts are of {' and of '.join(map(str, sorted(counts)))}; convert some again"
         )
     if missing := sorted(set(range(1, counts.pop() + 1)) - numbers.keys()):
-        raise ValueError(
+        raise FastvitError(
             f"{first_path}: {len(missing)} parts are missing, the first number {missing[0]}; name all parts"
         )
     return {numbers[number]: cards[numbers[number]] for number in sorted(numbers)}
@@ -106,7 +110,7 @@ def _copy_records(file: Path, stream: BetonStream, lines: BinaryIO, advance: Adv
     """Copy a part's records and the lines of its list, one held against the other.
 
     Raises:
-        ValueError: They do not fit together.
+        FastvitError: They do not fit together.
     """
     with Beton(file) as beton:
         index = 0
@@ -116,7 +120,7 @@ def _copy_records(file: Path, stream: BetonStream, lines: BinaryIO, advance: Adv
                 continue
             data = beton.image_bytes(index) if index < beton.num_samples else None
             if data is None or (zlib.crc32(data.data), int(beton.labels[index])) != (line.crc32, line.label):
-                raise ValueError(f"{file}: record {index} is not what its record list says; convert the part again")
+                raise FastvitError(f"{file}: record {index} is not what its record list says; convert the part again")
             image = EncodedImage(
                 data, ImageMode(beton.modes[index]), int(beton.heights[index]), int(beton.widths[index])
             )
@@ -124,7 +128,7 @@ def _copy_records(file: Path, stream: BetonStream, lines: BinaryIO, advance: Adv
             advance(1, data.nbytes)
             index += 1
         if index != beton.num_samples:
-            raise ValueError(f"{file}: its record list ends before record {index}; convert the part again")
+            raise FastvitError(f"{file}: its record list ends before record {index}; convert the part again")
 
 
 def _joined_card(cards: Sequence[Card], *, num_bytes: int, started: float) -> Card:

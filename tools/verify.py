@@ -15,6 +15,7 @@ import numpy as np
 import tyro
 
 from loaders.beton import Beton
+from loaders.errors import FastvitError
 from loaders.tar_shard import TarShard, find_shards, open_each
 from tools._command import run_command
 from tools.convert.progress import Advance, conversion_progress
@@ -53,7 +54,7 @@ class Verify:
 
     def __post_init__(self) -> None:
         if self.num_workers < 1:
-            raise ValueError(f"num_workers must be positive, got {self.num_workers}")
+            raise FastvitError(f"num_workers must be positive, got {self.num_workers}")
 
 
 class FileSet(NamedTuple):
@@ -117,14 +118,14 @@ def find_sets(path: Path) -> list[FileSet]:
     """The files that `path` names, by the card that describes them.
 
     Raises:
-        ValueError: It names no converted file.
+        FastvitError: It names no converted file.
     """
     remedy = "name a .beton file, or shards (a folder, one of them, or a pattern)"
     shards = find_shards(path) or _find_tfrecords(path)
     if not shards:
         if not path.is_file():
             problem = "a folder without shards" if path.is_dir() else "no such file"
-            raise ValueError(f"{path}: {problem}; {remedy}")
+            raise FastvitError(f"{path}: {problem}; {remedy}")
         return [FileSet(card_path(path), [path], True)]
     sets: dict[Path, list[Path]] = {}
     for shard in shards:
@@ -209,14 +210,14 @@ def _check_card(file_set: FileSet, files: Sequence[Stored], report: Report) -> C
 
 
 def _read_card(path: Path) -> CardCounts:
-    """Read what can be verified of a card; ValueError says what is wrong with it."""
+    """Read what can be verified of a card; FastvitError says what is wrong with it."""
     try:
         card = json.loads(path.read_bytes())
         counts = CardCounts(card["num_images"], card["num_classes"])
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path}: the card is damaged: {error or type(error).__name__}; copy it again") from error
+        raise FastvitError(f"{path}: the card is damaged: {error or type(error).__name__}; copy it again") from error
     if not all(type(count) is int and count > 0 for count in counts):
-        raise ValueError(f"{path}: the card is damaged: it counts {counts[0]!r} images and {counts[1]!r} classes")
+        raise FastvitError(f"{path}: the card is damaged: it counts {counts[0]!r} images and {counts[1]!r} classes")
     return counts
 
 

@@ -13,6 +13,7 @@ from typing import Literal
 import tyro
 
 from loaders.atomic_file import atomic_file
+from loaders.errors import FastvitError
 from tools._command import run_command
 from tools.convert.claim import INTERRUPTED, claim, locked
 from tools.convert.encode_image import ImageEncoder, Mode
@@ -54,9 +55,9 @@ class WriteDali(ConversionOptions):
     def __post_init__(self) -> None:
         ConversionOptions.__post_init__(self)  # slots make another class, which super() would not know
         if self.dataset == "cifar10" and self.mode in ("keep", "restart"):
-            raise ValueError(f"mode {self.mode} is for JPEG files, but cifar10 has none: use png or reencode")
+            raise FastvitError(f"mode {self.mode} is for JPEG files, but cifar10 has none: use png or reencode")
         if self.shard_images < 1:
-            raise ValueError(f"shard_images must be positive, got {self.shard_images}")
+            raise FastvitError(f"shard_images must be positive, got {self.shard_images}")
 
     @property
     def storage_mode(self) -> Mode:
@@ -68,7 +69,7 @@ def write_dali(config: WriteDali) -> tuple[Path, Card]:
     """Convert a data set: where its card lies, and the card.
 
     Raises:
-        ValueError: The source is not as it should be, an image cannot be converted (the message names it), or a shard
+        FastvitError: The source is not as it should be, an image cannot be converted (the message names it), or a shard
             exists or cannot be written. Whole shards stay for `resume`.
         OSError: The source cannot be read, or a file not written.
         ImportError: The source or the format needs a library that is not installed.
@@ -78,7 +79,7 @@ def write_dali(config: WriteDali) -> tuple[Path, Card]:
     job = plan(config, group_size=config.shard_images, settings=settings)
     card_file = part_path(config.out.with_name(config.out.name + ".json"), job.part)
     if card_file.exists() and not config.overwrite:
-        raise ValueError(f"{card_file}: exists already; remove it and its shards, name others, or pass --overwrite")
+        raise FastvitError(f"{card_file}: exists already; remove it and its shards, name others, or pass --overwrite")
     job_file = card_file.with_suffix(".partial.json")
     with locked(job_file):
         shards = _claimed_shards(config, job, job_file)
@@ -93,7 +94,7 @@ def _claimed_shards(config: WriteDali, job: Job, job_file: Path) -> list[Path]:
     shards = _shard_paths(config, job)
     earlier = _earlier_shards(config, shards, is_whole=job.part is None)
     if earlier and not job_file.exists() and not config.overwrite:
-        raise ValueError(f"{earlier[0]}: exists already; remove it, name other shards, or pass --overwrite")
+        raise FastvitError(f"{earlier[0]}: exists already; remove it, name other shards, or pass --overwrite")
 
     def clear() -> None:
         for shard in earlier:

@@ -10,6 +10,7 @@ from typing import Literal
 import tyro
 
 from loaders.beton import DEFAULT_PAGE_SIZE, page_size_fault
+from loaders.errors import FastvitError
 from tools._command import run_command
 from tools.convert.claim import INTERRUPTED, locked
 from tools.convert.encode_image import ImageEncoder, Mode
@@ -52,11 +53,11 @@ class WriteFfcv(ConversionOptions):
     def __post_init__(self) -> None:
         ConversionOptions.__post_init__(self)  # slots make another class, which super() would not know
         if self.dataset == "cifar10" and self.mode in ("keep", "restart"):
-            raise ValueError(f"mode {self.mode} is for JPEG files, but cifar10 has none: use raw, mixed or reencode")
+            raise FastvitError(f"mode {self.mode} is for JPEG files, but cifar10 has none: use raw, mixed or reencode")
         if not 0 <= self.raw_fraction <= 1:
-            raise ValueError(f"raw_fraction must lie in [0, 1], got {self.raw_fraction}")
+            raise FastvitError(f"raw_fraction must lie in [0, 1], got {self.raw_fraction}")
         if fault := page_size_fault(self.page_size):
-            raise ValueError(fault)
+            raise FastvitError(fault)
 
     @property
     def storage_mode(self) -> Mode:
@@ -68,7 +69,7 @@ def write_ffcv(config: WriteFfcv) -> tuple[Path, Card]:
     """Convert a data set: the file that was written, and its card.
 
     Raises:
-        ValueError: The source is not as it should be, an image cannot be converted (the message names it), or the
+        FastvitError: The source is not as it should be, an image cannot be converted (the message names it), or the
             file exists or cannot be written. What was converted so far stays beside it for `resume`.
         OSError: The source cannot be read, or a file not written.
         ImportError: The source needs a library that is not installed.
@@ -76,7 +77,7 @@ def write_ffcv(config: WriteFfcv) -> tuple[Path, Card]:
     job = plan(config, settings={**asdict(_encoder(config)), "page_size": config.page_size})
     out = part_path(config.out, job.part)
     if out.exists() and not config.overwrite:
-        raise ValueError(f"{out}: exists already; remove it, name another file, or pass --overwrite")
+        raise FastvitError(f"{out}: exists already; remove it, name another file, or pass --overwrite")
     with locked(partial_paths(out)[-1]):
         with partial_beton(
             out, job, page_size=config.page_size, resume=config.resume, overwrite=config.overwrite

@@ -11,6 +11,7 @@ from torchvision.transforms import v2
 
 from fastvit_train.augment import normalize
 from fastvit_train.config import AugmentConfig
+from loaders.errors import FastvitError, MissingPackageError
 
 __all__ = ["AugmentJob", "Batches", "kornia_batches", "torchvision_batches"]
 
@@ -84,16 +85,16 @@ def kornia_batches(job: AugmentJob) -> Batches:
 
     Raises:
         ImportError: kornia is not installed.
-        ValueError: It does not have the policy.
+        FastvitError: It does not have the policy.
     """
     try:
         from kornia.augmentation import auto
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             f"the contender kornia needs kornia ({error}); install it with: pip install kornia"
         ) from error
     if job.config.policy == "three":
-        raise ValueError("kornia has no 3-Augment: leave it out of --contenders")
+        raise FastvitError("kornia has no 3-Augment: leave it out of --contenders")
     policies = {
         "randaugment": partial(auto.RandAugment, n=2, m=9),
         "autoaugment": partial(auto.AutoAugment, "cifar10"),

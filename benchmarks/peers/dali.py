@@ -13,11 +13,12 @@ from torch.utils.dlpack import from_dlpack
 
 from benchmarks.peers.epochs import Epochs, open_jpegs
 from loaders import LoaderConfig
+from loaders.errors import FastvitError, MissingPackageError
 
 try:
     from nvidia.dali import Pipeline, fn, types
 except ImportError as error:
-    raise ImportError(
+    raise MissingPackageError(
         f"dali needs NVIDIA DALI, which does not import here ({error}); install it with: pip install 'fastvit[dali]'"
     ) from error
 
@@ -28,11 +29,11 @@ def open_epochs(path: Path, config: LoaderConfig) -> Epochs:
     """DALI over a `.beton` file of JPEGs; its batches are uint8 [b, 3, h, w], channels_last.
 
     Raises:
-        ValueError: The file is damaged or holds raw images, or the crop is `shift`; while it runs, an image cannot be
+        FastvitError: The file is damaged or holds raw images, or the crop is `shift`; while it runs, an image cannot be
             decoded.
     """
     if config.crop == "shift":
-        raise ValueError("dali has no shift that reflects the border: leave it out of --loaders")
+        raise FastvitError("dali has no shift that reflects the border: leave it out of --loaders")
     feed = _Feed(path, config)
     pipeline = _build_pipeline(feed, config)
 
@@ -45,7 +46,7 @@ def open_epochs(path: Path, config: LoaderConfig) -> Epochs:
                 break
             except RuntimeError as error:  # a page of text, in which the reason stands behind this word
                 reason = str(error).rpartition("encountered:")[2].strip().splitlines()[0]
-                raise ValueError(f"DALI cannot load {path}: {reason}") from error
+                raise FastvitError(f"DALI cannot load {path}: {reason}") from error
             yield from_dlpack(images.as_tensor()).permute(0, 3, 1, 2)
         pipeline.reset()
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sized
 from pathlib import Path
 
 from loaders.beton import Beton, ImageMode
+from loaders.errors import FastvitError
 
 __all__ = ["Epochs", "open_jpegs"]
 
@@ -15,9 +16,9 @@ def open_jpegs(path: Path, peer: str) -> Beton:
     """Open a `.beton` file for a peer that decodes JPEGs and nothing else.
 
     Raises:
-        ValueError: The file is damaged or holds raw images.
+        FastvitError: The file is damaged or holds raw images.
     """
     beton = Beton(path)
     if (beton.modes == ImageMode.RAW).any():
-        raise ValueError(f"{peer} decodes JPEGs, but {path} holds raw images: leave it out of --loaders")
+        raise FastvitError(f"{peer} decodes JPEGs, but {path} holds raw images: leave it out of --loaders")
     return beton

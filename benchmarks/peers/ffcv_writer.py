@@ -18,11 +18,13 @@ from PIL.Image import Image
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import default_loader
 
+from loaders.errors import MissingPackageError
+
 try:
     from ffcv.fields import IntField, RGBImageField
     from ffcv.writer import DatasetWriter
 except ImportError as error:
-    raise ImportError(
+    raise MissingPackageError(
         f"ffcv needs FFCV, which does not import here ({error}); install it with: pip install 'fastvit[ffcv]'"
     ) from error
 

@@ -14,7 +14,7 @@ def open_epochs(path: Path, config: LoaderConfig) -> Epochs:
     """Region decoding of a `.beton` file of JPEGs with the loaders' order and crops.
 
     Raises:
-        ValueError: The file is damaged or holds raw images; while it runs, an image cannot be decoded.
+        FastvitError: The file is damaged or holds raw images; while it runs, an image cannot be decoded.
     """
     beton = open_jpegs(path, "limit")
     plan = config.plan(beton.num_samples)
@@ -27,7 +27,7 @@ def open_epochs(path: Path, config: LoaderConfig) -> Epochs:
                 offsets=beton.offsets[indices],
                 sizes=beton.sizes[indices],
                 boxes=crops.boxes,
-                num_threads=config.num_workers,
+                num_threads=config.num_workers or 0,
             )
             yield indices
 

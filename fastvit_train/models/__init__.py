@@ -12,6 +12,7 @@ from torch import nn
 from fastvit_train.config import ModelConfig
 from fastvit_train.models.resnet_fast import ResNetFast
 from fastvit_train.models.vit_start import start_vit
+from loaders.errors import FastvitError
 
 __all__ = ["MODELS", "build_model", "classifier_names", "set_patch_drop"]
 
@@ -115,7 +116,7 @@ def build_model(
         A module from float [b, 3, resolution, resolution] to logits [b, num_classes].
 
     Raises:
-        ValueError: The name is unknown, or the model does not have an option that is asked for.
+        FastvitError: The name is unknown, or the model does not have an option that is asked for.
     """
     options = _options(config, phases)
     if any(other != resolution for _, other, _ in phases):
@@ -126,11 +127,11 @@ def build_model(
         refused = [option for name, option in _OPTION_NAMES.items() if f"argument '{name}'" in str(error)]
         if not refused:
             raise
-        raise ValueError(f"{arch} has no option for {refused[0]}; leave it out, or use another --arch") from error
+        raise FastvitError(f"{arch} has no option for {refused[0]}; leave it out, or use another --arch") from error
     patch_side = model.patch_embed.patch_size[0] if isinstance(model, timm.models.VisionTransformer) else 1
     for _, other, _ in phases:
         if other % patch_side:
-            raise ValueError(
+            raise FastvitError(
                 f"phases have the resolution {other}, which is not a multiple of the patches' {patch_side} px"
             )
     start_vit(model, config)
@@ -142,12 +143,12 @@ def _factory(arch: str) -> Callable[..., nn.Module]:
     if arch.startswith(_TIMM_PREFIX):
         if not timm.is_model(name):
             close = difflib.get_close_matches(name, timm.list_models(), n=5)
-            raise ValueError(
+            raise FastvitError(
                 f"timm has no model {name!r}; close to it: {', '.join(close) or 'none'} (timm.list_models())"
             )
         return partial(_timm_model, name)
     if arch not in MODELS:
-        raise ValueError(f"unknown arch {arch!r}; choose one of: {', '.join(sorted(MODELS))}, or timm/NAME")
+        raise FastvitError(f"unknown arch {arch!r}; choose one of: {', '.join(sorted(MODELS))}, or timm/NAME")
     return MODELS[arch]
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from fastvit_train.config import ModelConfig
 from fastvit_train.models.whitening import whitening_filters
+from loaders.errors import FastvitError
 
 __all__ = ["start_vit", "whiten_patches"]
 
@@ -16,7 +17,7 @@ def start_vit(model: nn.Module, config: ModelConfig) -> None:
     """Give a new ViT the positions and the weights that `config` asks for; any other model if it asks for nothing.
 
     Raises:
-        ValueError: It asks for something, and the model is not one of timm's VisionTransformers.
+        FastvitError: It asks for something, and the model is not one of timm's VisionTransformers.
     """
     wanted = {
         "model.positions sincos2d": (config.positions == "sincos2d", _fix_positions),
@@ -27,7 +28,7 @@ def start_vit(model: nn.Module, config: ModelConfig) -> None:
     for name, (is_wanted, change) in wanted.items():
         if is_wanted:
             if not isinstance(model, VisionTransformer):
-                raise ValueError(f"{name} is for ViTs, but the model is a {type(model).__name__}; leave it out")
+                raise FastvitError(f"{name} is for ViTs, but the model is a {type(model).__name__}; leave it out")
             change(model)
 
 
@@ -40,10 +41,10 @@ def whiten_patches(model: nn.Module, images: Tensor) -> None:
         images: Normalised floats [n, 3, h, w], as the model will get them.
 
     Raises:
-        ValueError: It is another model.
+        FastvitError: It is another model.
     """
     if not isinstance(model, VisionTransformer):
-        raise ValueError(f"model.whiten_patches is for ViTs, but the model is a {type(model).__name__}; leave it out")
+        raise FastvitError(f"model.whiten_patches is for ViTs, but the model is a {type(model).__name__}; leave it out")
     projection = model.patch_embed.proj
     side = projection.kernel_size[0]
     filters = whitening_filters(images, side=side, stride=side).flatten(1)

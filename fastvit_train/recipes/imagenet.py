@@ -1,7 +1,7 @@
 """Recipes for ImageNet-1k: 1,281,167 training images, 1,000 classes; or a subset of it.
 
-Batches and learning rates are those of one device. On N devices, divide `--batch-size` by N to make the same steps.
-If a batch does not fit into the memory, pass a larger `--accumulate`.
+Batches are over all devices, so that any number of them makes the same steps. If a device's share of a batch does not
+fit into its memory, pass a larger `--accumulate`.
 """
 
 from fastvit_train.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, ScheduleConfig

@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 
 from benchmarks.harness import Contender, Turn, started, take_turns
+from loaders.errors import FastvitError
 
 _NUM_BYTES = 300 << 20
 
@@ -55,7 +56,7 @@ def test_all_contenders_are_ready_when_started(capsys):
 
 
 def _refuse():
-    raise ValueError("the file is damaged")
+    raise FastvitError("the file is damaged")
 
 
 def _break(_):

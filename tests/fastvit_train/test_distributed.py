@@ -15,12 +15,12 @@ from runs import save_config, weights
 
 def test_two_ranks_train_alike_and_evaluate_every_image_once(config):
     """torchrun with two processes: the gradients are averaged and the 50 images counted once."""
-    config = replace(config, batch_size=16, accumulate=2, augment=AugmentConfig(), precision="fp32")
+    config = replace(config, batch_size=32, accumulate=2, augment=AugmentConfig(), precision="fp32")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     script = ["-m", "fastvit_train.cli", "--config", save_config(config)]
     done = subprocess.run([*torchrun, *script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    alone = replace(config, batch_size=32, accumulate=1, out=config.out.with_name("alone"))
+    alone = replace(config, accumulate=1, out=config.out.with_name("alone"))
     train(alone)
     mine, other = weights(config.out), weights(alone.out)
     for name in mine:

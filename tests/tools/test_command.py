@@ -2,13 +2,14 @@
 
 import pytest
 
+from loaders.errors import FastvitError
 from tools._command import run_command
 
 
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (ValueError("bad input"), 1, "error: bad input\n"),
+        (FastvitError("bad input"), 1, "error: bad input\n"),
         (OSError(28, "No space left on device", "x"), 1, "error: [Errno 28] No space left on device: 'x'\n"),
         (ImportError("install it"), 1, "error: install it\n"),
         (KeyboardInterrupt(), 130, "interrupted: nothing is left\n"),

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from loaders.atomic_file import atomic_file
+from loaders.errors import FastvitError
 from tools.convert.job import Job
 
 __all__ = ["INTERRUPTED", "claim", "locked"]
@@ -20,7 +21,7 @@ def locked(job_file: Path) -> Iterator[None]:
     """Keep other processes from converting to the same place.
 
     Raises:
-        ValueError: One is at it.
+        FastvitError: One is at it.
         OSError: The file of the lock cannot be made.
     """
     job_file.parent.mkdir(parents=True, exist_ok=True)
@@ -29,7 +30,7 @@ def locked(job_file: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ValueError(
+            raise FastvitError(
                 f"{path}: another process is converting to it; wait for it, or name another file"
             ) from error
         try:
@@ -52,7 +53,7 @@ def claim(job_file: Path, job: Job, *, resume: bool, overwrite: bool, clear: Cal
         Whether a conversion of the same that was interrupted goes on.
 
     Raises:
-        ValueError: There is an interrupted one, but it is not to go on, or is another one.
+        FastvitError: There is an interrupted one, but it is not to go on, or is another one.
         OSError: The file cannot be written.
     """
     wanted = json.loads(json.dumps({"part": job.part, "num_planned": job.num_planned, **job.identity}))
@@ -60,16 +61,16 @@ def claim(job_file: Path, job: Job, *, resume: bool, overwrite: bool, clear: Cal
         try:
             found = dict(json.loads(job_file.read_bytes()))
         except (ValueError, TypeError, RecursionError) as error:
-            raise ValueError(f"{job_file}: damaged; start over with --overwrite instead of --resume") from error
+            raise FastvitError(f"{job_file}: damaged; start over with --overwrite instead of --resume") from error
         for key, value in wanted.items():
             if found.get(key) != value:
-                raise ValueError(
+                raise FastvitError(
                     f"{job_file}: the interrupted conversion had another {key} ({str(found.get(key))[:80]} where it is "
                     f"now {str(value)[:80]}); pass the same options, or start over with --overwrite instead of --resume"
                 )
         return True
     if job_file.exists() and not overwrite:
-        raise ValueError(
+        raise FastvitError(
             f"{job_file}: a conversion was interrupted here; continue with --resume, or start over with --overwrite"
         )
     job_file.parent.mkdir(parents=True, exist_ok=True)

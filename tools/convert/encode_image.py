@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from loaders import _native
+from loaders.errors import FastvitError
 
 __all__ = ["Chroma", "ImageEncoder", "Mode", "StoredImage", "Treatment", "decode_rgb", "read_jpeg_header"]
 
@@ -89,7 +90,7 @@ class ImageEncoder:
             name: What the choice of `mixed` goes by.
 
         Raises:
-            ValueError: The bytes are no image, or not a whole one.
+            FastvitError: The bytes are no image, or not a whole one.
             OSError: Pillow's word for the same.
             RuntimeError: libjpeg-turbo's word for the same.
         """
@@ -190,11 +191,11 @@ def read_jpeg_header(data: bytes) -> tuple[int, int, int]:
 
     Raises:
         RuntimeError: The header is damaged, or of a kind that libjpeg-turbo does not decode.
-        ValueError: The file is cut short.
+        FastvitError: The file is cut short.
     """
     height, width, num_components, scan_offset = _native.read_jpeg_header(_as_array(data))
     if data.rfind(_JPEG_END, scan_offset) < 0:  # a preview in the header has an end marker of its own
-        raise ValueError("the JPEG is cut short: it has no end marker")
+        raise FastvitError("the JPEG is cut short: it has no end marker")
     return height, width, num_components
 
 
@@ -202,20 +203,20 @@ def decode_rgb(data: bytes) -> NDArray[np.uint8]:
     """Decode an image file of any of the formats to pixels, uint8 [height, width, 3], RGB.
 
     Raises:
-        ValueError: It is no image, or not one of 8 bits.
+        FastvitError: It is no image, or not one of 8 bits.
         OSError: It is cut short or damaged.
     """
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             if image.mode.startswith(("I", "F")):
-                raise ValueError(f"its pixels have more than 8 bits (Pillow's mode {image.mode}); convert it first")
+                raise FastvitError(f"its pixels have more than 8 bits (Pillow's mode {image.mode}); convert it first")
             # A palette with transparency goes through RGBA: Pillow warns about the direct way.
             opaque = image.convert("RGBA") if "transparency" in image.info else image
             return np.ascontiguousarray(opaque.convert("RGB"))
     except UnidentifiedImageError as error:
-        raise ValueError(f"it is none of {', '.join(_FORMATS)}, or its header is damaged") from error
+        raise FastvitError(f"it is none of {', '.join(_FORMATS)}, or its header is damaged") from error
     except (SyntaxError, Image.DecompressionBombError) as error:  # a damaged PNG; sizes that no photo has
-        raise ValueError(str(error)) from error
+        raise FastvitError(str(error)) from error
 
 
 def _as_array(data: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from loaders.errors import FastvitError
 from tools.convert.encode_image import ImageEncoder, StoredImage
 from tools.convert.options import OnError
 from tools.listings.record_list import RecordLine, SkippedLine
@@ -33,7 +34,7 @@ class Encoded(NamedTuple):
     """What to store; nothing where it was skipped."""
 
 
-class ConversionError(ValueError):
+class ConversionError(FastvitError):
     """A sample cannot be converted; the message names it."""
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from loaders.errors import FastvitError
 from loaders.order import epoch_order
 from tools.convert.options import ConversionOptions, parse_part
 from tools.listings.manifest import manifest_line, read_manifest
@@ -53,19 +54,19 @@ def plan(options: ConversionOptions, *, group_size: int = 1, settings: dict[str,
         settings: What else decides the bytes, for the job's identity.
 
     Raises:
-        ValueError: Source, manifest or part are not as they should be.
+        FastvitError: Source, manifest or part are not as they should be.
         OSError: The source cannot be read.
         ImportError: The source needs a library that is not installed.
     """
     source = open_source(options.dataset, options.source, options.split)
     if options.seed is not None and not source.random_access:
-        raise ValueError(
+        raise FastvitError(
             f"{options.source}: {options.dataset} is only quick to read in its own order, not in that of a seed; "
             "convert it without a seed, then convert the result (--dataset beton or tar --mode keep) with --seed"
         )
     chosen = positions_of(read_manifest(options.manifest), source) if options.manifest else np.arange(len(source))
     if not len(chosen):
-        raise ValueError(f"{options.manifest or options.source}: no images to convert")
+        raise FastvitError(f"{options.manifest or options.source}: no images to convert")
     identity = {
         "dataset": options.dataset,
         "split": options.split or default_split(options.dataset),
@@ -82,7 +83,7 @@ def plan(options: ConversionOptions, *, group_size: int = 1, settings: dict[str,
         number, count = part
         num_groups = -(-num_planned // group_size)
         if num_groups < count:
-            raise ValueError(
+            raise FastvitError(
                 f"part {options.part}: the data set has {num_groups} groups of {group_size} images; make fewer"
             )
         first, last = ((number - offset) * num_groups // count * group_size for offset in (1, 0))

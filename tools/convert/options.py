@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from loaders.errors import FastvitError
 from tools.convert.encode_image import Chroma, ImageEncoder, Mode
 from tools.sources.registry import Dataset
 
@@ -70,11 +71,11 @@ class ConversionOptions:
     def __post_init__(self) -> None:
         for name, end in (("max_side", 2**16), ("min_side", 2**16), ("seed", 2**64)):
             if (value := getattr(self, name)) is not None and not 0 <= value < end:
-                raise ValueError(f"{name} must lie in [0, {end}), got {value}")
+                raise FastvitError(f"{name} must lie in [0, {end}), got {value}")
         if not 1 <= self.jpeg_quality <= 100:
-            raise ValueError(f"jpeg_quality must be from 1 to 100, got {self.jpeg_quality}")
+            raise FastvitError(f"jpeg_quality must be from 1 to 100, got {self.jpeg_quality}")
         if self.num_workers < 1:
-            raise ValueError(f"num_workers must be positive, got {self.num_workers}")
+            raise FastvitError(f"num_workers must be positive, got {self.num_workers}")
         if self.part is not None:
             parse_part(self.part)
 
@@ -97,12 +98,12 @@ def parse_part(text: str) -> tuple[int, int]:
     """Read the number of a part, from 1, and how many there are: ``2/8``.
 
     Raises:
-        ValueError: It is none.
+        FastvitError: It is none.
     """
     found = _PART.fullmatch(text)
     number, count = (int(found[1]), int(found[2])) if found else (0, 0)
     if not 1 <= number <= count:
-        raise ValueError(f"part must be NUMBER/COUNT with a number from 1 to the count, such as 2/8, got {text!r}")
+        raise FastvitError(f"part must be NUMBER/COUNT with a number from 1 to the count, such as 2/8, got {text!r}")
     return number, count
 
 

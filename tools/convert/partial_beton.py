@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from loaders.beton import BetonError, BetonStream, EncodedImage, FieldKind, ImageMode
+from loaders.errors import FastvitError
 from tools.convert.claim import claim
 from tools.convert.job import Job
 from tools.convert.outcome import Outcome
@@ -125,7 +126,7 @@ def partial_beton(out: Path, job: Job, *, page_size: int, resume: bool, overwrit
         overwrite: Start from the beginning whatever there is.
 
     Raises:
-        ValueError: There is an interrupted conversion that is not to be continued, or a file cannot be written.
+        FastvitError: There is an interrupted conversion that is not to be continued, or a file cannot be written.
     """
     data_path, list_path, job_path = partial_paths(out)
 
@@ -150,7 +151,7 @@ def partial_beton(out: Path, job: Job, *, page_size: int, resume: bool, overwrit
             finally:
                 partial.close()
     except OSError as error:  # closing writes what is still buffered: on a full disk that fails again
-        raise ValueError(
+        raise FastvitError(
             f"{out}: cannot be written: {error.strerror or error}; make room there or choose another place"
         ) from error
 

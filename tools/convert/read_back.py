@@ -79,7 +79,7 @@ def load_record_list(path: Path) -> RecordList:
     """Read a whole record list, all but its names.
 
     Raises:
-        ValueError: It is damaged or cannot be read.
+        FastvitError: It is damaged or cannot be read.
     """
     num_skipped = 0
 

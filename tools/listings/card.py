@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from loaders.atomic_file import atomic_file
+from loaders.errors import FastvitError
 
 __all__ = ["Card", "card_path", "read_card"]
 
@@ -71,15 +72,15 @@ def read_card(path: Path) -> Card:
     """Read a card that `Card.write` wrote.
 
     Raises:
-        ValueError: It is missing or damaged.
+        FastvitError: It is missing or damaged.
     """
     try:
         values = json.loads(path.read_bytes())
         return Card(**{**values, "class_names": tuple(values["class_names"])})
     except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}; the card must lie next to its file") from error
+        raise FastvitError(f"{path}: {error.strerror}; the card must lie next to its file") from error
     except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path}: no card of this version ({error}); convert again") from error
+        raise FastvitError(f"{path}: no card of this version ({error}); convert again") from error
 
 
 def card_path(file: Path) -> Path:

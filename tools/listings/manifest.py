@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders.atomic_file import atomic_file
+from loaders.errors import FastvitError
 
 __all__ = [
     "REMEDY",
@@ -59,14 +60,14 @@ def unescape(text: str) -> str:
     """Undo `escape`.
 
     Raises:
-        ValueError: A backslash stands before something else.
+        FastvitError: A backslash stands before something else.
     """
     if "\\" not in text:
         return text
     try:
         return _ESCAPED.sub(lambda found: _UNESCAPES[found[0]], text)
     except KeyError as error:
-        raise ValueError(f"{text!r} has a backslash that escapes nothing") from error
+        raise FastvitError(f"{text!r} has a backslash that escapes nothing") from error
 
 
 def manifest_line(label: int, name: str) -> bytes:
@@ -122,18 +123,18 @@ def read_manifest(path: Path) -> Manifest:
     """Read a manifest and check it against its own header.
 
     Raises:
-        ValueError: The file cannot be read, is no manifest, is damaged or was changed.
+        FastvitError: The file cannot be read, is no manifest, is damaged or was changed.
     """
     try:
         with path.open("rb") as file:
             values = _read_header(path, file)
             labels, names, digest = _read_lines(path, file)
     except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}; name a manifest that fastvit-data make-subset wrote") from error
+        raise FastvitError(f"{path}: {error.strerror}; name a manifest that fastvit-data make-subset wrote") from error
     if digest != values["sha256"]:
-        raise ValueError(f"{path}: the sha256 of its lines is {digest}, its header says {values['sha256']}; {REMEDY}")
+        raise FastvitError(f"{path}: the sha256 of its lines is {digest}, its header says {values['sha256']}; {REMEDY}")
     if str(len(names)) != values["images"]:
-        raise ValueError(f"{path}: it has {len(names)} images, its header says {values['images']}; {REMEDY}")
+        raise FastvitError(f"{path}: it has {len(names)} images, its header says {values['images']}; {REMEDY}")
     return Manifest(
         path=path,
         source=values["source"],
@@ -147,15 +148,15 @@ def read_manifest(path: Path) -> Manifest:
 def _read_header(path: Path, file: BinaryIO) -> dict[str, str]:
     """The values of the header, by key."""
     if (title := file.readline(_MAX_HEADER_LINE)) != f"# {_TITLE}\n".encode():
-        raise ValueError(f"{path}: it begins with {title[:80]!r}, not '# {_TITLE}'; name a manifest, or {REMEDY}")
+        raise FastvitError(f"{path}: it begins with {title[:80]!r}, not '# {_TITLE}'; name a manifest, or {REMEDY}")
     values: dict[str, str] = {}
     for key in _KEYS:
         line = file.readline(_MAX_HEADER_LINE).decode("utf-8", "backslashreplace")
         if not line.startswith(f"# {key}: ") or not line.endswith("\n"):
-            raise ValueError(f"{path}: line {len(values) + 2} is {line[:80]!r}, expected '# {key}: …'; {REMEDY}")
+            raise FastvitError(f"{path}: line {len(values) + 2} is {line[:80]!r}, expected '# {key}: …'; {REMEDY}")
         values[key] = line.removeprefix(f"# {key}: ").removesuffix("\n")
     if not _SEED.fullmatch(values["seed"]):
-        raise ValueError(f"{path}: its seed is {values['seed'][:80]!r}, no number; {REMEDY}")
+        raise FastvitError(f"{path}: its seed is {values['seed'][:80]!r}, no number; {REMEDY}")
     return values
 
 
@@ -167,7 +168,7 @@ def _read_lines(path: Path, file: BinaryIO) -> tuple[NDArray[np.int64], list[str
         try:
             label, name = _parse(line.decode("utf-8", "surrogateescape"))
         except ValueError as error:
-            raise ValueError(f"{path}: line {number}: {error}; {REMEDY}") from error
+            raise FastvitError(f"{path}: line {number}: {error}; {REMEDY}") from error
         labels.append(label)
         names.append(name)
     return np.array(labels, np.int64), names, digest.hexdigest()
@@ -175,5 +176,5 @@ def _read_lines(path: Path, file: BinaryIO) -> tuple[NDArray[np.int64], list[str
 
 def _parse(line: str) -> tuple[int, str]:
     if not (parts := _LINE.fullmatch(line)):
-        raise ValueError(f"{line[:80]!r} is not LABEL<tab>NAME")
+        raise FastvitError(f"{line[:80]!r} is not LABEL<tab>NAME")
     return int(parts[1]), unescape(parts[2])

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from loaders.errors import FastvitError
 from tools.listings.manifest import escape, unescape
 
 __all__ = ["RecordLine", "SkippedLine", "format_line", "read_record_list", "record_list_path"]
@@ -73,7 +74,7 @@ def read_record_list(path: Path, *, complete: bool = True) -> Iterator[RecordLin
         complete: The list must be whole. Otherwise it ends before its first damaged line, such as a torn last one.
 
     Raises:
-        ValueError: A line is damaged (the message names file and line), or the file cannot be read.
+        FastvitError: A line is damaged (the message names file and line), or the file cannot be read.
     """
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="\n") as file:
@@ -83,12 +84,12 @@ def read_record_list(path: Path, *, complete: bool = True) -> Iterator[RecordLin
                 elif not complete:
                     return
                 else:
-                    raise ValueError(
+                    raise FastvitError(
                         f"{path}: line {number} is {text.rstrip()[:80]!r}, no whole line of a record list; the list is "
                         "damaged or cut short: copy it again"
                     )
     except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}; the record list must be readable") from error
+        raise FastvitError(f"{path}: {error.strerror}; the record list must be readable") from error
 
 
 def _parse(text: str) -> RecordLine | SkippedLine | None:

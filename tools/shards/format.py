@@ -31,7 +31,7 @@ class ShardFormat(Protocol):
         """Lay out a sample that begins `offset` bytes into the shard: its bytes, in pieces, and its line in the index.
 
         Raises:
-            ValueError: The format cannot hold the sample; the message doesn't name it.
+            FastvitError: The format cannot hold the sample; the message doesn't name it.
         """
 
     def index(self, lines: Sequence[str]) -> str:

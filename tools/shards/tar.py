@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from loaders.errors import FastvitError
 from tools.shards.format import ShardSample
 
 __all__ = ["TarFormat", "label_digits"]
@@ -40,11 +41,11 @@ class TarFormat:
         """Two members, image and label, and `EXTENSION OFFSET SIZE NAME` of both.
 
         Raises:
-            ValueError: The label has more digits than `label_digits`.
+            FastvitError: The label has more digits than `label_digits`.
         """
         label = b"%0*d" % (self.label_digits, sample.label)
         if len(label) > self.label_digits:
-            raise ValueError(f"label {sample.label} has more than label_digits={self.label_digits} digits; raise it")
+            raise FastvitError(f"label {sample.label} has more than label_digits={self.label_digits} digits; raise it")
         image_size = len(sample.image)
         image_name, label_name = f"{sample.key}.{sample.extension}", f"{sample.key}.cls"
         padding = bytes(-image_size % _BLOCK)

@@ -22,12 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders import _native
+from loaders.errors import FastvitError, MissingPackageError
 from tools.shards.format import ShardSample
 
 try:
     import google_crc32c
 except ImportError as error:
-    raise ImportError(
+    raise MissingPackageError(
         "TFRecord shards need google-crc32c, which is not installed; install it with: pip install 'fastvit[convert]'"
     ) from error
 
@@ -52,10 +53,10 @@ class TFRecordFormat:
         """One record, and `OFFSET SIZE` of it.
 
         Raises:
-            ValueError: The label does not fit into an int64.
+            FastvitError: The label does not fit into an int64.
         """
         if sample.label >= 2**63:
-            raise ValueError(f"label {sample.label} does not fit into an int64; number classes from 0")
+            raise FastvitError(f"label {sample.label} does not fit into an int64; number classes from 0")
         features = (
             *_feature(_LABEL, _INT64_LIST, _varint(sample.label)),
             *_feature(_FORMAT, _BYTES_LIST, _FORMAT_NAMES[sample.extension]),
@@ -81,7 +82,7 @@ class TFRecordShard:
         sizes: How many bytes each image has, int64 [num_records].
 
     Raises:
-        ValueError: The file cannot be read, is cut short, a checksum is wrong, or a record has no image or label; the
+        FastvitError: The file cannot be read, is cut short, a checksum is wrong, or a record has no image or label; the
             message names file and record.
     """
 
@@ -90,7 +91,7 @@ class TFRecordShard:
         try:
             data = _native.map_file(os.fsencode(path)).data
         except OSError as error:
-            raise ValueError(f"{path}: cannot be read: {error.strerror}; name a file that can be read") from error
+            raise FastvitError(f"{path}: cannot be read: {error.strerror}; name a file that can be read") from error
         self._images: list[memoryview] = []
         labels: list[int] = []
         offset = 0
@@ -100,7 +101,9 @@ class TFRecordShard:
                 image, label = _parse_example(example)
             except ValueError as error:
                 number = len(labels)
-                raise ValueError(f"{path}: record {number} at byte {offset}: {error}; write the shard again") from error
+                raise FastvitError(
+                    f"{path}: record {number} at byte {offset}: {error}; write the shard again"
+                ) from error
             self._images.append(image)
             labels.append(label)
             offset = end
@@ -116,18 +119,18 @@ def _read_record(data: memoryview, offset: int) -> tuple[memoryview, int]:
     """The Example of the record at `offset`, and where the record ends."""
     head = bytes(data[offset : offset + _HEAD_SIZE])
     if len(head) < _HEAD_SIZE:
-        raise ValueError(f"{len(head)} bytes are left of its head's {_HEAD_SIZE}: it is cut short")
+        raise FastvitError(f"{len(head)} bytes are left of its head's {_HEAD_SIZE}: it is cut short")
     length_bytes = head[: _LENGTH.size]
     if head[_LENGTH.size :] != _checksum([length_bytes]):
-        raise ValueError("the checksum of its length is wrong: it is damaged")
+        raise FastvitError("the checksum of its length is wrong: it is damaged")
     (length,) = _LENGTH.unpack(length_bytes)
     begin = offset + _HEAD_SIZE
     num_left = len(data) - begin - _CHECKSUM.size
     if length > num_left:
-        raise ValueError(f"{max(num_left, 0)} bytes are left of its {length}: it is cut short")
+        raise FastvitError(f"{max(num_left, 0)} bytes are left of its {length}: it is cut short")
     example, end = data[begin : begin + length], begin + length + _CHECKSUM.size
     if data[begin + length : end] != _checksum([bytes(example)]):
-        raise ValueError("the checksum of its data is wrong: it is damaged")
+        raise FastvitError("the checksum of its data is wrong: it is damaged")
     return example, end
 
 
@@ -167,18 +170,18 @@ def _parse_example(example: memoryview) -> tuple[memoryview, int]:
     lists = {bytes(_only(entry, 1)): _only(entry, 2) for entry in entries}
     missing = {_IMAGE, _LABEL} - lists.keys()
     if missing:
-        raise ValueError(f"it has no {' and no '.join(sorted(name.decode() for name in missing))}")
+        raise FastvitError(f"it has no {' and no '.join(sorted(name.decode() for name in missing))}")
     image = _only(_only(lists[_IMAGE], _BYTES_LIST), 1)
     label, end = _read_varint(packed := _only(_only(lists[_LABEL], _INT64_LIST), 1), 0)
     if end != len(packed) or label >= 2**63:
-        raise ValueError(f"its {_LABEL.decode()} is not one number from 0")
+        raise FastvitError(f"its {_LABEL.decode()} is not one number from 0")
     return image, label
 
 
 def _only(message: memoryview, number: int) -> memoryview:
     contents = _contents(message, number)
     if len(contents) != 1:
-        raise ValueError(f"its Example has {len(contents)} values in field {number} of a message, where one belongs")
+        raise FastvitError(f"its Example has {len(contents)} values in field {number} of a message, where one belongs")
     return contents[0]
 
 
@@ -196,9 +199,9 @@ def _contents(message: memoryview, number: int) -> list[memoryview]:
         elif tag & 7 in _FIXED_SIZES:
             end = offset + _FIXED_SIZES[tag & 7]
         else:
-            raise ValueError(f"its Example has a field of the unknown wire type {tag & 7}")
+            raise FastvitError(f"its Example has a field of the unknown wire type {tag & 7}")
         if end > len(message):
-            raise ValueError("its Example has a field that does not end in it")
+            raise FastvitError("its Example has a field that does not end in it")
         if tag == number << 3 | _DELIMITED:
             found.append(message[offset:end])
         offset = end
@@ -212,4 +215,4 @@ def _read_varint(message: memoryview, offset: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << 7 * index
         if byte <= 0x7F and value < 2**64:
             return value, offset + index + 1
-    raise ValueError("its Example has a number that does not end")
+    raise FastvitError("its Example has a number that does not end")

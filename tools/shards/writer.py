@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from loaders.atomic_file import AtomicWriter, atomic_file, clear_os_errors
+from loaders.errors import FastvitError
 from tools.shards.format import ImageExtension, ShardFormat, ShardSample
 from tools.shards.tar import TarFormat, label_digits
 
@@ -25,7 +26,7 @@ class ShardWriter(AtomicWriter):
     shard appears last: where it is, it is whole and the index is its own.
 
     Raises:
-        ValueError: `path` or the index is a folder or cannot be written, a shard of another format has that index, or
+        FastvitError: `path` or the index is a folder or cannot be written, a shard of another format has that index, or
             no sample was written.
     """
 
@@ -33,10 +34,10 @@ class ShardWriter(AtomicWriter):
         super().__init__(path)
         self.index_path = path.with_suffix(".idx")
         if self.index_path.is_dir():
-            raise ValueError(f"{self.index_path}: cannot be written: it is a folder; name a file")
+            raise FastvitError(f"{self.index_path}: cannot be written: it is a folder; name a file")
         for other in (path.with_suffix(f".{name}") for name in SHARD_FORMATS):
             if other != path and other.exists():
-                raise ValueError(
+                raise FastvitError(
                     f"{path}: cannot be written: its index would replace that of {other}; choose another name"
                 )
         self._format = shard_format
@@ -54,15 +55,15 @@ class ShardWriter(AtomicWriter):
             label: Its class, from 0.
 
         Raises:
-            ValueError: The key is another sample's or has other characters or too many, the format cannot hold image or
-                label, or the disk is full.
+            FastvitError: The key is another sample's or has other characters or too many, the format cannot hold image
+                or label, or the disk is full.
         """
         sample = ShardSample(key, image, extension, label)
         try:
             self._check(sample)
             pieces, line = self._format.encode(sample, self._offset)
         except ValueError as error:
-            raise ValueError(f"{self.path}: sample {len(self._lines)} ({key!r}): {error}") from error
+            raise FastvitError(f"{self.path}: sample {len(self._lines)} ({key!r}): {error}") from error
         with clear_os_errors(self.path):
             self._file.writelines(pieces)
         self._offset += sum(map(len, pieces))
@@ -71,20 +72,24 @@ class ShardWriter(AtomicWriter):
 
     def _check(self, sample: ShardSample) -> None:
         if len(sample.key) > MAX_KEY_LENGTH or not _KEY.fullmatch(sample.key):
-            raise ValueError(
+            raise FastvitError(
                 f"its key is not 1 to {MAX_KEY_LENGTH} ASCII letters, digits, '_' and '-', with '/' between folders; "
                 "take its number as key"
             )
         if sample.key in self._keys:
-            raise ValueError("the shard has another sample of this key; keys must differ")
+            raise FastvitError("the shard has another sample of this key; keys must differ")
         if not 1 <= len(sample.image) <= _MAX_IMAGE_BYTES:
-            raise ValueError(f"its image has {len(sample.image)} bytes; leave out what is not 1 to {_MAX_IMAGE_BYTES}")
+            raise FastvitError(
+                f"its image has {len(sample.image)} bytes; leave out what is not 1 to {_MAX_IMAGE_BYTES}"
+            )
         if sample.label < 0:
-            raise ValueError(f"label {sample.label} is negative; number classes from 0")
+            raise FastvitError(f"label {sample.label} is negative; number classes from 0")
 
     def _finish(self) -> None:
         if not self._lines:
-            raise ValueError(f"{self.path}: no sample was written; DALI cannot read an empty shard: write fewer shards")
+            raise FastvitError(
+                f"{self.path}: no sample was written; DALI cannot read an empty shard: write fewer shards"
+            )
         self._file.write(self._format.trailer)
         _settle(self._file)  # a full disk shows before the index appears
         with atomic_file(self.index_path) as index:

@@ -12,6 +12,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from loaders.errors import FastvitError
+
 __all__ = [
     "CIFAR10",
     "CIFAR10_CLASSES",
@@ -81,7 +83,7 @@ CIFAR10 = Cifar10Release(
 )
 
 
-class Cifar10Error(ValueError):
+class Cifar10Error(FastvitError):
     """CIFAR-10 cannot be had from here; the message says why and names the file."""
 
 
@@ -119,25 +121,25 @@ def read_cifar10(
         Images, uint8 [n, 32, 32, 3], RGB, C-contiguous, and labels, int64 [n], which index `CIFAR10_CLASSES`.
 
     Raises:
-        ValueError: the folder lacks a file, or a file has a wrong size or an impossible label.
+        FastvitError: the folder lacks a file, or a file has a wrong size or an impossible label.
     """
     batches = {"train": TRAIN_BATCHES, "test": TEST_BATCHES}.get(split)
     if batches is None:
-        raise ValueError(f"split must be 'train' or 'test', got {split!r}")
+        raise FastvitError(f"split must be 'train' or 'test', got {split!r}")
     inside = folder if (folder / f"{batches[0]}.bin").is_file() else folder / FOLDER_NAME
     images = np.empty((len(batches), release.num_records, 32, 32, 3), np.uint8)
     labels = np.empty((len(batches), release.num_records), np.int64)
     for position, batch in enumerate(batches):
         path = inside / f"{batch}.bin"
         if not path.is_file():
-            raise ValueError(f"{folder} does not hold CIFAR-10: no {path}; run tools/get_cifar10.py --out {folder}")
+            raise FastvitError(f"{folder} does not hold CIFAR-10: no {path}; run tools/get_cifar10.py --out {folder}")
         if path.stat().st_size != release.file_bytes:
-            raise ValueError(f"{path} has {path.stat().st_size} bytes, expected {release.file_bytes}")
+            raise FastvitError(f"{path} has {path.stat().st_size} bytes, expected {release.file_bytes}")
         records = np.fromfile(path, np.uint8).reshape(release.num_records, 1 + IMAGE_BYTES)
         images[position] = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
         labels[position] = records[:, 0]
     if labels.max() >= len(CIFAR10_CLASSES):
-        raise ValueError(f"{inside} is not CIFAR-10: a label is {labels.max()}, expected 0 to 9")
+        raise FastvitError(f"{inside} is not CIFAR-10: a label is {labels.max()}, expected 0 to 9")
     return images.reshape(-1, 32, 32, 3), labels.reshape(-1)
 
 
@@ -163,7 +165,7 @@ class Cifar10:
     """One split of CIFAR-10, as tools/get_cifar10.py lays it down.
 
     Raises:
-        ValueError: The folder does not hold it whole.
+        FastvitError: The folder does not hold it whole.
     """
 
     class_names = CIFAR10_CLASSES

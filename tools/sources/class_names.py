@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from loaders.errors import FastvitError
+
 __all__ = ["checked_classes", "classes_of", "read_card_classes"]
 
 _MAX_UNNAMED_CLASSES = 1 << 20  # one damaged label must not make billions of names
@@ -16,14 +18,16 @@ def read_card_classes(card: Path) -> tuple[str, ...] | None:
     """The `class_names` of a converter's card, or None where there is no such file.
 
     Raises:
-        ValueError: It is there, but is no card.
+        FastvitError: It is there, but is no card.
     """
     if not card.is_file():
         return None
     try:
         names = json.loads(card.read_bytes())["class_names"]
     except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise ValueError(f"{card}: no card with class_names; fix it, or move it away to number the classes") from error
+        raise FastvitError(
+            f"{card}: no card with class_names; fix it, or move it away to number the classes"
+        ) from error
     return checked_classes(names, where=str(card))
 
 
@@ -31,10 +35,10 @@ def checked_classes(names: object, *, where: str) -> tuple[str, ...]:
     """A list of names that was read from JSON, as a tuple.
 
     Raises:
-        ValueError: It is none.
+        FastvitError: It is none.
     """
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{where}: the class names are {str(names)[:80]}, expected a list of strings")
+        raise FastvitError(f"{where}: the class names are {str(names)[:80]}, expected a list of strings")
     return tuple(names)
 
 
@@ -47,11 +51,11 @@ def classes_of(labels: NDArray[np.int64], known: Sequence[str] | None, *, where:
         where: The source, for messages.
 
     Raises:
-        ValueError: A label is no index into the names, or is out of all bounds.
+        FastvitError: A label is no index into the names, or is out of all bounds.
     """
     limit = _MAX_UNNAMED_CLASSES if known is None else len(known)
     bad = (labels < 0) | (labels >= limit)
     if bad.any():
         index = int(bad.argmax())
-        raise ValueError(f"{where}: sample {index} has the label {labels[index]}, expected 0 to {limit - 1}")
+        raise FastvitError(f"{where}: sample {index} has the label {labels[index]}, expected 0 to {limit - 1}")
     return tuple(known) if known is not None else tuple(map(str, range(int(labels.max()) + 1)))

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders.beton import Beton, ImageMode
+from loaders.errors import FastvitError
 from loaders.tar_shard import TarShard, find_shards, open_each
 from tools.listings.card import card_path
 from tools.sources.class_names import classes_of, read_card_classes
@@ -43,7 +44,8 @@ class TarShards:
         path: A folder of `.tar` files, one such file, or a pattern (`loaders.tar_shard.find_shards`).
 
     Raises:
-        ValueError: There are no shards, one is damaged, a label has no class, or two samples of a shard have one name.
+        FastvitError: There are no shards, one is damaged, a label has no class, or two samples of a shard have one
+            name.
     """
 
     random_access = True
@@ -51,14 +53,14 @@ class TarShards:
     def __init__(self, path: Path) -> None:
         paths = find_shards(path)
         if not paths:
-            raise ValueError(
+            raise FastvitError(
                 f"{path}: no tar shards; name a folder of .tar files, one of them or a pattern such as *.tar"
             )
         self._shards = open_each(_open_shard, paths)
         self._shard_names = shard_names(paths)
         self._ends = np.cumsum([len(shard.labels) for shard in self._shards])
         if not self._ends[-1]:
-            raise ValueError(f"{path}: no image with a label in any shard; name shards with samples")
+            raise FastvitError(f"{path}: no image with a label in any shard; name shards with samples")
         labels = np.concatenate([shard.labels for shard in self._shards])
         self.class_names = classes_of(labels, _shard_classes(paths), where=str(path))
 
@@ -101,7 +103,7 @@ class BetonSource:
     text.
 
     Raises:
-        ValueError: The file is missing or damaged, has no images or labels, or a label has no class.
+        FastvitError: The file is missing or damaged, has no images or labels, or a label has no class.
     """
 
     random_access = True
@@ -124,12 +126,12 @@ def _read(path: Path, offset: int, size: int) -> bytes:
     """Read a record. The mapped file would do, but count as memory of the process, all of it in the end.
 
     Raises:
-        ValueError: The file has become shorter.
+        FastvitError: The file has become shorter.
     """
     with path.open("rb", buffering=0) as file:
         data = os.pread(file.fileno(), size, offset)
     if len(data) != size:
-        raise ValueError(f"{len(data)} of its {size} bytes can be read: the file has become shorter")
+        raise FastvitError(f"{len(data)} of its {size} bytes can be read: the file has become shorter")
     return data
 
 
@@ -141,9 +143,9 @@ def _open_shard(path: Path) -> TarShard:
         try:
             name = checked_name(shard.member_name(number))
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise FastvitError(f"{path}: {error}") from error
         if name in names:
-            raise ValueError(f"{path}: two images {name!r}; write the shard again with a name for each")
+            raise FastvitError(f"{path}: two images {name!r}; write the shard again with a name for each")
         names.add(name)
     return shard
 
@@ -153,7 +155,7 @@ def _shard_classes(paths: Sequence[Path]) -> tuple[str, ...] | None:
     cards = sorted(set(map(card_path, paths)))
     found = {names: card for card in cards if (names := read_card_classes(card)) is not None}
     if len(found) > 1:
-        raise ValueError(
+        raise FastvitError(
             f"{' and '.join(map(str, found.values()))} name different classes; convert one after the other"
         )
     return next(iter(found), None)

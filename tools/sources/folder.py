@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from loaders.errors import FastvitError
 from tools.sources.names import IMAGE_EXTENSIONS, PackedNames, folder_order
 
 __all__ = ["FileSample", "ImageFolder"]
@@ -40,7 +41,7 @@ class ImageFolder:
     in upper and lower case; what is not an image is passed over.
 
     Raises:
-        ValueError: There is no such folder, it has no class folders, or a class has no images.
+        FastvitError: There is no such folder, it has no class folders, or a class has no images.
         OSError: A folder cannot be read.
     """
 
@@ -49,10 +50,10 @@ class ImageFolder:
     def __init__(self, folder: Path) -> None:
         layout = f"expected {folder}/CLASS/IMAGE with images that end in {', '.join(IMAGE_EXTENSIONS)}"
         if not folder.is_dir():
-            raise ValueError(f"{folder}: no such folder; {layout}")
+            raise FastvitError(f"{folder}: no such folder; {layout}")
         self.class_names = tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()))
         if not self.class_names:
-            raise ValueError(f"{folder}: no class folders in it; {layout}")
+            raise FastvitError(f"{folder}: no class folders in it; {layout}")
         self._folder = str(folder)
         self._names, self._labels = PackedNames(), array("i")
         empty = []
@@ -63,7 +64,7 @@ class ImageFolder:
             if not names:
                 empty.append(class_name)
         if empty:
-            raise ValueError(
+            raise FastvitError(
                 f"{folder}: no images in {len(empty)} of {len(self.class_names)} class folders, the first {empty[0]!r};"
                 f" {layout}; remove folders that are not classes"
             )

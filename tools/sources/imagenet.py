@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+from loaders.errors import FastvitError
 from tools.sources.names import IMAGE_EXTENSIONS, PackedNames, checked_name, folder_order
 from tools.sources.tar_members import TarMember, TarMembers
 
@@ -47,12 +48,14 @@ class Archive:
         """Read `size` bytes at `offset`.
 
         Raises:
-            ValueError: The file has become shorter.
+            FastvitError: The file has become shorter.
             OSError: It cannot be read.
         """
         data = os.pread(self._descriptor, size, offset)
         if len(data) != size:
-            raise ValueError(f"{self.path}: {len(data)} of {size} bytes at byte {offset}; it changed while it was read")
+            raise FastvitError(
+                f"{self.path}: {len(data)} of {size} bytes at byte {offset}; it changed while it was read"
+            )
         return data
 
 
@@ -69,7 +72,7 @@ class ArchiveSample(NamedTuple):
         """Read the image file.
 
         Raises:
-            ValueError: The archive has become shorter.
+            FastvitError: The archive has become shorter.
             OSError: It cannot be read.
         """
         return self.archive.read(self.size, self.offset)
@@ -87,7 +90,7 @@ class ArchiveImages:
         classes: Each class's images, in order; their names are those within the class.
 
     Raises:
-        ValueError: A class has no images, or two images have the same name.
+        FastvitError: A class has no images, or two images have the same name.
     """
 
     random_access = True
@@ -100,10 +103,10 @@ class ArchiveImages:
         for label, (class_name, images) in enumerate(zip(class_names, classes, strict=True)):
             names = [image.name for image in images]
             if not names:
-                raise ValueError(f"{archive.path}: no images of the class {class_name}; download the archive again")
+                raise FastvitError(f"{archive.path}: no images of the class {class_name}; download the archive again")
             if len(set(names)) < len(names):
                 twice = next(name for name, following in pairwise(names) if name == following)
-                raise ValueError(f"{archive.path}: two images {class_name}/{twice}; write it again with one of them")
+                raise FastvitError(f"{archive.path}: two images {class_name}/{twice}; write it again with one of them")
             self._names.extend(f"{class_name}/{name}" for name in names)
             self._labels.extend([label] * len(names))
             self._offsets.extend(image.offset for image in images)
@@ -124,7 +127,7 @@ def open_train(path: Path) -> ArchiveImages:
         path: The archive, under whatever name, or the folder that holds it.
 
     Raises:
-        ValueError: It is missing, damaged, cut short or something else.
+        FastvitError: It is missing, damaged, cut short or something else.
     """
     archive = Archive(_find(path, _TRAIN_ARCHIVE))
     classes: dict[str, TarMember] = {}
@@ -132,10 +135,10 @@ def open_train(path: Path) -> ArchiveImages:
         found = _CLASS_ARCHIVE.fullmatch(member.name)
         if not found or found[1] in classes:
             problem = "no nXXXXXXXX.tar" if not found else "there twice"
-            raise ValueError(f"{archive.path}: its member {member.name!r} is {problem}; expected {_TRAIN_ARCHIVE}")
+            raise FastvitError(f"{archive.path}: its member {member.name!r} is {problem}; expected {_TRAIN_ARCHIVE}")
         classes[found[1]] = member
     if not classes:
-        raise ValueError(f"{archive.path}: an empty archive; expected {_TRAIN_ARCHIVE}")
+        raise FastvitError(f"{archive.path}: an empty archive; expected {_TRAIN_ARCHIVE}")
     wnids = sorted(classes)
     with ThreadPoolExecutor(_NUM_SCANNING_THREADS) as threads:
         listings = threads.map(lambda wnid: _images(archive, classes[wnid]), wnids)
@@ -149,7 +152,7 @@ def open_val(path: Path) -> ArchiveImages:
         path: The archive, under whatever name, or the folder that holds it.
 
     Raises:
-        ValueError: Archive or kit are missing, damaged, cut short or something else, or don't belong together.
+        FastvitError: Archive or kit are missing, damaged, cut short or something else, or don't belong together.
         ImportError: SciPy, which reads the kit, is not installed.
     """
     # Imported on use: without SciPy, the training archive must still open.
@@ -160,14 +163,14 @@ def open_val(path: Path) -> ArchiveImages:
     classes: dict[str, list[TarMember]] = {wnid: [] for wnid in devkit.wnids}
     images = _images(archive, TarMember("", 0, archive.size))
     if len(images) != len(devkit.val_wnids):
-        raise ValueError(
+        raise FastvitError(
             f"{archive.path}: it holds {len(images)} images, the kit there has labels for {len(devkit.val_wnids)}; "
             f"expected {_VAL_ARCHIVE}, whole"
         )
     for image in images:
         found = _VAL_IMAGE.fullmatch(image.name)
         if not found or not 1 <= int(found[1]) <= len(images):
-            raise ValueError(
+            raise FastvitError(
                 f"{archive.path}: its member {image.name!r} is none of ILSVRC2012_val_00000001.JPEG to "
                 f"{len(images):08}; expected {_VAL_ARCHIVE}"
             )
@@ -178,7 +181,7 @@ def open_val(path: Path) -> ArchiveImages:
 def _find(path: Path, name: str) -> Path:
     archive = path / name if path.is_dir() else path
     if not archive.is_file():
-        raise ValueError(
+        raise FastvitError(
             f"{archive}: no such file; name ImageNet's own {name} or the folder that holds it; for images that are "
             "unpacked already there is dataset folder"
         )
@@ -191,7 +194,7 @@ def _members(archive: Archive, part: TarMember) -> Iterable[TarMember]:
         for member in TarMembers(archive.read, begin=part.offset, end=part.offset + part.size):
             yield member._replace(name=checked_name(member.name))
     except ValueError as error:
-        raise ValueError(f"{archive.path}{part.name and f', {part.name}'}: {error}") from error
+        raise FastvitError(f"{archive.path}{part.name and f', {part.name}'}: {error}") from error
 
 
 def _images(archive: Archive, part: TarMember) -> list[TarMember]:

@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from loaders.errors import FastvitError, MissingPackageError
+
 try:
     from scipy.io import loadmat
 except ImportError as error:
-    raise ImportError(
+    raise MissingPackageError(
         f"ImageNet's development kit needs SciPy, which does not import here ({error}); install it with: "
         "pip install 'fastvit[convert]'"
     ) from error
@@ -45,7 +47,7 @@ def read_devkit(folder: Path) -> Devkit:
     """Read ``ILSVRC2012_devkit_t12``, the folder or the ``.tar.gz``, in `folder`.
 
     Raises:
-        ValueError: It is missing, incomplete or damaged.
+        FastvitError: It is missing, incomplete or damaged.
         OSError: It cannot be read.
     """
     unpacked, packed = folder / _FOLDER, folder / _ARCHIVE
@@ -55,10 +57,10 @@ def read_devkit(folder: Path) -> Devkit:
     elif packed.is_file():
         origin, contents = packed, _unpack(packed)
     else:
-        raise ValueError(f"{packed}: no such file, nor the folder {_FOLDER}; ImageNet's {_ARCHIVE} holds the labels")
+        raise FastvitError(f"{packed}: no such file, nor the folder {_FOLDER}; ImageNet's {_ARCHIVE} holds the labels")
     for name in (_CLASSES_FILE, _LABELS_FILE):
         if name not in contents:
-            raise ValueError(f"{origin}: no {name} in it; expected ImageNet's {_ARCHIVE}")
+            raise FastvitError(f"{origin}: no {name} in it; expected ImageNet's {_ARCHIVE}")
     wnids = _parse_classes(contents[_CLASSES_FILE], where=f"{origin}, {_CLASSES_FILE}")
     val_wnids = _parse_labels(contents[_LABELS_FILE], wnids, where=f"{origin}, {_LABELS_FILE}")
     return Devkit(tuple(sorted(wnids.values())), val_wnids)
@@ -70,14 +72,14 @@ def _unpack(path: Path) -> dict[str, bytes]:
         with gzip.open(path) as file:
             data = file.read(_MAX_UNPACKED_BYTES + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path}: no gzip file, cut short or damaged ({error}); download it again") from error
+        raise FastvitError(f"{path}: no gzip file, cut short or damaged ({error}); download it again") from error
     if len(data) > _MAX_UNPACKED_BYTES:
-        raise ValueError(f"{path}: it holds more than {_MAX_UNPACKED_BYTES} bytes; expected ImageNet's {_ARCHIVE}")
+        raise FastvitError(f"{path}: it holds more than {_MAX_UNPACKED_BYTES} bytes; expected ImageNet's {_ARCHIVE}")
     members = TarMembers(lambda size, offset: data[offset : offset + size], begin=0, end=len(data))
     try:
         return {name.partition("/")[2]: data[offset : offset + size] for name, offset, size in members}
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise FastvitError(f"{path}: {error}") from error
 
 
 def _parse_classes(content: bytes, *, where: str) -> Mapping[int, str]:
@@ -88,16 +90,16 @@ def _parse_classes(content: bytes, *, where: str) -> Mapping[int, str]:
             [value.item() for value in synsets[field]] for field in ("ILSVRC2012_ID", "WNID", "num_children")
         )
     except Exception as error:  # scipy raises whatever a damaged file leads it to
-        raise ValueError(
+        raise FastvitError(
             f"{where}: no struct array of synsets ({error!r:.200}); it is damaged: get it again"
         ) from error
     classes = {
         number: wnid for number, wnid, children in zip(numbers, wnids, num_children, strict=True) if children == 0
     }
     if not classes or not all(isinstance(wnid, str) and _WNID.fullmatch(wnid) for wnid in classes.values()):
-        raise ValueError(f"{where}: no classes, or one whose WNID is not like n01440764; it is damaged: get it again")
+        raise FastvitError(f"{where}: no classes, or one whose WNID is not like n01440764; it is damaged: get it again")
     if len(set(classes.values())) < num_children.count(0):
-        raise ValueError(f"{where}: two classes of one number or of one WNID; it is damaged: get it again")
+        raise FastvitError(f"{where}: two classes of one number or of one WNID; it is damaged: get it again")
     return classes
 
 
@@ -105,5 +107,5 @@ def _parse_labels(content: bytes, wnids: Mapping[int, str], *, where: str) -> li
     lines = content.decode("ascii", "backslashreplace").split()
     for line_number, line in enumerate(lines, start=1):
         if not (line.isdecimal() and len(line) < 10 and int(line) in wnids):
-            raise ValueError(f"{where}: line {line_number} is {line[:40]!r}, not a class's number; get it again")
+            raise FastvitError(f"{where}: line {line_number} is {line[:40]!r}, not a class's number; get it again")
     return [wnids[int(line)] for line in lines]

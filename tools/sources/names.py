@@ -6,6 +6,8 @@ from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from loaders.errors import FastvitError
+
 __all__ = ["IMAGE_EXTENSIONS", "PackedNames", "checked_name", "folder_order", "shard_names"]
 
 IMAGE_EXTENSIONS = (".jpeg", ".jpg", ".png")
@@ -47,12 +49,12 @@ def checked_name(name: str) -> str:
     """A path within an archive in its shortest form.
 
     Raises:
-        ValueError: It leads out of the archive.
+        FastvitError: It leads out of the archive.
     """
     if "/" not in name:
         return name
     if name.startswith("/") or ".." in name.split("/"):
-        raise ValueError(f"{name!r} leads out of the archive; write it again with names that lie below its root")
+        raise FastvitError(f"{name!r} leads out of the archive; write it again with names that lie below its root")
     return posixpath.normpath(name)
 
 

@@ -13,10 +13,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from loaders.errors import FastvitError, MissingPackageError
+
 try:
     import pyarrow as pa
 except ImportError as error:
-    raise ImportError(
+    raise MissingPackageError(
         f"parquet files need pyarrow, which does not import here ({error}); install it with: "
         "pip install 'fastvit[convert]'"
     ) from error
@@ -44,13 +46,13 @@ class ParquetSample(NamedTuple):
         """Read the image file, and with it its row group if that is not among the latest few.
 
         Raises:
-            ValueError: The file is damaged there, or the row holds no bytes.
+            FastvitError: The file is damaged there, or the row holds no bytes.
             OSError: It cannot be read.
         """
         column = self.groups.read(self.group)
         image = column[self.row].as_py() if self.row < len(column) else None
         if not image or not image["bytes"]:
-            raise ValueError(
+            raise FastvitError(
                 "the row has no image.bytes, or they are empty; a path to a file elsewhere is not followed"
             )
         data: bytes = image["bytes"]
@@ -72,7 +74,7 @@ class ParquetShards:
         path: A folder of one split's `.parquet` files, one such file, or a pattern of them.
 
     Raises:
-        ValueError: There are no such files, one is damaged or has other columns, or a label has no class.
+        FastvitError: There are no such files, one is damaged or has other columns, or a label has no class.
         OSError: A file cannot be read.
     """
 
@@ -87,11 +89,11 @@ class ParquetShards:
         self._file_ends = np.cumsum([len(shard.labels) for shard in shards])
         self._labels = np.concatenate([shard.labels for shard in shards])
         if not len(self._labels):
-            raise ValueError(f"{path}: no rows in {len(paths)} files; name files with images")
+            raise FastvitError(f"{path}: no rows in {len(paths)} files; name files with images")
         if odd := [
             file for file, shard in zip(paths, shards, strict=True) if shard.class_names != shards[0].class_names
         ]:
-            raise ValueError(f"{paths[0]} and {odd[0]} name different classes; convert one after the other")
+            raise FastvitError(f"{paths[0]} and {odd[0]} name different classes; convert one after the other")
         self.class_names = classes_of(self._labels, shards[0].class_names, where=str(path))
         self._columns = RowGroups("image.bytes")
 
@@ -122,16 +124,16 @@ def _find_files(path: Path) -> list[Path]:
     if not path.is_dir():
         files = [path] if path.is_file() else sorted(map(Path, glob.glob(str(path))))
         if not files:
-            raise ValueError(f"{path}: no such file; name parquet files, a pattern of them or their folder")
+            raise FastvitError(f"{path}: no such file; name parquet files, a pattern of them or their folder")
         return files
     files = sorted(path.glob("[!.]*.parquet"))
     shards = [found for file in files if (found := _SHARD.fullmatch(file.name))]
     splits = sorted({found[1] for found in shards})
     if len(splits) != 1:
         what = f"parquet files of several splits ({', '.join(splits)})" if splits else "no parquet files"
-        raise ValueError(f"{path}: {what} in it; name one split's files, such as {path}/train-*.parquet")
+        raise FastvitError(f"{path}: {what} in it; name one split's files, such as {path}/train-*.parquet")
     if totals := {int(found[2]) for found in shards if found[2]} - {len(files)}:
-        raise ValueError(f"{path}: {len(files)} of {max(totals)} parquet files of {splits[0]}; download the others")
+        raise FastvitError(f"{path}: {len(files)} of {max(totals)} parquet files of {splits[0]}; download the others")
     return files
 
 
@@ -144,13 +146,17 @@ def _read_shard(path: Path) -> _Shard:
         try:
             labels = file.read(["label"], use_threads=False).column(0)
             if labels.null_count:
-                raise ValueError(f"{path}: {labels.null_count} rows have no label; name the files of a labelled split")
+                raise FastvitError(
+                    f"{path}: {labels.null_count} rows have no label; name the files of a labelled split"
+                )
             numbers = labels.cast(pa.int64()).to_numpy()
         except (pa.ArrowException, OSError) as error:
             raise damaged(path, error) from error
     num_rows = [group.num_rows for group in groups]
     if min(num_rows, default=0) < 0 or sum(num_rows) != len(numbers):
-        raise ValueError(f"{path}: {len(numbers)} labels, its footer tells of {sum(num_rows)} rows; download it again")
+        raise FastvitError(
+            f"{path}: {len(numbers)} labels, its footer tells of {sum(num_rows)} rows; download it again"
+        )
     places = [RowGroup(path, number, group.total_byte_size) for number, group in enumerate(groups)]
     return _Shard(places, num_rows, numbers, _class_names(path, schema))
 
@@ -160,7 +166,7 @@ def _check_columns(path: Path, schema: pa.Schema) -> None:
     if "image" in types and _is_image(types["image"]) and "label" in types and pa.types.is_integer(types["label"]):
         return
     columns = ", ".join(f"{name}: {kind}" for name, kind in types.items())
-    raise ValueError(f"{path}: its columns are {columns:.300}; expected image: struct<bytes, path>, and label: int")
+    raise FastvitError(f"{path}: its columns are {columns:.300}; expected image: struct<bytes, path>, and label: int")
 
 
 def _is_image(kind: pa.DataType) -> bool:

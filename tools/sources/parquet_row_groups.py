@@ -9,6 +9,8 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from loaders.errors import FastvitError
+
 __all__ = ["RowGroup", "RowGroups", "damaged", "open_parquet"]
 
 _MIN_KEPT = 2  # neighbours may lie on both sides of a border
@@ -40,7 +42,7 @@ class RowGroups:
         """The column in a group.
 
         Raises:
-            ValueError: The file is damaged there.
+            FastvitError: The file is damaged there.
             OSError: It cannot be read.
         """
         with self._lock:
@@ -76,7 +78,7 @@ def open_parquet(path: Path) -> pq.ParquetFile:
     """Open a file for reading one column of a row group page by page, and checking pages that have checksums.
 
     Raises:
-        ValueError: It is no parquet file, or damaged.
+        FastvitError: It is no parquet file, or damaged.
         OSError: It cannot be opened.
     """
     try:
@@ -85,7 +87,7 @@ def open_parquet(path: Path) -> pq.ParquetFile:
         raise damaged(path, error) from error
 
 
-def damaged(path: Path, error: Exception) -> ValueError:
+def damaged(path: Path, error: Exception) -> FastvitError:
     """What to raise in the place of an error of pyarrow's."""
     reason = (str(error) or type(error).__name__).splitlines()[0]
-    return ValueError(f"{path}: no parquet file, or damaged: {reason:.200}; download it again")
+    return FastvitError(f"{path}: no parquet file, or damaged: {reason:.200}; download it again")

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from loaders.errors import FastvitError
 from tools.sources.cifar10 import Cifar10
 from tools.sources.converted import BetonSource, TarShards
 from tools.sources.folder import ImageFolder
@@ -45,18 +46,18 @@ def open_source(dataset: Dataset, path: Path, split: str | None) -> ImageSource:
         split: The part of `cifar10` or `imagenet`, by default the training images; None for the others.
 
     Raises:
-        ValueError: There is no such kind or split, or the data set is missing, damaged or something else.
+        FastvitError: There is no such kind or split, or the data set is missing, damaged or something else.
         OSError: It cannot be read.
         ImportError: A library that it needs is not installed; the message has the command that installs it.
     """
     if dataset not in SOURCES:
-        raise ValueError(f"unknown dataset {dataset!r}; choose one of: {', '.join(SOURCES)}")
+        raise FastvitError(f"unknown dataset {dataset!r}; choose one of: {', '.join(SOURCES)}")
     splits = SOURCES[dataset]
     chosen = default_split(dataset) if split is None else split
     if chosen not in splits:
         known = [name for name in splits if name is not None]
         remedy = f"choose one of: {', '.join(known)}" if known else "let its path name the files of the split"
-        raise ValueError(f"dataset {dataset} has no split {split!r}; {remedy}")
+        raise FastvitError(f"dataset {dataset} has no split {split!r}; {remedy}")
     return splits[chosen](path)
 
 

@@ -23,7 +23,7 @@ class ImageSample(Protocol):
         """Fetch an image file's bytes, or pixels: uint8 [height, width, 3], RGB. Safe to call from many threads.
 
         Raises:
-            ValueError: The source is damaged there; the message says how.
+            FastvitError: The source is damaged there; the message says how.
             OSError: It cannot be read.
         """
 

@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
+from loaders.errors import FastvitError
 from tools.listings.manifest import REMEDY, Manifest
 from tools.sources.sample import ImageSource
 
@@ -18,7 +19,7 @@ def positions_of(manifest: Manifest, source: ImageSource) -> NDArray[np.int64]:
         Each image's index in `source`, int64 [n], ascending.
 
     Raises:
-        ValueError: Images are not there, are there in another order or with another label, or are named twice.
+        FastvitError: Images are not there, are there in another order or with another label, or are named twice.
     """
     names = manifest.names
     positions = np.empty(len(names), np.int64)
@@ -32,10 +33,10 @@ def positions_of(manifest: Manifest, source: ImageSource) -> NDArray[np.int64]:
             if found == len(names):
                 break
     if found < len(names):
-        raise ValueError(f"{manifest.path}: {_why_not_found(manifest, source, found)}")
+        raise FastvitError(f"{manifest.path}: {_why_not_found(manifest, source, found)}")
     if (wrong := np.flatnonzero(labels != manifest.labels)).size:
         first = int(wrong[0])
-        raise ValueError(
+        raise FastvitError(
             f"{manifest.path}: {len(wrong)} of {len(labels)} images have another label in the source, the first "
             f"{names[first]!r}: {labels[first]}, not {manifest.labels[first]}; its class folders are not those "
             "that the manifest was made from"

@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, NoReturn
 
+from loaders.errors import FastvitError
+
 __all__ = ["TarMember", "TarMembers"]
 
 _BLOCK = 512
@@ -43,7 +45,7 @@ class TarMembers:
         end: Where it ends.
 
     Raises:
-        ValueError: While iterating: the archive is damaged or cut short, or holds a sparse file. Byte numbers in the
+        FastvitError: While iterating: the archive is damaged or cut short, or holds a sparse file. Byte numbers in the
             message count from the start of the file that holds the archive.
     """
 
@@ -125,7 +127,7 @@ class TarMembers:
                 self._fail("an end mark with more behind it", self._position)
 
     def _fail(self, problem: str, offset: int) -> NoReturn:
-        raise ValueError(
+        raise FastvitError(
             f"{problem} at byte {offset} of {self._end}; not a tar archive, cut short or damaged: copy or write it "
             "again"
         )

@@ -1,0 +1,20 @@
+"""The error whose message is for the user."""
+
+__all__ = ["FastvitError", "MissingPackageError"]
+
+
+class FastvitError(ValueError):
+    """Something that the user gave cannot be used; the message says what, where, its value and what to do.
+
+    Commands print the message and exit with 1. Every other error is a fault of ours and keeps its traceback.
+
+    Examples:
+        >>> from loaders.errors import FastvitError
+        >>> raise FastvitError("resolution must be positive, got 0")
+        Traceback (most recent call last):
+        loaders.errors.FastvitError: resolution must be positive, got 0
+    """
+
+
+class MissingPackageError(FastvitError, ImportError):
+    """A package that an option needs is not installed; the message has the command that installs it."""
