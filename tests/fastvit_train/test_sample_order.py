@@ -33,7 +33,8 @@ def test_every_epoch_has_its_own_order_without_doubles(config, trained_on):
         trained_on.clear()
         train(in_order(config, order))
         assert [step for step, _ in trained_on] == list(range(8))
-        orders[order] = [sum((samples for _, samples in part), []) for part in (trained_on[:4], trained_on[4:])]
+        epochs = trained_on[:4], trained_on[4:]
+        orders[order] = [[sample for _, samples in epoch for sample in samples] for epoch in epochs]
         for samples in orders[order]:
             assert len(set(samples)) == 128, "four batches of 32 out of 140"
             assert samples != sorted(samples)
