@@ -117,7 +117,7 @@ class FFCVLoader(PlannedEpochs):
 
     def _batch(self, decoded: Decoded) -> Batch:
         """The batch without its bad samples."""
-        indices, images = decoded.indices, decoded.images
+        indices, images = torch.from_numpy(decoded.indices), torch.from_numpy(decoded.images)
         bad: list[int] = []
         for row in np.flatnonzero(~decoded.good).tolist():
             try:
@@ -129,12 +129,9 @@ class FFCVLoader(PlannedEpochs):
                 self.skipped.append(sample)
                 bad.append(row)
         if bad:
-            indices, images = np.delete(indices, bad), np.delete(images, bad, axis=0)
-        return Batch(
-            torch.from_numpy(images).permute(0, 3, 1, 2),
-            torch.from_numpy(self._labels[indices]),
-            torch.from_numpy(indices),
-        )
+            good = torch.tensor([row not in bad for row in range(len(indices))])
+            indices, images = indices[good], images[good]
+        return Batch(images.permute(0, 3, 1, 2), torch.from_numpy(self._labels)[indices], indices)
 
     def _decode_again(self, decoded: Decoded, row: int) -> None:
         """Put the pixels of another decoder in the place of those that FFCV's does not vouch for.

@@ -139,6 +139,14 @@ def test_regions_of_every_kind_equal_the_full_decode(kind, load):
     assert_equal_the_full_decode(load(images), images)
 
 
+@pytest.mark.parametrize("crop", ["random_resized", "center", "whole"])
+@pytest.mark.parametrize("kind", ["4:2:0", "4:2:2", "4:4:4", "grey", "progressive", "restart every 3 blocks"])
+def test_the_wider_filter_of_bicubic_gets_the_pixels_that_it_needs(kind, crop, load):
+    images = [make(kind)] * (20 if "progressive" in kind else 50)
+    loader = load(images, crop=crop, interpolation="bicubic")
+    assert_equal_the_full_decode(loader, images, crop, interpolation="bicubic")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_restart_markers_change_no_pixel_of_any_kind(kind, load):
     data = make(kind)

@@ -202,19 +202,21 @@ def test_damage_is_named_and_never_shows_the_previous_image(write_images, tmp_pa
     assert "100 x 160" in loader.skipped[2].reason
 
 
+@pytest.mark.parametrize("crop", ["whole", "center"])
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
-def test_scaled_decoding_is_close(write_images, tmp_path, interpolation):
+def test_scaled_decoding_is_close(write_images, tmp_path, interpolation, crop):
     data = jpeg(photo(600, 800))
     write_images(tmp_path / "large.beton", [EncodedImage(data, ImageMode.JPG, 600, 800)] * 8, np.zeros(8, np.int64))
-    options = {"interpolation": interpolation}
+    options = {"interpolation": interpolation, "crop": crop}
     exact, scaled = (
-        epoch_of(open_loader(tmp_path / "large.beton", crop="whole", **options, scaled_decode=option), 0)[
-            0
-        ].images.float()
+        epoch_of(open_loader(tmp_path / "large.beton", **options, scaled_decode=option), 0)[0].images.float()
         for option in (False, True)
     )
     assert not torch.equal(exact, scaled), "it was not scaled"
-    assert (exact - scaled).abs().mean() < 4
+    difference = (exact - scaled).abs()
+    assert difference.mean() < 4
+    for border in (difference[..., :2], difference[..., -2:], difference[..., :2, :], difference[..., -2:, :]):
+        assert border.mean() < 4, "the pixels next to the crop are part of its border"
 
 
 def test_a_forked_child_is_told_and_leaves_without_hanging(photo_set):
