@@ -30,6 +30,15 @@ std::int32_t round_up(std::int32_t number, std::int32_t multiple) {
     return (number + multiple - 1) / multiple * multiple;
 }
 
+// Mixed rows to bytes, clamped. Clamping comes first: all numbers then fit into 16 bits, and compilers make a short loop.
+void round_row(const std::int16_t* mixed, std::int32_t num_bytes, std::uint8_t* out) {
+    constexpr std::int16_t kBlack = 0, kWhite = 255 << kMixedBits;
+    for (std::int32_t x = 0; x < num_bytes; ++x) {
+        const std::int16_t inside = std::max(kBlack, std::min(kWhite, mixed[x]));
+        out[x] = static_cast<std::uint8_t>((inside + (1 << (kMixedBits - 1))) >> kMixedBits);
+    }
+}
+
 }  // namespace
 
 void AxisWeights::compute(const Axis& axis, Interpolation interpolation, std::int32_t taps_multiple) {
@@ -57,13 +66,17 @@ void AxisWeights::compute(const Axis& axis, Interpolation interpolation, std::in
     stride = round_up(max_count, taps_multiple);
     weights.assign(size * static_cast<std::size_t>(stride), 0);
     exact_.resize(static_cast<std::size_t>(max_count));
-    for (std::size_t output = 0; output < size; ++output) {
-        std::int16_t* const out = weights.data() + output * static_cast<std::size_t>(stride);
-        if (is_bicubic)
-            quantize<Cubic>(centers_[output], inverse, counts[output], out);
-        else
-            quantize<Triangle>(centers_[output], inverse, counts[output], out);
-    }
+    if (is_bicubic)
+        quantize_all<Cubic>(inverse);
+    else
+        quantize_all<Triangle>(inverse);
+}
+
+template <typename Filter>
+void AxisWeights::quantize_all(double inverse) {
+    for (std::size_t output = 0; output < counts.size(); ++output)
+        quantize<Filter>(centers_[output], inverse, counts[output],
+                         weights.data() + output * static_cast<std::size_t>(stride));
 }
 
 // The weights of `count` inputs around a centre that lies `center` inputs behind the first, as integers that add up to
@@ -172,10 +185,7 @@ void Resizer::emit_bilinear(const std::int16_t* weights, std::int32_t num_taps, 
 void Resizer::emit_bicubic(const std::int16_t* weights, std::int32_t num_taps, std::uint8_t* out) {
     const std::int32_t row_bytes = 3 * num_columns_;
     kernels_.mix_rows_signed(taps_.data(), weights, num_taps, row_bytes, mixed_row_.data());
-    for (std::int32_t x = 0; x < row_bytes; ++x) {
-        const std::int32_t rounded = (mixed_row_[static_cast<std::size_t>(x)] + (1 << (kMixedBits - 1))) >> kMixedBits;
-        out[x] = static_cast<std::uint8_t>(std::clamp(rounded, 0, 255));
-    }
+    round_row(mixed_row_.data(), row_bytes, out);
 }
 
 // Mix a row's columns for all output rows that it is part of.

@@ -37,6 +37,8 @@ class AxisWeights {
 
   private:
     template <typename Filter>
+    void quantize_all(double inverse);
+    template <typename Filter>
     void quantize(double center, double inverse, std::int32_t count, std::int16_t* out);
 
     std::vector<double> centers_, exact_;
