@@ -94,13 +94,13 @@ class Run:
     dtype: torch.dtype
     compile_augment: bool
     autocast: Callable[[], AbstractContextManager[object]]
+    checkpoint_time: float
+    """When a checkpoint was last written, or the run started, on the clock `time.monotonic`."""
     progress: Progress = field(default_factory=Progress)
     checkpoint_path: Path | None = None
     """The last good checkpoint in the folder."""
     checkpoint_step: int | None = None
     """Its step."""
-    checkpoint_time: float = field(default_factory=time.monotonic)
-    """When it was written, or the run started."""
 
     @property
     def evaluated_model(self) -> nn.Module:
@@ -174,6 +174,7 @@ def start_run(
         data_sets=describe_sets(config) if world.is_main else {},
         dtype=dtype,
         compile_augment=compiles_augmentation(config, world.device),
+        checkpoint_time=time.monotonic(),
         autocast=partial(torch.autocast, world.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16),
     )
 
