@@ -67,11 +67,14 @@ def on_ranks(work: Callable[[int], Any], world_size: int) -> list[Any]:
     context = multiprocessing.get_context("fork")
     results = context.Queue()
     ranks = [context.Process(target=_work, args=(work, rank, world_size, port, results)) for rank in range(world_size)]
-    for process in ranks:
-        process.start()
-    outcomes = dict(results.get(timeout=100) for _ in ranks)
-    for process in ranks:
-        process.join()
+    try:
+        for process in ranks:
+            process.start()
+        outcomes = dict(results.get(timeout=100) for _ in ranks)
+    finally:
+        for process in ranks:
+            process.kill()
+            process.join()
     for rank, (ok, value) in sorted(outcomes.items()):
         assert ok, f"rank {rank}: {value}"
     return [outcomes[rank][1] for rank in range(world_size)]
