@@ -3,6 +3,7 @@
 import math
 import time
 from contextlib import ExitStack, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from fastvit_train.device import keep_freed_memory
 from fastvit_train.distributed import start_world, without_averaging
 from fastvit_train.evaluate import evaluate
 from fastvit_train.forecast import Forecast
+from fastvit_train.full_disk import check_saved, save_or_warn
 from fastvit_train.loss import classification_loss
 from fastvit_train.metrics import Totals
 from fastvit_train.models import set_patch_drop
@@ -22,9 +24,12 @@ from fastvit_train.optim import clip_gradients, set_lr
 from fastvit_train.prefetch import Prefetcher
 from fastvit_train.report import announce, report
 from fastvit_train.run import Progress, Run, resume, save_best, save_checkpoint, start_run
-from fastvit_train.run_folder import choose_folder
+from fastvit_train.run_folder import CHECKPOINT, RESULT, choose_folder
 from fastvit_train.schedule import lr_factor, phase_of
+from fastvit_train.signals import RunStopped
+from fastvit_train.watchdog import WatchedLoader
 from loaders import ImageLoader
+from loaders.atomic_file import clear_os_errors
 from loaders.errors import FastvitError
 
 __all__ = [
@@ -32,8 +37,10 @@ __all__ = [
     "add_gradients",
     "add_gradients_of",
     "evaluate_if_due",
+    "evaluation_is_due",
     "log_interval",
     "say_what_was_skipped",
+    "stop_if_asked",
     "train",
     "train_epoch",
     "train_step",
@@ -48,6 +55,7 @@ def train(config: Config) -> dict[str, Any]:
 
     Raises:
         FastvitError: The config does not fit the data, the model or the checkpoint; the message says how.
+        RunStopped: SIGTERM or SIGUSR1 came; the checkpoint is written.
     """
     started = time.perf_counter()
     with ExitStack() as cleanup:
@@ -63,11 +71,20 @@ def train(config: Config) -> dict[str, Any]:
         resume(run)
         announce(run)
         forecast = Forecast(run)
-        while run.progress.step < run.last_step:
-            train_epoch(run, train_loader, forecast)
+        cleanup.enter_context(run.stop_signal)
+        cleanup.enter_context(run.watchdog.watch(timeout_seconds=config.data.timeout_seconds, where=run.where))
+        train_loader = WatchedLoader(train_loader, run.watchdog, config.data.train, use="training")
+        val_loader = WatchedLoader(val_loader, run.watchdog, config.data.val, use="evaluation")
+        while run.progress.step < run.last_step or evaluation_is_due(run):
+            if not evaluation_is_due(run):  # else the run was stopped in it
+                train_epoch(run, train_loader, forecast)
+            stop_if_asked(run)
             evaluate_if_due(run, val_loader)
-            save_checkpoint(run)
-        return report(run, total_seconds=time.perf_counter() - started)
+            save_or_warn(save_checkpoint, run)
+        with clear_os_errors(folder / RESULT):
+            result = report(run, total_seconds=time.perf_counter() - started)
+        check_saved(run)
+        return result
 
 
 def train_epoch(run: Run, loader: ImageLoader, forecast: Forecast) -> None:
@@ -88,6 +105,7 @@ def train_epoch(run: Run, loader: ImageLoader, forecast: Forecast) -> None:
         progress.num_images += len(labels) * run.world.world_size
         log_now = progress.step % config.log_every_steps == 0 or progress.step == run.last_step
         wait_now = log_now or forecast.is_due(progress.step)
+        may_stop = log_now or run.world.world_size == 1  # to agree on it, several ranks wait for each other
         sums = run.world.sum(totals.sums().clone()).tolist() if wait_now else None  # waits for the device
         now = time.perf_counter()
         progress.train_seconds += now - last
@@ -100,7 +118,9 @@ def train_epoch(run: Run, loader: ImageLoader, forecast: Forecast) -> None:
             break
         checkpoint_due = config.checkpoint_every_steps and progress.step % config.checkpoint_every_steps == 0
         if checkpoint_due and progress.batch < run.steps_per_epoch:  # at the epoch's end it follows the evaluation
-            save_checkpoint(run)
+            save_or_warn(save_checkpoint, run)
+        if may_stop and progress.batch < run.steps_per_epoch:
+            stop_if_asked(run)
         last = time.perf_counter()
     else:
         if not progress.batch:
@@ -202,20 +222,53 @@ def log_interval(run: Run, interval: Interval, sums: list[float]) -> None:
     )
 
 
+def stop_if_asked(run: Run) -> None:
+    """Where a signal asked any rank to stop, write a checkpoint and end; all ranks call it after the same step.
+
+    Raises:
+        RunStopped: One did.
+    """
+    if not run.world.any(run.stop_signal.received is not None):
+        return
+    with run.watchdog.stage("writing a checkpoint"):
+        save_checkpoint(run)
+    run.metrics.say(
+        f"stopped     by {run.stop_signal.received or 'a signal'} at step {run.progress.step}; --resume auto "
+        f"continues from {run.folder / CHECKPOINT}"
+    )
+    raise RunStopped
+
+
+def evaluation_is_due(run: Run) -> bool:
+    """Whether the run is at its end or after an epoch that the config names, and not evaluated there yet."""
+    progress = run.progress
+    epoch_is_due = progress.batch == 0 and progress.epoch % run.config.eval_every_epochs == 0
+    return (epoch_is_due or progress.step >= run.last_step) and progress.evaluated_step != progress.step
+
+
 def evaluate_if_due(run: Run, loader: ImageLoader) -> None:
     """Evaluate at the end of the run, and after the epochs that the config names."""
     progress, config = run.progress, run.config
-    epoch_is_due = progress.batch == 0 and progress.epoch % config.eval_every_epochs == 0
-    if not epoch_is_due and progress.step < run.last_step:
+    if not evaluation_is_due(run):
         return
     start = time.perf_counter()
-    result = evaluate(run.evaluated_model, loader, config, world=run.world, dtype=run.dtype, autocast=run.autocast())
+    result = evaluate(
+        run.evaluated_model,
+        loader,
+        config,
+        world=run.world,
+        dtype=run.dtype,
+        autocast=run.autocast(),
+        # Ranks may differ in their number of batches: several of them finish the evaluation first.
+        after_batch=partial(stop_if_asked, run) if run.world.world_size == 1 else None,
+    )
+    progress.evaluated_step = progress.step
     progress.eval_seconds += time.perf_counter() - start
     say_what_was_skipped(run, loader)
     progress.top1, progress.top1_averaged = result.top1, result.top1_averaged
     if progress.best_top1 is None or result.top1 > progress.best_top1:
         progress.best_top1, progress.best_step = result.top1, progress.step
-        save_best(run)
+        save_or_warn(save_best, run)
     run.metrics.log(
         "eval",
         step=progress.step,
