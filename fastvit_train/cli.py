@@ -117,7 +117,8 @@ def main() -> int:
 
             train(config)
     except (FastvitError, OSError) as error:
-        print(f"{_PROG}: {error}", file=sys.stderr)
+        notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+        print(f"{_PROG}: {error}{notes}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"{_PROG}: interrupted; --resume auto continues from the last checkpoint", file=sys.stderr)

@@ -263,7 +263,7 @@ class Config:
     checkpoint_every_epochs: int = 1
     """Write a checkpoint at the end of every so many epochs; always after the last."""
     checkpoint_every_minutes: float | None = None
-    """Write a checkpoint as soon as the last one is so many minutes old as well."""
+    """Write a checkpoint when the last one is so many minutes old as well; looked at every log_every_steps."""
     keep_checkpoints: int = 2
     """Checkpoints that are kept, the newest included; the best weights are kept apart."""
     log_every_steps: int = 10

@@ -10,13 +10,21 @@ from typing import Any
 from fastvit_train.config import Config
 from loaders.errors import FastvitError
 
-__all__ = ["from_dict", "to_dict"]
+__all__ = ["flatten", "from_dict", "to_dict"]
 
 
 def to_dict(config: Config) -> dict[str, Any]:
     """The config as plain JSON types."""
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=str))
     return plain
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Every option of what `to_dict` returned by its dotted name, such as `optim.lr`."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
 
 
 def from_dict(values: dict[str, Any]) -> Config:

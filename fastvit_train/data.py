@@ -1,5 +1,6 @@
 """The run's two loaders."""
 
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from loaders import ImageLoader, LoaderConfig, build_loader
 from loaders.errors import FastvitError
 from loaders.records import open_records
 
-__all__ = ["build_loaders", "share_of_batch"]
+__all__ = ["build_loaders", "describe_sets", "share_of_batch"]
 
 
 def build_loaders(config: Config, world: World) -> tuple[ImageLoader, ImageLoader, int]:
@@ -50,6 +51,20 @@ def build_loaders(config: Config, world: World) -> tuple[ImageLoader, ImageLoade
     )
     train_loader = build_loader(data.backend, data.train, training)
     return train_loader, build_loader(data.backend, data.val, validation), num_classes
+
+
+def describe_sets(config: Config) -> dict[str, str]:
+    """What tells the run's two data sets from others, wherever they lie: sizes, classes and a checksum of the labels.
+
+    Returns:
+        Of the training set as `train`, and of the validation set as `val`, for people too.
+    """
+    described = {}
+    for name, path in (("train", config.data.train), ("val", config.data.val)):
+        labels = open_records(path).labels
+        checksum = zlib.crc32(labels.tobytes())
+        described[name] = f"{len(labels)} images of {int(labels.max()) + 1} classes with label checksum {checksum:08x}"
+    return described
 
 
 def share_of_batch(config: Config, world_size: int) -> int:

@@ -1,10 +1,10 @@
 """One process or many: what torchrun tells us, and sums over the ranks."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -14,6 +14,17 @@ from torch.nn.parallel import DistributedDataParallel
 from loaders.errors import FastvitError
 
 __all__ = ["World", "start_world", "without_averaging"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Outline:
+    """What a rank has to know of a tensor before it can receive it."""
+
+    shape: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +65,51 @@ class World:
         values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values
+
+    def from_main(self, decide: Callable[[], T]) -> T:
+        """What `decide` returns on rank 0, which alone calls it, on every rank.
+
+        Raises:
+            FastvitError: `decide` raised it: every rank gets it, and none waits for the others.
+        """
+        if self.world_size == 1:
+            return decide()
+        outcome: T | FastvitError | None = None
+        if self.is_main:
+            try:
+                outcome = decide()
+            except FastvitError as error:
+                outcome = error
+        outcome = self._broadcast(outcome)
+        if isinstance(outcome, FastvitError):
+            raise outcome
+        return cast("T", outcome)
+
+    def _broadcast(self, value: Any) -> Any:  # noqa: ANN401 - anything that pickles
+        """Rank 0's `value` on every rank; the tensors in it, on the CPU, are sent one by one: a device has room."""
+        outlined = [_replaced(value, Tensor, lambda tensor: _Outline(tensor.shape, tensor.stride(), tensor.dtype))]
+        dist.broadcast_object_list(outlined, src=0, device=self.device)
+        return _replaced(value, Tensor, self._send) if self.is_main else _replaced(outlined[0], _Outline, self._receive)
+
+    def _send(self, tensor: Tensor) -> Tensor:
+        dist.broadcast(tensor.to(self.device).contiguous(), src=0)
+        return tensor
+
+    def _receive(self, outline: _Outline) -> Tensor:
+        received = torch.empty(outline.shape, dtype=outline.dtype, device=self.device)
+        dist.broadcast(received, src=0)
+        return torch.empty_strided(outline.shape, outline.stride, dtype=outline.dtype).copy_(received)
+
+
+def _replaced(value: Any, kind: type, function: Callable[[Any], Any]) -> Any:  # noqa: ANN401 - nested containers
+    """`value` with every instance of `kind` in its dicts, lists and tuples replaced by what `function` makes of it."""
+    if isinstance(value, kind):
+        return function(value)
+    if isinstance(value, dict):
+        return {key: _replaced(item, kind, function) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_replaced(item, kind, function) for item in value)
+    return value
 
 
 def without_averaging(model: nn.Module) -> AbstractContextManager[None]:

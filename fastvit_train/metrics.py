@@ -1,6 +1,7 @@
 """What a run tells: JSON lines always, a live line on a terminal, plain lines elsewhere."""
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from fastvit_train.run_folder import METRICS
 from loaders.atomic_file import atomic_file
 
 __all__ = ["Metrics", "Totals", "read_metrics"]
@@ -36,7 +38,7 @@ class Metrics:
     """Writes a run's metrics to `metrics.jsonl` and shows them; only the main rank does either."""
 
     def __init__(self, folder: Path, *, is_main: bool, num_steps: int) -> None:
-        self._path = folder / "metrics.jsonl"
+        self._path = folder / METRICS
         self._is_main = is_main
         self._console = Console(quiet=not is_main, highlight=False, soft_wrap=True)
         self._progress = Progress(
@@ -75,7 +77,7 @@ class Metrics:
         if not self._is_main:
             return
         line = {"kind": kind, "step": step, "epoch": epoch, **figures, "time": time.time()}
-        self._append(json.dumps(line).encode() + b"\n")
+        self._append(json.dumps(_valid(line), allow_nan=False).encode() + b"\n")
         text = "  ".join(_shown(name, value) for name, value in figures.items() if value is not None)
         self._progress.update(self._task, completed=step, epoch=epoch)
         if kind == "train" and not self._progress.disable:
@@ -103,6 +105,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         return []
     lines = path.read_text().splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _valid(line: dict[str, Any]) -> dict[str, Any]:
+    """The line with null for what JSON has no number for."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in line.items()
+    }
 
 
 def _shown(name: str, value: float) -> str:

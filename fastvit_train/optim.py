@@ -5,7 +5,7 @@ from typing import Any, Literal
 import torch
 from timm.models import group_parameters
 from timm.optim import Lamb
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from fastvit_train.config import OptimConfig
@@ -41,13 +41,21 @@ class Optimizers:
         return [part.state_dict() for part in self._parts]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """Take over what `state_dict` returned.
+        """Take over what `state_dict` returned, but for the settings of the groups: those stay as they were built.
 
         Raises:
-            FastvitError: It is that of other optimizers or parameters.
+            ValueError: It is that of other optimizers or parameters.
         """
         for part, state in zip(self._parts, states, strict=True):
+            # A group that has not made a step holds nothing but what it was built with.
+            built = [{name: value for name, value in group.items() if name != "params"} for group in part.param_groups]
             part.load_state_dict(state)
+            for group, settings in zip(part.param_groups, built, strict=True):
+                group.update(settings)
+            for parameter, values in part.state.items():
+                for name, value in values.items():
+                    if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
+                        raise ValueError(f"{name} is {list(value.shape)} for weights of {list(parameter.shape)}")
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizers:

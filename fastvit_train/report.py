@@ -11,7 +11,7 @@ from fastvit_train.device import device_name
 from fastvit_train.metrics import read_metrics
 from fastvit_train.presets import PRESETS, expectation
 from fastvit_train.run import Run
-from fastvit_train.run_folder import BEST, CHECKPOINT, RESULT, provenance, write_json
+from fastvit_train.run_folder import BEST, CHECKPOINT, METRICS, RESULT, provenance, write_json
 
 __all__ = ["announce", "count_parameters", "plot_run", "report"]
 
@@ -84,7 +84,7 @@ def count_parameters(model: nn.Module) -> int:
 
 def plot_run(folder: Path) -> Path:
     """Draw loss and accuracy over the steps from `metrics.jsonl` into `curves.png`; returns its path."""
-    lines = read_metrics(folder / "metrics.jsonl")
+    lines = read_metrics(folder / METRICS)
     figure = Figure(figsize=(10, 4), layout="constrained")
     losses, accuracies = figure.subplots(1, 2)
     for kind, accuracy, style in (("train", "accuracy", "-"), ("eval", "top1", "o-")):

@@ -15,18 +15,27 @@ from fastvit_train.data import build_loaders, share_of_batch
 from fastvit_train.device import keep_freed_memory
 from fastvit_train.distributed import start_world, without_averaging
 from fastvit_train.evaluate import evaluate
+from fastvit_train.failure import explain_errors
 from fastvit_train.forecast import Forecast
-from fastvit_train.full_disk import check_saved, save_or_warn
 from fastvit_train.loss import classification_loss
 from fastvit_train.metrics import Totals
 from fastvit_train.models import set_patch_drop
 from fastvit_train.optim import clip_gradients, set_lr
 from fastvit_train.prefetch import Prefetcher
 from fastvit_train.report import announce, report
-from fastvit_train.run import Progress, Run, resume, save_best, save_checkpoint, start_run
-from fastvit_train.run_folder import CHECKPOINT, RESULT, choose_folder
+from fastvit_train.resume import resume
+from fastvit_train.run import (
+    Progress,
+    Run,
+    checkpoint_is_due,
+    diverged,
+    save_best,
+    save_checkpoint,
+    start_run,
+)
+from fastvit_train.run_folder import RESULT, claim_folder, find_checkpoints, save_config
+from fastvit_train.saving import check_saved, save_or_warn, stop_if_asked, stop_is_asked, stop_run
 from fastvit_train.schedule import lr_factor, phase_of
-from fastvit_train.signals import RunStopped
 from fastvit_train.watchdog import WatchedLoader
 from loaders import ImageLoader
 from loaders.atomic_file import clear_os_errors
@@ -40,7 +49,6 @@ __all__ = [
     "evaluation_is_due",
     "log_interval",
     "say_what_was_skipped",
-    "stop_if_asked",
     "train",
     "train_epoch",
     "train_step",
@@ -62,13 +70,18 @@ def train(config: Config) -> dict[str, Any]:
         world = cleanup.enter_context(start_world(config.device))
         if world.device.type == "cpu":
             keep_freed_memory()
-        folder = world.gather(choose_folder(config))[0]
+        folder = world.from_main(lambda: cleanup.enter_context(claim_folder(config)))
+        place = cleanup.enter_context(explain_errors(config, folder))
         train_loader, val_loader, num_classes = build_loaders(config, world)
         cleanup.callback(train_loader.close)
         cleanup.callback(val_loader.close)
-        run = start_run(config, world, folder, train_loader, num_classes)
+        checkpoints = world.from_main(lambda: find_checkpoints(folder))
+        run = start_run(config, world, folder, train_loader, num_classes, is_resumed=bool(checkpoints))
+        resume(run, checkpoints)
+        place.run = run
+        if world.is_main:
+            save_config(folder, config)
         cleanup.enter_context(run.metrics)
-        resume(run)
         announce(run)
         forecast = Forecast(run)
         cleanup.enter_context(run.stop_signal)
@@ -80,7 +93,8 @@ def train(config: Config) -> dict[str, Any]:
                 train_epoch(run, train_loader, forecast)
             stop_if_asked(run)
             evaluate_if_due(run, val_loader)
-            save_or_warn(save_checkpoint, run)
+            if checkpoint_is_due(run):
+                save_or_warn(save_checkpoint, run)
         with clear_os_errors(folder / RESULT):
             result = report(run, total_seconds=time.perf_counter() - started)
         check_saved(run)
@@ -103,9 +117,11 @@ def train_epoch(run: Run, loader: ImageLoader, forecast: Forecast) -> None:
         progress.step += 1
         progress.batch += 1
         progress.num_images += len(labels) * run.world.world_size
-        log_now = progress.step % config.log_every_steps == 0 or progress.step == run.last_step
+        ends = progress.batch == run.steps_per_epoch or progress.step == run.last_step
+        stop_now = not ends and stop_is_asked(run)
+        save_now = not ends and (stop_now or checkpoint_is_due(run))  # at the end it follows the evaluation
+        log_now = ends or save_now or progress.step % config.log_every_steps == 0
         wait_now = log_now or forecast.is_due(progress.step)
-        may_stop = log_now or run.world.world_size == 1  # to agree on it, several ranks wait for each other
         sums = run.world.sum(totals.sums().clone()).tolist() if wait_now else None  # waits for the device
         now = time.perf_counter()
         progress.train_seconds += now - last
@@ -116,16 +132,19 @@ def train_epoch(run: Run, loader: ImageLoader, forecast: Forecast) -> None:
             totals, interval = Totals(run.world.device), Interval(progress)
         if progress.step == run.last_step:
             break
-        checkpoint_due = config.checkpoint_every_steps and progress.step % config.checkpoint_every_steps == 0
-        if checkpoint_due and progress.batch < run.steps_per_epoch:  # at the epoch's end it follows the evaluation
+        if stop_now:
+            stop_run(run)
+        if save_now:
             save_or_warn(save_checkpoint, run)
-        if may_stop and progress.batch < run.steps_per_epoch:
-            stop_if_asked(run)
         last = time.perf_counter()
     else:
         if not progress.batch:
             raise FastvitError(f"{config.data.train} gave no image to train on: {loader.skipped[0]}")
-        progress.batch = run.steps_per_epoch  # the loader has fewer where every sample of a batch was left out
+        if progress.batch < run.steps_per_epoch:  # every sample of a batch was left out
+            sums = run.world.sum(totals.sums().clone()).tolist()
+            if sums[2]:
+                log_interval(run, interval, sums)
+            progress.batch = run.steps_per_epoch
     say_what_was_skipped(run, loader)
     if progress.batch == run.steps_per_epoch:
         progress.epoch += 1
@@ -156,10 +175,10 @@ def train_step(run: Run, images: Tensor, labels: Tensor, index: Tensor, totals: 
     )
     factor = lr_factor(config.schedule, step=step, num_steps=run.schedule_steps, steps_per_epoch=run.steps_per_epoch)
     set_lr(run.optimizer, factor)
+    run.model.zero_grad(set_to_none=True)  # not after the step: `diverged` looks at the gradients of the last one
     add_gradients(run, batch, totals)
     clip_gradients(run.model, config.optim.clip_norm)
     run.optimizer.step()
-    run.model.zero_grad(set_to_none=True)
     if run.ema is not None:
         run.ema.update(run.model, step=step + 1)
 
@@ -207,7 +226,7 @@ def log_interval(run: Run, interval: Interval, sums: list[float]) -> None:
     loss_sum, hits, count = sums
     progress = run.progress
     if not math.isfinite(loss_sum):
-        raise FastvitError(f"the loss is {loss_sum} at step {progress.step}; a lower --optim.lr may help")
+        raise diverged(run, f"the loss is {loss_sum}")
     images_per_second, wait_fraction = interval.rates()
     run.metrics.log(
         "train",
@@ -220,23 +239,6 @@ def log_interval(run: Run, interval: Interval, sums: list[float]) -> None:
         data_wait_fraction=wait_fraction,
         train_seconds=progress.train_seconds,
     )
-
-
-def stop_if_asked(run: Run) -> None:
-    """Where a signal asked any rank to stop, write a checkpoint and end; all ranks call it after the same step.
-
-    Raises:
-        RunStopped: One did.
-    """
-    if not run.world.any(run.stop_signal.received is not None):
-        return
-    with run.watchdog.stage("writing a checkpoint"):
-        save_checkpoint(run)
-    run.metrics.say(
-        f"stopped     by {run.stop_signal.received or 'a signal'} at step {run.progress.step}; --resume auto "
-        f"continues from {run.folder / CHECKPOINT}"
-    )
-    raise RunStopped
 
 
 def evaluation_is_due(run: Run) -> bool:

@@ -271,4 +271,5 @@ def test_a_full_disk_is_one_message(config, run):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert code == 1
     assert "best.pt cannot be written" in stderr
+    assert f"at step 4 of the run in {config.out}" in stderr
     assert len(stderr.splitlines()) == 1, stderr

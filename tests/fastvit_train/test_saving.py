@@ -36,7 +36,7 @@ def test_training_goes_on(trained, config, monkeypatch, capsys):
     assert result["steps"] == 12
     assert same(weights(config.out), weights(trained.config.out))
     said = capsys.readouterr().out
-    assert said.count("No space left on device; training goes on, and the file before it stays") == 2
+    assert said.count("No space left on device; training continues, and the file before it stays") == 2
     assert "2 times a checkpoint could not be written" in said
 
 
@@ -104,7 +104,7 @@ def test_a_disk_that_is_full_for_some_epochs(trained, config, small_disk, monkey
         train(replace(config, out=out))
     assert same(weights(out), weights(trained.config.out))
     said = " ".join(capsys.readouterr().out.split())
-    assert said.count("training goes on, and the file before it stays") == 1
+    assert said.count("training continues, and the file before it stays") == 1
     assert "is the disk full?" in said
     assert sorted(path.name for path in out.iterdir() if path.name.endswith("tmp")) == []
     steps = [line["step"] for line in read_metrics(out / "metrics.jsonl") if line["kind"] == "train"]
