@@ -1,7 +1,6 @@
 """Where and with what a benchmark ran, for its rows."""
 
 import importlib.metadata
-import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import psutil
 
 from benchmarks import _limit
 from fastvit_train.run_folder import provenance
+from loaders.cpus import usable_cpus
 
 __all__ = ["environment"]
 
@@ -24,7 +24,7 @@ def environment() -> dict[str, Any]:
     values["versions"] |= {name: importlib.metadata.version(name) for name in _CONTENDERS if name in installed}
     values["machine"] = {
         "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cpus(),
         "memory_bytes": psutil.virtual_memory().total,
     }
     return values

@@ -52,15 +52,16 @@ class DataConfig:
     center_fraction: float = 224 / 256
     """Share of the short side that a center crop keeps, for validation."""
     interpolation: Interpolation = "bilinear"
-    """Filter of the resize, antialiased: bilinear or bicubic."""
+    """Filter of the resize, antialiased: bilinear or bicubic; ffcv has a filter of its own."""
     order: Order = "random"
     """Training order; quasi_random reads runs of neighbouring records, for data larger than memory."""
     repeats: int = 1
     """Times that each image comes in a batch, each time augmented differently (repeated augmentation); an epoch then
     has a share of the images, so that its length stays."""
     num_workers: int | None = None
-    """Threads or processes that load; when not given, as many as the CPUs that this process may use (affinity, and the
-    container's quota), shared among the ranks of this machine."""
+    """Threads that load, or processes with the backend torch; when not given, as many as the CPUs that this process may
+    use (affinity, and the container's quota), shared among the ranks of this machine. 0 is for torch alone, which then
+    loads in the process that trains."""
     timeout_seconds: float = 600.0
     """End the run, with the stacks of all threads, when a batch does not come within so many seconds."""
     prefetch_batches: int = 2

@@ -30,7 +30,11 @@ def build_loaders(config: Config, world: World) -> tuple[ImageLoader, ImageLoade
         resolution=data.resolution,
         crop=data.crop,
         area=data.area,
+        ratio=data.ratio,
+        center_fraction=data.center_fraction,
         max_shift=data.max_shift,
+        interpolation=data.interpolation,
+        repeats=data.repeats,
         order=data.order,
         drop_last=True,
         seed=config.seed,
@@ -47,6 +51,7 @@ def build_loaders(config: Config, world: World) -> tuple[ImageLoader, ImageLoade
         crop="whole" if data.crop in ("whole", "shift") else "center",
         order="sequential",
         drop_last=False,
+        repeats=1,
         scaled_decode=False,
     )
     train_loader = build_loader(data.backend, data.train, training)

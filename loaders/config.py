@@ -1,12 +1,12 @@
 """What to load and how: the options that every backend takes."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.crop import Crop, Crops, crop_boxes, random_flips, random_shifts
+from loaders.crop import Crop, Crops, Interpolation, crop_boxes, random_flips, random_shifts
 from loaders.errors import FastvitError
 from loaders.order import BatchPlan, Order
 
@@ -64,7 +64,8 @@ class LoaderConfig:
     world_size: int = 1
     """Number of ranks."""
     num_workers: int | None = None
-    """Threads that decode, 0 means one per core; `torch` has processes, and 0 means that it decodes in the caller's."""
+    """Threads that decode, or processes with `torch`; None is one for each CPU that this process may use
+    (`automatic_workers` in cpus.py). 0 is for `torch` alone, which then decodes in the caller's process."""
     device: "torch.device" = field(default_factory=_cpu)
     """Where batches are wanted; backends that work on the CPU hand over CPU batches all the same."""
     on_error: Literal["raise", "skip"] = "raise"
@@ -75,6 +76,11 @@ class LoaderConfig:
     """Range of the crop's width / height, for `random_resized`."""
     center_fraction: float = 224 / 256
     """Share of the short side that `center` keeps."""
+    interpolation: Interpolation = "bilinear"
+    """Filter of the resize, antialiased as Pillow and torchvision do it: `bilinear` or `bicubic`; `ffcv` has neither
+    and refuses the second."""
+    repeats: int = 1
+    """Times that each image comes in a batch over all ranks, each with its own crop and flip; see `BatchPlan`."""
     max_shift: int = 4
     """How far `shift` moves the image at most, in pixels of the image handed over; the border is reflected."""
     prefetch_batches: int = 2
@@ -90,6 +96,10 @@ class LoaderConfig:
             raise FastvitError(f"seed must lie in [0, 2^64), got {self.seed}")
         if self.num_workers is not None and self.num_workers < 0:
             raise FastvitError(f"num_workers must not be negative, got {self.num_workers}")
+        if self.interpolation not in get_args(Interpolation):
+            raise FastvitError(
+                f"interpolation must be {' or '.join(get_args(Interpolation))}, got {self.interpolation!r}"
+            )
         if self.prefetch_batches < 1:
             raise FastvitError(f"prefetch_batches must be positive, got {self.prefetch_batches}")
         if not 0 < self.center_fraction <= 1:
@@ -105,13 +115,13 @@ class LoaderConfig:
             )
 
     def crops(
-        self, indices: NDArray[np.int64], *, heights: NDArray[np.int64], widths: NDArray[np.int64], epoch: int
+        self, samples: NDArray[np.int64], *, heights: NDArray[np.int64], widths: NDArray[np.int64], epoch: int
     ) -> Crops:
         """What to cut out of images, and what to do with it.
 
         Args:
-            indices: int64 [b], positions in the dataset.
-            heights: int64 [b], in pixels.
+            samples: int64 [b], as `BatchPlan.batches` gives them: positions in the dataset, unless images repeat.
+            heights: int64 [b], of the samples' images, in pixels.
             widths: int64 [b], in pixels.
             epoch: The epoch.
 
@@ -126,7 +136,7 @@ class LoaderConfig:
         """
         boxes = crop_boxes(
             self.crop,
-            indices=indices,
+            indices=samples,
             heights=heights,
             widths=widths,
             seed=self.seed,
@@ -135,11 +145,11 @@ class LoaderConfig:
             ratio=self.ratio,
             center_fraction=self.center_fraction,
         )
-        flips, shifts = np.zeros(len(indices), np.bool_), np.zeros((len(indices), 2), np.int32)
+        flips, shifts = np.zeros(len(samples), np.bool_), np.zeros((len(samples), 2), np.int32)
         if self.crop in ("random_resized", "shift"):
-            flips = random_flips(indices=indices, seed=self.seed, epoch=epoch)
+            flips = random_flips(indices=samples, seed=self.seed, epoch=epoch)
         if self.crop == "shift":
-            shifts = random_shifts(indices=indices, seed=self.seed, epoch=epoch, max_shift=self.max_shift)
+            shifts = random_shifts(indices=samples, seed=self.seed, epoch=epoch, max_shift=self.max_shift)
         return Crops(boxes, flips, shifts)
 
     def plan(self, size: int) -> BatchPlan:
@@ -156,4 +166,5 @@ class LoaderConfig:
             drop_last=self.drop_last,
             rank=self.rank,
             world_size=self.world_size,
+            repeats=self.repeats,
         )

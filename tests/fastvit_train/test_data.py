@@ -1,6 +1,6 @@
 """The run's two loaders: what of the config reaches them, and data sets that are refused."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ from torch import Tensor
 from fastvit_train.config import Config, DataConfig
 from fastvit_train.data import build_loaders
 from fastvit_train.distributed import World
+from loaders import LoaderConfig
 from loaders.beton import EncodedImage, ImageMode
 
 ALONE = World(rank=0, world_size=1, device=torch.device("cpu"))
@@ -39,12 +40,38 @@ def test_scaled_decoding_is_for_training_alone(large_jpegs):
     assert torch.equal(val, full)
 
 
-def test_prefetch_batches_reaches_both_loaders(large_jpegs, monkeypatch):
+# Each option of DataConfig that loaders have as well: a value that is not the default, and what validation has of it.
+LOADED = {
+    "resolution": (64, 64),
+    "area": ((0.25, 0.5), (0.25, 0.5)),
+    "ratio": ((0.5, 2.0), (0.5, 2.0)),
+    "max_shift": (3, 3),
+    "center_fraction": (0.95, 0.95),
+    "interpolation": ("bicubic", "bicubic"),
+    "crop": ("shift", "whole"),
+    "order": ("quasi_random", "sequential"),
+    "repeats": (2, 1),
+    "num_workers": (3, 3),
+    "prefetch_batches": (5, 5),
+    "scaled_decode": (True, False),
+    "on_error": ("skip", "skip"),
+}
+
+
+@pytest.mark.parametrize("name", LOADED)
+def test_every_option_reaches_the_loaders(name, large_jpegs, monkeypatch):
     seen = []
     monkeypatch.setattr("fastvit_train.data.build_loader", lambda backend, path, config: seen.append(config))
-    first = DataConfig(train=large_jpegs, val=large_jpegs, prefetch_batches=5)
-    build_loaders(Config(data=first), ALONE)
-    assert [config.prefetch_batches for config in seen] == [5, 5]
+    value, in_validation = LOADED[name]
+    data = DataConfig(train=large_jpegs, val=large_jpegs)
+    assert getattr(data, name) != value
+    build_loaders(Config(data=replace(data, **{name: value})), ALONE)
+    assert [getattr(config, name) for config in seen] == [value, in_validation]
+
+
+def test_no_option_of_the_loaders_is_left_out():
+    shared = {field.name for field in fields(DataConfig)} & {field.name for field in fields(LoaderConfig)}
+    assert shared == LOADED.keys()
 
 
 def test_validation_data_with_other_classes_is_refused(data_sets, make_set):
