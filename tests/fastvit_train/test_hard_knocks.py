@@ -104,6 +104,7 @@ def test_torchrun_starts_a_killed_rank_again(config, tmp_path):
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=100)
     assert "continuing from" in said, said
+    assert process.returncode == 1, "torchrun has no other exit code after a signal"
     assert "stopped     by SIGTERM at step" in said, said
     assert 60 <= checkpoint.load(config.out / "checkpoint.pt")["progress"]["step"] < 160
 
@@ -119,3 +120,17 @@ def test_torchrun_starts_a_killed_rank_again(config, tmp_path):
     assert same(weights(config.out), weights(whole.out))
     steps = [line["step"] for line in read_metrics(config.out / "metrics.jsonl") if line["kind"] == "train"]
     assert steps == list(range(1, 161))
+
+
+def test_nothing_grows_from_epoch_to_epoch(tmp_path):
+    """After the first epochs, neither memory nor threads (those of C++ counted) nor files nor worker processes."""
+    backends = ["native", "torch", "resident"]
+    figures = tmp_path / "figures.json"
+    command = [sys.executable, str(TESTS / "growth.py"), "--epochs", "40", "--json", str(figures), "--backends"]
+    done = subprocess.run([*command, *backends], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for backend, epochs in json.loads(figures.read_text()).items():
+        for name in ("threads", "files", "processes"):
+            assert {epoch[name] for epoch in epochs[5:]} == {epochs[5][name]}, (backend, name)
+        # What the kernel counts varies by some 8 MB; 0.8 MB an epoch would show.
+        assert epochs[-1]["memory MB"] < epochs[20]["memory MB"] + 16, backend
