@@ -27,6 +27,10 @@ Without --preset or --config, the preset of --arch applies, if there is one.
 presets:
 {{presets}}
 
+SIGTERM and SIGUSR1 stop the run: it writes a checkpoint and exits with 75. Run the
+command again with --resume auto to continue. Other exit codes: 0 when done, 1 after
+an error, 2 for a wrong option, 130 after Ctrl-C.
+
 Shell completion: {_PROG} --tyro-write-completion bash FILE"""
 
 if TYPE_CHECKING:
@@ -105,7 +109,14 @@ def _read_config(path: Path) -> Config:
 
 
 def main() -> int:
-    """Train as the command line says; 0 when done, 1 after an error, 130 after Ctrl-C."""
+    """Train as the command line says.
+
+    Returns:
+        The exit code: 0 when done, 1 after an error, 130 after Ctrl-C.
+
+    Raises:
+        RunStopped: A signal stopped the run; not caught, it is the exit code 75.
+    """
     try:
         command, config = _parse(sys.argv[1:])
         if command.version:

@@ -52,6 +52,12 @@ class World:
             dist.all_reduce(values)
         return values
 
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is set on any rank; with several ranks it waits for the device."""
+        if self.world_size == 1:
+            return flag
+        return bool(self.sum(torch.tensor(float(flag), device=self.device)))
+
     def gather(self, value: Any) -> list[Any]:  # noqa: ANN401 - anything that pickles
         """Every rank's `value`, in rank order, on every rank."""
         if self.world_size == 1:

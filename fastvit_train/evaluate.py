@@ -1,5 +1,6 @@
 """Evaluation: every image exactly once, on any number of ranks."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
@@ -47,6 +48,7 @@ def evaluate(
     world: World,
     dtype: torch.dtype,
     autocast: AbstractContextManager[object],
+    after_batch: Callable[[], None] | None = None,
 ) -> Evaluation:
     """Evaluate on all of `loader`, over all ranks.
 
@@ -57,6 +59,7 @@ def evaluate(
         world: The ranks that share the work.
         dtype: Of the images that the model is given.
         autocast: The context that the model runs in.
+        after_batch: Called after each batch; may raise to end the evaluation.
 
     Raises:
         FastvitError: The loader gave no image at all.
@@ -73,6 +76,8 @@ def evaluate(
                 for view in views:
                     logits += model(normalize(_changed(images, *view), config.augment, dtype)).float()
                 averaged.add(torch.zeros((), device=world.device), logits, labels)
+        if after_batch is not None:
+            after_batch()
     loss, hits, count = world.sum(plain.sums()).tolist()
     if not count:
         raise FastvitError(f"{config.data.val} gave no image to evaluate on")

@@ -77,14 +77,26 @@ class Metrics:
         if not self._is_main:
             return
         line = {"kind": kind, "step": step, "epoch": epoch, **figures, "time": time.time()}
-        with self._path.open("a") as file:
-            file.write(json.dumps(_valid(line), allow_nan=False) + "\n")
+        self._append(json.dumps(_valid(line), allow_nan=False).encode() + b"\n")
         text = "  ".join(_shown(name, value) for name, value in figures.items() if value is not None)
         self._progress.update(self._task, completed=step, epoch=epoch)
         if kind == "train" and not self._progress.disable:
             self._progress.update(self._task, figures=text)
         else:
             self.say(f"{kind:<5} epoch {epoch} step {step}  {text}")
+
+    def _append(self, line: bytes) -> None:
+        """Add a line as a whole, or none where the disk is full: half a line would spoil the next one."""
+        with self._path.open("ab", buffering=0) as file:
+            size = file.tell()
+            try:
+                if file.write(line) == len(line):
+                    return
+                reason = "the disk is full"
+            except OSError as error:
+                reason = error.strerror or str(error)
+            file.truncate(size)
+        self.say(f"WARNING     {self._path} cannot be written: {reason}; the next line is on the screen alone")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

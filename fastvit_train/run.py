@@ -30,6 +30,8 @@ from fastvit_train.models.vit_start import whiten_patches
 from fastvit_train.optim import Optimizers, build_optimizer
 from fastvit_train.run_folder import BEST, CHECKPOINT, older_checkpoint, remove_old_checkpoints
 from fastvit_train.schedule import total_steps
+from fastvit_train.signals import StopSignal
+from fastvit_train.watchdog import Watchdog
 from loaders import ImageLoader
 from loaders.errors import FastvitError
 
@@ -64,6 +66,8 @@ class Progress:
     wait_seconds: float = 0.0
     """The part of it spent waiting for data."""
     eval_seconds: float = 0.0
+    evaluated_step: int = 0
+    """Where the last evaluation was."""
     top1: float | None = None
     """Of the last evaluation."""
     top1_averaged: float | None = None
@@ -101,6 +105,12 @@ class Run:
     """The last good checkpoint in the folder."""
     checkpoint_step: int | None = None
     """Its step."""
+    stop_signal: StopSignal = field(default_factory=StopSignal)
+    watchdog: Watchdog = field(default_factory=Watchdog)
+    failed_saves: int = 0
+    """Checkpoints that could not be written."""
+    save_error: str | None = None
+    """Why the last one could not; None where it was written."""
 
     @property
     def evaluated_model(self) -> nn.Module:
@@ -132,6 +142,10 @@ class Run:
     def last_step(self) -> int:
         """Steps after which the run ends."""
         return min(self.schedule_steps, self.config.max_steps or self.schedule_steps)
+
+    def where(self) -> str:
+        """How far the run is, for messages."""
+        return f"step {self.progress.step}, epoch {self.progress.epoch}, rank {self.world.rank}, {self.folder}"
 
 
 def start_run(

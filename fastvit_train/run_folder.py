@@ -52,8 +52,15 @@ def claim_folder(config: Config) -> Iterator[Path]:
     removed; the folder is removed again where nothing came into it.
 
     Raises:
-        FastvitError: Another process trains into it, or `out` holds a run already and `resume` is not `auto`.
+        FastvitError: Another process trains into it, `out` holds a run already and `resume` is not `auto`, or torchrun
+            is to start the run again after a failure and `resume` is not `auto`.
     """
+    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+    if restarts and config.resume == "never":
+        raise FastvitError(
+            f"torchrun's --max-restarts {restarts} starts the run again after a failure; without --resume auto that "
+            "is refused or begins at the first step; add --resume auto, or leave --max-restarts out"
+        )
     folder, is_new = _make_folder(config)
     with _hold(folder):
         if config.resume == "never" and find_checkpoints(folder):

@@ -3,6 +3,7 @@
 import math
 import time
 from contextlib import ExitStack, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,9 +33,12 @@ from fastvit_train.run import (
     save_checkpoint,
     start_run,
 )
-from fastvit_train.run_folder import claim_folder, find_checkpoints, save_config
+from fastvit_train.run_folder import RESULT, claim_folder, find_checkpoints, save_config
+from fastvit_train.saving import check_saved, save_or_warn, stop_if_asked, stop_is_asked, stop_run
 from fastvit_train.schedule import lr_factor, phase_of
+from fastvit_train.watchdog import WatchedLoader
 from loaders import ImageLoader
+from loaders.atomic_file import clear_os_errors
 from loaders.errors import FastvitError
 
 __all__ = [
@@ -42,6 +46,7 @@ __all__ = [
     "add_gradients",
     "add_gradients_of",
     "evaluate_if_due",
+    "evaluation_is_due",
     "log_interval",
     "say_what_was_skipped",
     "train",
@@ -58,6 +63,7 @@ def train(config: Config) -> dict[str, Any]:
 
     Raises:
         FastvitError: The config does not fit the data, the model or the checkpoint; the message says how.
+        RunStopped: SIGTERM or SIGUSR1 came; the checkpoint is written.
     """
     started = time.perf_counter()
     with ExitStack() as cleanup:
@@ -78,12 +84,21 @@ def train(config: Config) -> dict[str, Any]:
         cleanup.enter_context(run.metrics)
         announce(run)
         forecast = Forecast(run)
-        while run.progress.step < run.last_step:
-            train_epoch(run, train_loader, forecast)
+        cleanup.enter_context(run.stop_signal)
+        cleanup.enter_context(run.watchdog.watch(timeout_seconds=config.data.timeout_seconds, where=run.where))
+        train_loader = WatchedLoader(train_loader, run.watchdog, config.data.train, use="training")
+        val_loader = WatchedLoader(val_loader, run.watchdog, config.data.val, use="evaluation")
+        while run.progress.step < run.last_step or evaluation_is_due(run):
+            if not evaluation_is_due(run):  # else the run was stopped in it
+                train_epoch(run, train_loader, forecast)
+            stop_if_asked(run)
             evaluate_if_due(run, val_loader)
             if checkpoint_is_due(run):
-                save_checkpoint(run)
-        return report(run, total_seconds=time.perf_counter() - started)
+                save_or_warn(save_checkpoint, run)
+        with clear_os_errors(folder / RESULT):
+            result = report(run, total_seconds=time.perf_counter() - started)
+        check_saved(run)
+        return result
 
 
 def train_epoch(run: Run, loader: ImageLoader, forecast: Forecast) -> None:
@@ -103,7 +118,8 @@ def train_epoch(run: Run, loader: ImageLoader, forecast: Forecast) -> None:
         progress.batch += 1
         progress.num_images += len(labels) * run.world.world_size
         ends = progress.batch == run.steps_per_epoch or progress.step == run.last_step
-        save_now = not ends and checkpoint_is_due(run)  # at the end it follows the evaluation
+        stop_now = not ends and stop_is_asked(run)
+        save_now = not ends and (stop_now or checkpoint_is_due(run))  # at the end it follows the evaluation
         log_now = ends or save_now or progress.step % config.log_every_steps == 0
         wait_now = log_now or forecast.is_due(progress.step)
         sums = run.world.sum(totals.sums().clone()).tolist() if wait_now else None  # waits for the device
@@ -116,8 +132,10 @@ def train_epoch(run: Run, loader: ImageLoader, forecast: Forecast) -> None:
             totals, interval = Totals(run.world.device), Interval(progress)
         if progress.step == run.last_step:
             break
+        if stop_now:
+            stop_run(run)
         if save_now:
-            save_checkpoint(run)
+            save_or_warn(save_checkpoint, run)
         last = time.perf_counter()
     else:
         if not progress.batch:
@@ -223,20 +241,36 @@ def log_interval(run: Run, interval: Interval, sums: list[float]) -> None:
     )
 
 
+def evaluation_is_due(run: Run) -> bool:
+    """Whether the run is at its end or after an epoch that the config names, and not evaluated there yet."""
+    progress = run.progress
+    epoch_is_due = progress.batch == 0 and progress.epoch % run.config.eval_every_epochs == 0
+    return (epoch_is_due or progress.step >= run.last_step) and progress.evaluated_step != progress.step
+
+
 def evaluate_if_due(run: Run, loader: ImageLoader) -> None:
     """Evaluate at the end of the run, and after the epochs that the config names."""
     progress, config = run.progress, run.config
-    epoch_is_due = progress.batch == 0 and progress.epoch % config.eval_every_epochs == 0
-    if not epoch_is_due and progress.step < run.last_step:
+    if not evaluation_is_due(run):
         return
     start = time.perf_counter()
-    result = evaluate(run.evaluated_model, loader, config, world=run.world, dtype=run.dtype, autocast=run.autocast())
+    result = evaluate(
+        run.evaluated_model,
+        loader,
+        config,
+        world=run.world,
+        dtype=run.dtype,
+        autocast=run.autocast(),
+        # Ranks may differ in their number of batches: several of them finish the evaluation first.
+        after_batch=partial(stop_if_asked, run) if run.world.world_size == 1 else None,
+    )
+    progress.evaluated_step = progress.step
     progress.eval_seconds += time.perf_counter() - start
     say_what_was_skipped(run, loader)
     progress.top1, progress.top1_averaged = result.top1, result.top1_averaged
     if progress.best_top1 is None or result.top1 > progress.best_top1:
         progress.best_top1, progress.best_step = result.top1, progress.step
-        save_best(run)
+        save_or_warn(save_best, run)
     run.metrics.log(
         "eval",
         step=progress.step,

@@ -100,3 +100,15 @@ def test_what_killed_saves_left_goes(trained, config):
         (config.out / name).touch()
     with claim_folder(config):
         assert {path.name for path in config.out.iterdir()} == {*stays, ".lock"}
+
+
+def test_restarts_by_torchrun_need_resume(config, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "2")
+    with (
+        pytest.raises(ValueError, match=r"--max-restarts 2 starts the run again .*; add --resume auto"),
+        claim_folder(config),
+    ):
+        pass
+    assert not config.out.exists()
+    with claim_folder(replace(config, resume="auto")) as folder:
+        assert folder == config.out
