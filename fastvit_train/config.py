@@ -206,7 +206,7 @@ class OptimConfig:
     momentum: float = 0.9
     """SGD's momentum."""
     nesterov: bool = True
-    """SGD's momentum is Nesterov's."""
+    """SGD looks ahead by one step of its momentum (Nesterov); plain momentum when off. Muon's rest sgd does so too."""
     clip_norm: float = 0.0
     """Largest norm of the gradient; 0 leaves it as it is."""
     muon: MuonConfig = field(default_factory=MuonConfig)
@@ -271,7 +271,8 @@ class Config:
     eval_every_epochs: int = 1
     """Evaluate after every so many epochs; always after the last."""
     eval_averaging: Literal["none", "flip", "flip_shift"] = "none"
-    """Also report the accuracy of predictions averaged over mirrored (and shifted) images, apart from the plain one."""
+    """Also report the accuracy of predictions averaged over mirrored (and shifted) images, apart from the plain one.
+    Shifted ones, by a pixel down and right or up and left, count half."""
     loss: Literal["cross_entropy", "bce"] = "cross_entropy"
     """Cross entropy, or binary cross entropy of every class on its own."""
     bce_target_threshold: float | None = None

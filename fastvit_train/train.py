@@ -159,7 +159,13 @@ def add_gradients_of(part: Augmented, run: Run, *, share: float, totals: Totals)
     config = run.config
     with run.autocast():
         logits = run.parallel_model(part.images).float()
-        loss = classification_loss(logits, part.targets, kind=config.loss, label_smoothing=config.label_smoothing)
+        loss = classification_loss(
+            logits,
+            part.targets,
+            kind=config.loss,
+            label_smoothing=config.label_smoothing,
+            target_threshold=config.bce_target_threshold,
+        )
     (loss * share).backward()  # type: ignore[no-untyped-call]
     totals.add(loss, logits, part.labels)
 
