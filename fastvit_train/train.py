@@ -119,7 +119,7 @@ def say_what_was_skipped(run: Run, loader: ImageLoader) -> None:
 
 
 def train_step(run: Run, images: Tensor, labels: Tensor, index: Tensor, totals: Totals) -> None:
-    """One optimizer step; nothing in it waits for the device."""
+    """One optimizer step; nothing in it waits for the device, but in float16 the look at the gradients."""
     config, step = run.config, run.progress.step
     generator = torch.Generator(run.world.device).manual_seed((config.seed << 40 ^ step << 12 ^ run.world.rank) % 2**63)
     batch = augment(
@@ -137,8 +137,9 @@ def train_step(run: Run, images: Tensor, labels: Tensor, index: Tensor, totals: 
     factor = lr_factor(config.schedule, step=step, num_steps=run.schedule_steps, steps_per_epoch=run.steps_per_epoch)
     set_lr(run.optimizer, factor)
     add_gradients(run, batch, totals)
+    run.scaler.unscale()
     clip_gradients(run.model, config.optim.clip_norm)
-    run.optimizer.step()
+    run.scaler.step()
     run.model.zero_grad(set_to_none=True)
     if run.ema is not None:
         run.ema.update(run.model, step=step + 1)
@@ -166,7 +167,7 @@ def add_gradients_of(part: Augmented, run: Run, *, share: float, totals: Totals)
             label_smoothing=config.label_smoothing,
             target_threshold=config.bce_target_threshold,
         )
-    (loss * share).backward()  # type: ignore[no-untyped-call]
+    run.scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]
     totals.add(loss, logits, part.labels)
 
 
@@ -188,7 +189,7 @@ def log_interval(run: Run, interval: Interval, sums: list[float]) -> None:
     """Log the training metrics since the last time.
 
     Raises:
-        FastvitError: The loss is no longer finite.
+        FastvitError: The loss is no longer finite, or in float16 the gradients.
     """
     loss_sum, hits, count = sums
     progress = run.progress
@@ -202,6 +203,7 @@ def log_interval(run: Run, interval: Interval, sums: list[float]) -> None:
         loss=loss_sum / count,
         accuracy=hits / count,
         lr=run.optimizer.param_groups[0]["lr"],
+        loss_scale=run.scaler.read_scale(),
         images_per_second=images_per_second,
         data_wait_fraction=wait_fraction,
         train_seconds=progress.train_seconds,

@@ -94,7 +94,7 @@ class Scripted(nn.Module):
         self._answers = iter(answers)
         self._memory = torch.empty_like(answers[0])
 
-    def forward(self, images: Tensor) -> Tensor:  # noqa: ARG002 - the answers are known
+    def forward(self, images: Tensor) -> Tensor:
         return self._memory.copy_(next(self._answers))
 
 

@@ -14,7 +14,8 @@ from fastvit_train import checkpoint
 from fastvit_train.config import AugmentConfig, Config, ModelConfig, OptimConfig
 from fastvit_train.evaluate import Evaluation
 from fastvit_train.metrics import read_metrics
-from fastvit_train.train import train
+from fastvit_train.run import Run
+from fastvit_train.train import add_gradients, train
 from runs import same, save_config, weights
 
 
@@ -68,6 +69,30 @@ def test_levers_resume_bit_by_bit(levers, name):
     assert (result["top1"], result["weights"]) == (reference["top1"], "ema")
 
 
+@pytest.mark.parametrize("name", ["sgd", "muon"])
+def test_float16_resumes_bit_by_bit_with_its_scale(levers, monkeypatch, name):
+    """Gradients overflow in the first and the sixth step: no optimizer takes them, and the run does not end."""
+
+    def overflowing(run: Run, *arguments: object) -> None:
+        add_gradients(run, *arguments)
+        if run.progress.step in (0, 5):
+            run.model.head.weight.grad[0, 0] = float("inf")
+
+    monkeypatch.setattr("fastvit_train.train.add_gradients", overflowing)
+    levers = replace(
+        levers, precision="fp16", log_every_steps=1, checkpoint_every_steps=1, optim=replace(levers.optim, name=name)
+    )
+    whole = replace(levers, out=levers.out.with_name("whole"))
+    train(whole)
+    for last in (1, 6, 7, 12):
+        train(replace(levers, max_steps=last, resume="auto"))
+    mine, other = (checkpoint.load(folder / "checkpoint.pt") for folder in (levers.out, whole.out))
+    assert same(mine["model"], other["model"])
+    assert mine["scaler"] == other["scaler"]
+    scales = [line["loss_scale"] for line in read_metrics(levers.out / "metrics.jsonl") if line["kind"] == "train"]
+    assert scales == [2**15] * 5 + [2**14] * 7
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_killed_run_resumes_bit_by_bit(config):
@@ -90,6 +115,13 @@ def test_a_killed_run_resumes_bit_by_bit(config):
     assert same(weights(config.out), weights(whole.out))
     steps = [line["step"] for line in read_metrics(metrics) if line["kind"] == "train"]
     assert steps == list(range(1, 161)), "lines from after the checkpoint must not come twice"
+
+
+def test_a_run_chooses_fast_kernels_for_its_device(config, monkeypatch):
+    devices = []
+    monkeypatch.setattr("fastvit_train.run.choose_fast_kernels", devices.append)
+    train(replace(config, max_steps=1))
+    assert devices == [torch.device("cpu")]
 
 
 def test_resume_without_a_checkpoint_starts_anew(config):
