@@ -90,20 +90,20 @@ def test_a_run_learns_in_the_precision_that_is_asked_for(config, monkeypatch, ca
     assert f", {precision} on 1 x cpu" in capsys.readouterr().out
 
 
-def first_steps(config, **changes) -> list[float]:
-    """The losses of two steps."""
+def first_loss(config, **changes) -> float:
+    """The loss of the first step."""
     out = config.out.with_name("-".join(f"{name}{value}" for name, value in changes.items()) or "plain")
-    train(replace(config, max_steps=2, log_every_steps=1, precision="fp32", out=out, **changes))
-    return [line["loss"] for line in read_metrics(out / "metrics.jsonl") if line["kind"] == "train"]
+    train(replace(config, max_steps=1, log_every_steps=1, compile="off", out=out, **changes))
+    return read_metrics(out / "metrics.jsonl")[0]["loss"]
 
 
 def test_label_smoothing_reaches_the_loss(config):
-    assert first_steps(config)[0] != pytest.approx(first_steps(config, label_smoothing=0.3)[0], rel=1e-3)
+    assert first_loss(config) != pytest.approx(first_loss(config, label_smoothing=0.3), rel=1e-3)
 
 
 def test_the_target_threshold_reaches_the_loss(config):
     config = replace(config, loss="bce", augment=AugmentConfig(mixup_alpha=1.0))
-    assert first_steps(config)[0] != pytest.approx(first_steps(config, bce_target_threshold=0.2)[0], rel=1e-3)
+    assert first_loss(config) != pytest.approx(first_loss(config, bce_target_threshold=0.2), rel=1e-3)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])
