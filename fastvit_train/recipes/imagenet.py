@@ -88,7 +88,8 @@ def vit_s16_deit3(epochs: float = 800) -> Config:
     Expected: not yet run; published 81.4 % in 800 epochs. Cost: 29 EFLOP (28 GFLOP per image). Source: the command for
     deit_small_patch16_LS of facebookresearch/deit and table 1 of arXiv 2204.07118: LAMB at 4e-3 for 2048 images,
     clipped at 1, decay 0.05, 3-Augment, Mixup and CutMix with every class of a mixed image as wholly there, each image
-    three times in a batch; bicubic, and evaluated on the whole short side.
+    three times in a batch; bicubic, and evaluated on the whole short side. LayerScale starts at 1e-6, as timm has it,
+    instead of 1e-4.
     """
     lr = 4e-3
     return Config(
