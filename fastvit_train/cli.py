@@ -71,7 +71,7 @@ def _parse(arguments: Sequence[str]) -> tuple[CommandLine, Config]:
     """The command line, and the config that it asks for."""
     start = _start(arguments)
     known = {"preset": start.preset if start.preset in PRESETS else None}  # a saved config may have another name
-    presets = "\n".join(f"  {name:<22} {summary(name)}" for name in PRESETS)
+    presets = "\n".join(f"  {name:<{max(map(len, PRESETS))}} {summary(name)}" for name in PRESETS)
     command = tyro.cli(
         CommandLine,
         prog=_PROG,

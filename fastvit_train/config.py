@@ -207,7 +207,7 @@ class OptimConfig:
     momentum: float = 0.9
     """SGD's momentum."""
     nesterov: bool = True
-    """SGD's momentum is Nesterov's."""
+    """SGD looks ahead by one step of its momentum (Nesterov); plain momentum when off. Muon's rest sgd does so too."""
     clip_norm: float = 0.0
     """Largest norm of the gradient; 0 leaves it as it is."""
     muon: MuonConfig = field(default_factory=MuonConfig)
@@ -272,12 +272,13 @@ class Config:
     eval_every_epochs: int = 1
     """Evaluate after every so many epochs; always after the last."""
     eval_averaging: Literal["none", "flip", "flip_shift"] = "none"
-    """Also report the accuracy of predictions averaged over mirrored (and shifted) images, apart from the plain one."""
+    """Also report the accuracy of predictions averaged over mirrored (and shifted) images, apart from the plain one.
+    Shifted ones, by a pixel down and right or up and left, count half."""
     loss: Literal["cross_entropy", "bce"] = "cross_entropy"
     """Cross entropy, or binary cross entropy of every class on its own."""
     bce_target_threshold: float | None = None
     """For the loss bce: a class with more than this share of a mixed image's target counts as wholly there, the others
-    as not there; the shares themselves when not given."""
+    as not there; the shares themselves when not given. Without label_smoothing, of which it would leave nothing."""
     label_smoothing: float = 0.0
     """Share of the target that is spread over all classes."""
     accumulate: int = 1
@@ -324,6 +325,10 @@ class Config:
         _require(minutes is None or minutes > 0, "checkpoint_every_minutes", "be positive", minutes)
         threshold = self.bce_target_threshold
         _require(threshold is None or 0 <= threshold < 1, "bce_target_threshold", "lie in [0, 1)", threshold)
+        bce = threshold is None or self.loss == "bce"
+        _require(bce, "bce_target_threshold", f"not be given with loss {self.loss}, only with bce", threshold)
+        smooth = threshold is not None and self.label_smoothing > 0
+        _require(not smooth, "label_smoothing", "be 0 with bce_target_threshold", self.label_smoothing)
         _require(0 <= self.seed < 2**63, "seed", "lie in [0, 2^63)", self.seed)
         _require(0 <= self.label_smoothing < 1, "label_smoothing", "lie in [0, 1)", self.label_smoothing)
         parts = self.accumulate

@@ -31,11 +31,25 @@ class Evaluation(NamedTuple):
     num_images: int
 
 
-# The views whose logits are added to those of the plain image, as (mirrored, pixels down, pixels right).
-_VIEWS: dict[str, tuple[tuple[bool, int, int], ...]] = {
+class _View(NamedTuple):
+    """An image, changed."""
+
+    weight: float
+    """Of its logits in the mean over the views."""
+    mirrored: bool
+    shift: int
+    """Pixels down and to the right."""
+
+
+# The first of each is the plain image. Source of the weights: `tta_level` 1 and 2 of KellerJordan/cifar10-airbench.
+_VIEWS: dict[str, tuple[_View, ...]] = {
     "none": (),
-    "flip": ((True, 0, 0),),
-    "flip_shift": ((True, 0, 0), (False, 1, 1), (True, 1, 1), (False, -1, -1), (True, -1, -1)),
+    "flip": (_View(0.5, False, 0), _View(0.5, True, 0)),
+    "flip_shift": (
+        _View(0.25, False, 0),
+        _View(0.25, True, 0),
+        *(_View(0.125, mirrored, shift) for shift in (1, -1) for mirrored in (False, True)),
+    ),
 }
 
 
@@ -73,9 +87,10 @@ def evaluate(
             logits = model(normalize(images, config.augment, dtype)).float()
             plain.add(F.cross_entropy(logits, labels), logits, labels)
             if views:
-                for view in views:
-                    logits += model(normalize(_changed(images, *view), config.augment, dtype)).float()
-                averaged.add(torch.zeros((), device=world.device), logits, labels)
+                mean = views[0].weight * logits  # a new tensor: the model's own may be overwritten by its next call
+                for view in views[1:]:
+                    mean += view.weight * model(normalize(_changed(images, view), config.augment, dtype)).float()
+                averaged.add(torch.zeros((), device=world.device), mean, labels)
         if after_batch is not None:
             after_batch()
     loss, hits, count = world.sum(plain.sums()).tolist()
@@ -85,7 +100,8 @@ def evaluate(
     return Evaluation(hits / count, averaged_hits / count if views else None, loss / count, int(count))
 
 
-def _changed(images: Tensor, mirrored: bool, down: int, right: int) -> Tensor:
-    flip = torch.full((len(images),), mirrored, device=images.device)
-    shift = torch.tensor([[down, right]], device=images.device).expand(len(images), 2)
+def _changed(images: Tensor, view: _View) -> Tensor:
+    # Made on the device: a copy from the host would wait for it.
+    flip = torch.full((len(images),), view.mirrored, device=images.device)
+    shift = torch.full((len(images), 2), view.shift, device=images.device)
     return flip_and_shift(images, Augmentation(flip, shift))

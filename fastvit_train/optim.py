@@ -80,7 +80,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizers:
 
 def _build(name: str, groups: list[dict[str, Any]], config: OptimConfig, *, fused: bool) -> Optimizer:
     if name == "sgd":
-        nesterov = config.momentum > 0
+        nesterov = config.nesterov and config.momentum > 0  # without momentum they are the same, but torch refuses
         return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=fused)
     if name == "lamb":  # whose own clipping is off: the trainer's comes first
         lamb: Optimizer = Lamb(groups, lr=config.lr, betas=config.betas, max_grad_norm=None)

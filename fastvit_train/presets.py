@@ -19,8 +19,11 @@ PRESETS: dict[str, Callable[..., Config]] = {
     "cifar10-vit-small-fast": cifar10.vit_small_fast,
     "finetune-cifar10": cifar10.finetune,
     "imagenet-resnet50-ffcv": imagenet.resnet50_ffcv,
+    "imagenet-resnet50-rsb-a2": imagenet.resnet50_rsb_a2,
+    "imagenet-resnet50-rsb-a3": imagenet.resnet50_rsb_a3,
     "imagenet-vit-b16-130": imagenet.vit_b16_130,
     "imagenet-vit-s16-90": imagenet.vit_s16_90,
+    "imagenet-vit-s16-deit3": imagenet.vit_s16_deit3,
 }
 
 # What a model is trained with where no preset is named.

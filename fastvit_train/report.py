@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from fastvit_train.device import device_name
+from fastvit_train.device import DTYPES, device_name
 from fastvit_train.metrics import read_metrics
 from fastvit_train.presets import PRESETS, expectation
 from fastvit_train.run import Run
@@ -19,12 +18,13 @@ __all__ = ["announce", "count_parameters", "plot_run", "report"]
 def announce(run: Run) -> None:
     """Say what is about to happen."""
     config = run.config
+    dtype = next(name for name, dtype in DTYPES.items() if dtype == run.dtype)
     run.metrics.say(
         f"{config.arch}: {count_parameters(run.model) / 1e6:.1f} M parameters, {run.num_classes} classes, "
         f"{run.last_step} steps of {config.batch_size} images at {config.data.resolution} px"
         f"{f', first at {config.phases[0][1]} px' if config.phases else ''} "
         f"({config.epochs:g} epochs), {config.data.backend} loader, "
-        f"{'bf16' if run.dtype == torch.bfloat16 else 'fp32'} on {run.world.world_size} x "
+        f"{dtype} on {run.world.world_size} x "
         f"{device_name(run.world.device)}"
     )
     if config.compile == "auto" and not config.augment.is_plain and not run.compile_augment:

@@ -126,6 +126,7 @@ def _read(path: Path) -> dict[str, Any]:
         "progress": dict,
         "model": dict,
         "optimizer": list,
+        "scaler": dict,
         "random_states": list,
     }
     for name, kind in kinds.items():
@@ -175,6 +176,7 @@ def _restore(run: Run, state: dict[str, Any]) -> None:
         if run.ema is not None:
             run.ema.module.load_state_dict(state["ema"])
         run.optimizer.load_state_dict(state["optimizer"])
+        run.scaler.load_state_dict(state["scaler"])
         checkpoint.restore_random_state(state["random_states"], run.world)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]

@@ -19,10 +19,11 @@ from fastvit_train.augment import normalize
 from fastvit_train.config import Config
 from fastvit_train.config_json import to_dict
 from fastvit_train.data import describe_sets
-from fastvit_train.device import computes_in_bf16
+from fastvit_train.device import choose_fast_kernels, dtype_of
 from fastvit_train.distributed import World
 from fastvit_train.ema import build_ema
 from fastvit_train.initial_weights import load_initial_weights
+from fastvit_train.loss_scaler import LossScaler
 from fastvit_train.metrics import Metrics
 from fastvit_train.models import build_model
 from fastvit_train.models.plain_attention import use_plain_attention
@@ -90,6 +91,7 @@ class Run:
     ema: ModelEmaV3 | None
     """The moving average of its weights, where the config asks for one."""
     optimizer: Optimizers
+    scaler: LossScaler
     metrics: Metrics
     num_classes: int
     steps_per_epoch: int
@@ -162,7 +164,7 @@ def start_run(
         is_resumed: Leave the weights for a checkpoint to replace.
     """
     torch.manual_seed(config.seed)
-    torch.set_float32_matmul_precision("high")
+    choose_fast_kernels(world.device)
     steps_per_epoch = len(loader)
     metrics = Metrics(folder, is_main=world.is_main, num_steps=total_steps(config.epochs, steps_per_epoch))
     model = build_placed_model(config, world, num_classes)
@@ -173,7 +175,7 @@ def start_run(
     half_life_steps = config.ema_half_life_epochs * steps_per_epoch
     ema = build_ema(model, half_life_steps=half_life_steps) if half_life_steps else None
     compile_models(config, world.device, model, *([ema.module] if ema is not None else []))
-    dtype = torch.bfloat16 if computes_in_bf16(config, world.device) else torch.float32
+    dtype = dtype_of(config, world.device)
     return Run(
         config=config,
         world=world,
@@ -182,6 +184,7 @@ def start_run(
         parallel_model=world.wrap(model),
         ema=ema,
         optimizer=optimizer,
+        scaler=LossScaler(model, optimizer, world.device, enabled=dtype == torch.float16),
         metrics=metrics,
         num_classes=num_classes,
         steps_per_epoch=steps_per_epoch,
@@ -189,7 +192,7 @@ def start_run(
         dtype=dtype,
         compile_augment=compiles_augmentation(config, world.device),
         checkpoint_time=time.monotonic(),
-        autocast=partial(torch.autocast, world.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16),
+        autocast=partial(torch.autocast, world.device.type, dtype=dtype, enabled=dtype != torch.float32),
     )
 
 
@@ -272,6 +275,7 @@ def save_checkpoint(run: Run) -> None:
         "model": run.model.state_dict(),
         "ema": None if run.ema is None else run.ema.module.state_dict(),
         "optimizer": run.optimizer.state_dict(),
+        "scaler": run.scaler.state_dict(),
         "random_states": random_states,
     }
     _require_finite(run, state)

@@ -158,7 +158,7 @@ def say_what_was_skipped(run: Run, loader: ImageLoader) -> None:
 
 
 def train_step(run: Run, images: Tensor, labels: Tensor, index: Tensor, totals: Totals) -> None:
-    """One optimizer step; nothing in it waits for the device."""
+    """One optimizer step; nothing in it waits for the device, but in float16 the look at the gradients."""
     config, step = run.config, run.progress.step
     generator = torch.Generator(run.world.device).manual_seed((config.seed << 40 ^ step << 12 ^ run.world.rank) % 2**63)
     batch = augment(
@@ -177,8 +177,9 @@ def train_step(run: Run, images: Tensor, labels: Tensor, index: Tensor, totals: 
     set_lr(run.optimizer, factor)
     run.model.zero_grad(set_to_none=True)  # not after the step: `diverged` looks at the gradients of the last one
     add_gradients(run, batch, totals)
+    run.scaler.unscale()
     clip_gradients(run.model, config.optim.clip_norm)
-    run.optimizer.step()
+    run.scaler.step()
     if run.ema is not None:
         run.ema.update(run.model, step=step + 1)
 
@@ -198,8 +199,14 @@ def add_gradients_of(part: Augmented, run: Run, *, share: float, totals: Totals)
     config = run.config
     with run.autocast():
         logits = run.parallel_model(part.images).float()
-        loss = classification_loss(logits, part.targets, kind=config.loss, label_smoothing=config.label_smoothing)
-    (loss * share).backward()  # type: ignore[no-untyped-call]
+        loss = classification_loss(
+            logits,
+            part.targets,
+            kind=config.loss,
+            label_smoothing=config.label_smoothing,
+            target_threshold=config.bce_target_threshold,
+        )
+    run.scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]
     totals.add(loss, logits, part.labels)
 
 
@@ -221,7 +228,7 @@ def log_interval(run: Run, interval: Interval, sums: list[float]) -> None:
     """Log the training metrics since the last time.
 
     Raises:
-        FastvitError: The loss is no longer finite.
+        FastvitError: The loss is no longer finite, or in float16 the gradients.
     """
     loss_sum, hits, count = sums
     progress = run.progress
@@ -235,6 +242,7 @@ def log_interval(run: Run, interval: Interval, sums: list[float]) -> None:
         loss=loss_sum / count,
         accuracy=hits / count,
         lr=run.optimizer.param_groups[0]["lr"],
+        loss_scale=run.scaler.read_scale(),
         images_per_second=images_per_second,
         data_wait_fraction=wait_fraction,
         train_seconds=progress.train_seconds,

@@ -135,7 +135,7 @@ def test_help_names_every_preset_in_a_line(run):
     assert code == 0
     lines = text.splitlines()
     for name in PRESETS:
-        assert f"  {name:<22} {summary(name)}" in lines
+        assert f"  {name:<{max(map(len, PRESETS))}} {summary(name)}" in lines
         assert summary(name).endswith(".")
     assert max(map(len, lines)) <= 80
 

@@ -18,6 +18,7 @@ NUM_IMAGES = {"cifar10": 50_000, "finetune": 50_000, "imagenet": 1_281_167}
 TINY = {
     "vit_b16": "timm/test_vit",
     "vit_s16": "timm/test_vit",
+    "timm/deit3_small_patch16_224": "timm/test_vit",
     "resnet50": "timm/test_resnet",
     "resnet50_cifar": "timm/test_resnet",
 }
@@ -93,6 +94,9 @@ def test_durations_follow_the_epochs(name):
         ("finetune-cifar10", 9_991, 500),  # ViT, table 4 and appendix B.1.1: 10,000 and 500
         ("imagenet-vit-s16-90", 112_590, 10_008),  # big_vision: warmup_steps=10_000
         ("imagenet-resnet50-ffcv", 110_088, 2_502),  # ffcv-imagenet: epochs 88, peak at epoch 2
+        ("imagenet-resnet50-rsb-a2", 187_500, 3_125),  # RSB, table 2: 300 epochs of batches of 2048, 5 of warm-up
+        ("imagenet-resnet50-rsb-a3", 62_500, 3_125),  # 100 epochs
+        ("imagenet-vit-s16-deit3", 500_000, 3_125),  # DeiT III: 800 epochs of batches of 2048, 5 of warm-up
         ("cifar10-quick", 600, 138),
     ],
 )
@@ -138,3 +142,60 @@ def test_muons_other_rates_are_airbenchs():
     assert optim.lr / 2000 == pytest.approx(0.67 * (9 / 256) ** 2)  # logits are divided by 9 here and by 256 there
     assert optim.lr * optim.norm_bias_lr_factor / 2000 == pytest.approx(0.053)
     assert optim.lr * optim.weight_decay == pytest.approx(2e-6 * 2000)
+
+
+def test_sgd_has_the_momentum_of_its_source():
+    """airbench's SGD is Nesterov's; ffcv-imagenet, ViT's fine-tuning and He et al. have plain momentum."""
+    configs = {name: recipe() for name, recipe in PRESETS.items()}
+    assert {name: config.optim.nesterov for name, config in configs.items() if config.optim.name == "sgd"} == {
+        "cifar10-quick": True,
+        "cifar10-resnet50": False,
+        "finetune-cifar10": False,
+        "imagenet-resnet50-ffcv": False,
+    }
+    assert build_preset("cifar10-resnet-fast").optim.nesterov
+
+
+# Images as big_vision, ffcv-imagenet, timm (RSB) and DeiT III see them.
+@pytest.mark.parametrize(
+    ("name", "area", "center_fraction", "interpolation", "mean"),
+    [
+        ("imagenet-vit-s16-90", (0.05, 1), 224 / 256, "bilinear", 0.5),
+        ("imagenet-vit-b16-130", (0.05, 1), 224 / 256, "bilinear", 0.5),
+        ("finetune-cifar10", None, None, "bilinear", 0.5),
+        ("imagenet-resnet50-ffcv", (0.08, 1), 224 / 256, "bilinear", 0.485),
+        ("imagenet-resnet50-rsb-a2", (0.08, 1), 0.95, "bicubic", 0.485),
+        ("imagenet-resnet50-rsb-a3", (0.08, 1), 0.95, "bicubic", 0.485),
+        ("imagenet-vit-s16-deit3", (0.08, 1), 1.0, "bicubic", 0.485),
+    ],
+)
+def test_images_are_those_of_the_source(name, area, center_fraction, interpolation, mean):
+    config = build_preset(name)
+    data = config.data
+    assert (data.interpolation, config.augment.mean[0]) == (interpolation, mean)
+    if area is None:
+        assert data.crop == "whole"
+    else:
+        assert (data.crop, data.area, data.center_fraction) == ("random_resized", area, center_fraction)
+
+
+def test_mixed_images_count_as_in_the_sources_of_the_loss():
+    thresholds = {name: PRESETS[name]().bce_target_threshold for name in PRESETS if PRESETS[name]().loss == "bce"}
+    assert thresholds == {
+        "imagenet-resnet50-rsb-a2": 0.2,
+        "imagenet-resnet50-rsb-a3": 0.2,
+        "imagenet-vit-s16-deit3": 0.0,
+    }
+    repeats = {name: PRESETS[name]().data.repeats for name in thresholds}
+    assert list(repeats.values()) == [3, 1, 3]
+
+
+def test_rates_of_lamb_start_and_end_as_the_sources_have_them():
+    for name, highest, first, last in (
+        ("imagenet-resnet50-rsb-a2", 5e-3, 1e-4, 1e-6),
+        ("imagenet-resnet50-rsb-a3", 8e-3, 1e-4, 1e-6),
+        ("imagenet-vit-s16-deit3", 4e-3, 1e-6, 1e-5),
+    ):
+        config = build_preset(name)
+        fractions = (1, config.schedule.start_fraction, config.schedule.end_fraction)
+        assert [config.optim.lr * fraction for fraction in fractions] == pytest.approx([highest, first, last])

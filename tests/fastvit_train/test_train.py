@@ -10,9 +10,9 @@ from timm.layers import PatchDropout
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastvit_train.config import AugmentConfig, ModelConfig, OptimConfig
+from fastvit_train.config import AugmentConfig, ModelConfig, OptimConfig, ScheduleConfig
 from fastvit_train.metrics import read_metrics
-from fastvit_train.models import MODELS
+from fastvit_train.models import MODELS, build_model
 from fastvit_train.train import add_gradients, train
 from loaders.beton import EncodedImage, ImageMode
 from runs import same, weights
@@ -66,6 +66,57 @@ def test_every_optimizer_learns(config, name):
 
 def test_the_loss_of_every_class_apart_learns(config):
     assert train(replace(config, epochs=5, loss="bce", label_smoothing=0.1))["top1"] > 0.9
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_a_run_learns_in_the_precision_that_is_asked_for(config, monkeypatch, capsys, precision):
+    seen = []
+
+    class Watching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 4)
+
+        def forward(self, images):
+            logits = self.layer(images.mean(dim=(2, 3)))
+            seen.append((images.dtype, logits.dtype))
+            return logits
+
+    monkeypatch.setitem(MODELS, "watching", lambda **_: Watching())
+    config = replace(config, arch="watching", precision=precision, epochs=15, optim=OptimConfig(lr=0.1))
+    assert train(config)["top1"] > 0.9
+    dtype = {"fp16": torch.float16, "fp32": torch.float32}[precision]
+    assert set(seen[1:]) == {(dtype, dtype)}, "all but the forecast's"
+    assert f", {precision} on 1 x cpu" in capsys.readouterr().out
+
+
+def first_loss(config, **changes) -> float:
+    """The loss of the first step."""
+    out = config.out.with_name("-".join(f"{name}{value}" for name, value in changes.items()) or "plain")
+    train(replace(config, max_steps=1, log_every_steps=1, compile="off", out=out, **changes))
+    return read_metrics(out / "metrics.jsonl")[0]["loss"]
+
+
+def test_label_smoothing_reaches_the_loss(config):
+    assert first_loss(config) != pytest.approx(first_loss(config, label_smoothing=0.3), rel=1e-3)
+
+
+def test_the_target_threshold_reaches_the_loss(config):
+    config = replace(config, loss="bce", augment=AugmentConfig(mixup_alpha=1.0))
+    assert first_loss(config) != pytest.approx(first_loss(config, bce_target_threshold=0.2), rel=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_gradients_are_clipped_whole_and_unscaled(config, precision, accumulate):
+    """A step of plain SGD at rate 1 goes as far as the clipped gradient is long."""
+    torch.manual_seed(config.seed)
+    start = build_model(config.arch, num_classes=4, resolution=32).state_dict()
+    optim = OptimConfig(name="sgd", lr=1.0, momentum=0.0, weight_decay=0.0, clip_norm=0.01)
+    config = replace(config, precision=precision, accumulate=accumulate, optim=optim, max_steps=1)
+    train(replace(config, schedule=ScheduleConfig(warmup_epochs=0)))
+    moved = [(weight - start[name]).square().sum() for name, weight in weights(config.out).items()]
+    assert sum(moved).sqrt().item() == pytest.approx(0.01, rel=1e-3)
 
 
 @pytest.mark.slow
@@ -202,6 +253,13 @@ def test_a_loss_that_is_not_finite_ends_the_run(config, monkeypatch):
     monkeypatch.setitem(MODELS, "diverging", lambda **_: _Diverging())
     with pytest.raises(ValueError, match=r"the loss is nan at step 2 .*; a lower --optim\.lr"):
         train(replace(config, arch="diverging"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_float16_on_the_gpu(config, name):
+    optim = OptimConfig(name=name, lr=3e-3, clip_norm=1.0)
+    assert train(replace(config, epochs=5, device="cuda", precision="fp16", optim=optim))["top1"] > 0.9
 
 
 @pytest.mark.gpu
