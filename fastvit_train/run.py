@@ -15,6 +15,7 @@ from torch import nn
 
 from fastvit_train import checkpoint
 from fastvit_train.augment import normalize
+from fastvit_train.batch_norm import average_statistics, synchronize_batch_norm
 from fastvit_train.config import Config
 from fastvit_train.config_json import to_dict
 from fastvit_train.device import computes_in_bf16
@@ -28,12 +29,14 @@ from fastvit_train.models.vit_start import whiten_patches
 from fastvit_train.optim import Optimizers, build_optimizer
 from fastvit_train.run_folder import BEST, CHECKPOINT, save_config
 from fastvit_train.schedule import total_steps
+from fastvit_train.sharding import check_sharding, gathered, is_sharded, model_shares, shard, units
 from loaders import ImageLoader
 from loaders.errors import FastvitError
 
 __all__ = [
     "Progress",
     "Run",
+    "average_batch_norm",
     "compile_models",
     "compiles_augmentation",
     "initialize_from_data",
@@ -78,7 +81,7 @@ class Run:
     folder: Path
     model: nn.Module
     parallel_model: nn.Module
-    """`model` with gradients averaged over the ranks; the same weights."""
+    """`model` with gradients averaged over the ranks; the same weights. Itself where it is sharded."""
     ema: ModelEmaV3 | None
     """The moving average of its weights, where the config asks for one."""
     optimizer: Optimizers
@@ -118,13 +121,18 @@ def start_run(config: Config, world: World, folder: Path, loader: ImageLoader, n
     torch.set_float32_matmul_precision("high")
     steps_per_epoch = len(loader)
     metrics = Metrics(folder, is_main=world.is_main, num_steps=total_steps(config.epochs, steps_per_epoch))
+    dtype = torch.bfloat16 if computes_in_bf16(config, world.device) else torch.float32
     model = start_model(config, world, loader, num_classes, metrics)
-    optimizer = build_optimizer(model, config.optim)
-    torch.manual_seed(config.seed + world.rank)  # the same weights on every rank, but not the same dropped paths
     half_life_steps = config.ema_half_life_epochs * steps_per_epoch
     ema = build_ema(model, half_life_steps=half_life_steps) if half_life_steps else None
-    compile_models(config, world.device, model, *([ema.module] if ema is not None else []))
-    dtype = torch.bfloat16 if computes_in_bf16(config, world.device) else torch.float32
+    models = [model, *([ema.module] if ema is not None else [])]
+    if config.parallel == "fsdp":
+        check_sharding(config, model, dtype, world)
+        for each in models:
+            shard(each, dtype=dtype, world=world)
+    optimizer = build_optimizer(model, config.optim)
+    torch.manual_seed(config.seed + world.rank)  # the same weights on every rank, but not the same dropped paths
+    compile_models(config, world.device, *models)
     if world.is_main:
         save_config(folder, config)
     return Run(
@@ -132,7 +140,7 @@ def start_run(config: Config, world: World, folder: Path, loader: ImageLoader, n
         world=world,
         folder=folder,
         model=model,
-        parallel_model=world.wrap(model),
+        parallel_model=model if is_sharded(model) else world.wrap(model),
         ema=ema,
         optimizer=optimizer,
         metrics=metrics,
@@ -159,7 +167,7 @@ def start_model(config: Config, world: World, loader: ImageLoader, num_classes: 
     initialize_from_data(model, config, loader)
     if config.init_from is not None:
         metrics.say(load_initial_weights(model, config.init_from))
-    return model
+    return synchronize_batch_norm(model, world) if config.sync_batch_norm else model
 
 
 def initialize_from_data(model: nn.Module, config: Config, loader: ImageLoader) -> None:
@@ -177,9 +185,11 @@ def compile_models(config: Config, device: torch.device, *models: nn.Module) -> 
     """Have torch.compile make each model's code when it is first called, if the config asks for it."""
     mode = resolve_compile(config, device)
     if mode is not None:
-        for model in models:
+        # What gathers the shares of a sharded model is not for torch.compile: there it has each block.
+        parts = [part for model in models for part in (units(model) if is_sharded(model) else [model])]
+        for part in parts:
             # The few resolutions of the phases get their own code; else torch would make the sizes variables.
-            model.compile(mode=mode, dynamic=False if config.phases else None)
+            part.compile(mode=mode, dynamic=False if config.phases else None)
 
 
 def resolve_compile(config: Config, device: torch.device) -> str | None:
@@ -224,9 +234,9 @@ def resume(run: Run) -> None:
                 f"{path} is of {name} {theirs}, but this run has {ours}; change one, or name another --out"
             )
     try:
-        run.model.load_state_dict(state["model"])
+        run.model.load_state_dict(model_shares(state["model"], run.model))
         if run.ema is not None:
-            run.ema.module.load_state_dict(state["ema"])
+            run.ema.module.load_state_dict(model_shares(state["ema"], run.ema.module))
         run.optimizer.load_state_dict(state["optimizer"])
     except (RuntimeError, ValueError) as error:
         raise FastvitError(f"{path} does not fit the model or optimizer of this run: {error}") from error
@@ -238,22 +248,29 @@ def resume(run: Run) -> None:
 
 def save_checkpoint(run: Run) -> None:
     """Write everything that resuming needs."""
-    random_states = checkpoint.random_states(run.world)
+    average_batch_norm(run)
+    of_all_ranks = {
+        "model": gathered(run.model.state_dict()),
+        "ema": None if run.ema is None else gathered(run.ema.module.state_dict()),
+        "optimizer": gathered(run.optimizer.state_dict()),
+        "random_states": checkpoint.random_states(run.world),
+    }
     if run.world.is_main:
-        state = {
-            **_identity(run),
-            "model": run.model.state_dict(),
-            "ema": None if run.ema is None else run.ema.module.state_dict(),
-            "optimizer": run.optimizer.state_dict(),
-            "random_states": random_states,
-        }
-        checkpoint.save(run.folder / CHECKPOINT, state)
+        checkpoint.save(run.folder / CHECKPOINT, {**_identity(run), **of_all_ranks})
 
 
 def save_best(run: Run) -> None:
     """Write the evaluated weights, which are the best so far: to start other runs from, not to resume."""
+    weights = gathered(run.evaluated_model.state_dict())
     if run.world.is_main:
-        checkpoint.save(run.folder / BEST, {**_identity(run), "model": run.evaluated_model.state_dict()})
+        checkpoint.save(run.folder / BEST, {**_identity(run), "model": weights})
+
+
+def average_batch_norm(run: Run) -> None:
+    """Have the ranks agree on the statistics of batch normalisation: before they are used, and before they are kept."""
+    average_statistics(run.model, run.world)
+    if run.ema is not None:
+        average_statistics(run.ema.module, run.world)
 
 
 def _identity(run: Run) -> dict[str, Any]:

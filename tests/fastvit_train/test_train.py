@@ -185,7 +185,7 @@ def test_samples_left_out_of_validation_are_counted(config, write_images, encode
     records = [EncodedImage(b"noise" if index == 5 else good, ImageMode.JPG, 32, 32) for index in range(20)]
     write_images(tmp_path / "bad.beton", records, np.arange(20) % 4)
     train(replace(config, max_steps=1, data=replace(config.data, val=tmp_path / "bad.beton", on_error="skip")))
-    assert "left out 1 samples, such as BadSample(index=5" in capsys.readouterr().out
+    assert "left out 1 sample, such as record 5 of bad.beton: " in capsys.readouterr().out
     assert read_metrics(config.out / "metrics.jsonl")[-1]["num_images"] == 19
 
 
