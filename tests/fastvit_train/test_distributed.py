@@ -14,12 +14,14 @@ from torch._dynamo.backends.debugging import eager
 from torch.futures import Future
 
 from fastvit_train import checkpoint
+from fastvit_train.augment import Augmented, Rows
 from fastvit_train.config import AugmentConfig, Config, OptimConfig
 from fastvit_train.data import build_loaders
 from fastvit_train.distributed import World, start_world
-from fastvit_train.metrics import read_metrics
+from fastvit_train.evaluate import Evaluation
+from fastvit_train.metrics import Totals, read_metrics
 from fastvit_train.run import start_run
-from fastvit_train.train import train
+from fastvit_train.train import train, train_step
 from runs import same, save_config, weights
 
 CPU = torch.device("cpu")
@@ -136,14 +138,50 @@ def test_shares_of_the_weights_train_alike_and_resume_on_any_number_of_ranks(exa
 
 
 def test_ranks_have_the_same_weights_and_draw_differently(config, group):
-    drawn, started = [], []
+    drawn, started, second = [], [], config.out.with_name("second")
     loader, *_ = build_loaders(config, World(rank=0, world_size=1, device=CPU))
     for rank in range(2):
         world = World(rank=rank, world_size=2, device=CPU)
-        started.append(start_run(config, world, config.out, loader, num_classes=4).model.state_dict())
+        folder = second if rank else config.out
+        started.append(start_run(config, world, folder, loader, num_classes=4).model.state_dict())
         drawn.append(torch.rand(8))
     assert same(*started)
+    assert not second.exists(), "only the first rank writes"
     assert not torch.equal(*drawn)
+
+
+def test_a_rank_augments_its_rows_of_the_batch(config, group, monkeypatch):
+    seen = []
+
+    def augmented(images, labels, _, *, rows, generator, **__):
+        seen.append((rows, generator.initial_seed()))
+        return Augmented(images.float(), labels, labels)
+
+    monkeypatch.setattr("fastvit_train.train.augment", augmented)
+    loader, *_ = build_loaders(config, World(rank=0, world_size=1, device=CPU))
+    for rank in range(2):
+        world = World(rank=rank, world_size=2, device=CPU)
+        run = start_run(config, world, config.out, loader, num_classes=4)
+        train_step(run, torch.zeros(16, 3, 32, 32), torch.zeros(16).long(), torch.arange(16), Totals(CPU))
+    (first, seed), (second, other_seed) = seen
+    assert (first, second) == (Rows(0, 0, 32), Rows(1, 16, 32))
+    assert seed == other_seed
+
+
+def test_statistics_are_averaged_before_they_are_used_or_kept(config, monkeypatch):
+    """Those of the model and of the moving average of its weights."""
+    events = []
+    monkeypatch.setattr("fastvit_train.run.average_statistics", lambda *_: events.append("averaged"))
+    monkeypatch.setattr("fastvit_train.run.checkpoint.save", lambda *_: events.append("saved"))
+
+    def evaluated(*_, **__):
+        events.append("evaluated")
+        return Evaluation(0.5, None, 1.0, 50)
+
+    monkeypatch.setattr("fastvit_train.train.evaluate", evaluated)
+    monkeypatch.setattr("fastvit_train.train.save_best", lambda _: None)
+    train(replace(config, epochs=1, ema_half_life_epochs=1))
+    assert events == ["averaged", "averaged", "evaluated", "averaged", "averaged", "saved"]
 
 
 class Layers(nn.Sequential):
