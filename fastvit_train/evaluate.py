@@ -1,6 +1,6 @@
 """Evaluation: every image exactly once, on any number of ranks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from fastvit_train.config import Config
 from fastvit_train.distributed import World
 from fastvit_train.metrics import Totals
 from fastvit_train.prefetch import Prefetcher
+from fastvit_train.sharding import is_sharded
 from loaders import ImageLoader
 from loaders.errors import FastvitError
 
@@ -82,7 +83,10 @@ def evaluate(
     views = _VIEWS[config.eval_averaging]
     plain, averaged = Totals(world.device), Totals(world.device)
     loader.set_epoch(0)
-    for images, labels, _ in Prefetcher(loader, world.device):
+    for images, labels in _batches(model, loader, world):
+        if not len(labels):
+            _keep_pace(model, config, times=max(1, len(views)), device=world.device, autocast=autocast)
+            continue
         with autocast:
             logits = model(normalize(images, config.augment, dtype)).float()
             plain.add(F.cross_entropy(logits, labels), logits, labels)
@@ -98,6 +102,29 @@ def evaluate(
         raise FastvitError(f"{config.data.val} gave no image to evaluate on")
     averaged_hits = world.sum(averaged.sums())[1].item()
     return Evaluation(hits / count, averaged_hits / count if views else None, loss / count, int(count))
+
+
+def _batches(model: nn.Module, loader: ImageLoader, world: World) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images and labels on the device; of a sharded model as many batches on every rank, empty ones at the end."""
+    num_batches = max(world.gather(len(loader))) if is_sharded(model) else 0
+    for images, labels, _ in Prefetcher(loader, world.device):
+        num_batches -= 1
+        yield images, labels
+    nothing = torch.empty(0, dtype=torch.int64, device=world.device)
+    for _ in range(num_batches):
+        yield nothing, nothing
+
+
+def _keep_pace(
+    model: nn.Module, config: Config, *, times: int, device: torch.device, autocast: AbstractContextManager[object]
+) -> None:
+    """Call a sharded model on a picture of nothing, as the ranks that have images need this rank's weights."""
+    if not is_sharded(model):
+        return
+    side = config.data.resolution
+    with autocast, torch.compiler.set_stance("force_eager"):  # one image is not worth compiling for
+        for _ in range(times):
+            model(torch.zeros((1, 3, side, side), device=device))
 
 
 def _changed(images: Tensor, view: _View) -> Tensor:

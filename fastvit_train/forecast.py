@@ -65,8 +65,9 @@ def _cost(run: Run, phase: Phase) -> float:
     """The floating-point operations of one image's way through the model."""
     image = torch.zeros(1, 3, phase.resolution, phase.resolution, device=run.world.device)
     run.model.eval()  # so that no batch statistics change; every epoch begins with train()
-    with FlopCounterMode(display=False) as counter:
-        run.model.forward(image)  # not run.model(image), which may be compiled: that would take a minute
+    # One image is not worth compiling for: that would take a minute.
+    with FlopCounterMode(display=False) as counter, run.autocast(), torch.compiler.set_stance("force_eager"):
+        run.model(image)
     operations: int = counter.get_total_flops()
     return operations * (1 - phase.patch_drop)
 

@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from torch import nn
 from fastvit_train import checkpoint
 from fastvit_train.config import AugmentConfig, Config, DataConfig, OptimConfig, ScheduleConfig
 from fastvit_train.config_json import to_dict
+from loaders import BadSample, Batch, ImageLoader
 
 TINY = "timm/test_vit"  # timm's own model for tests: 0.4 M parameters
 
@@ -42,6 +43,31 @@ def tiny_run(out: Path, data: DataConfig) -> Config:
         optim=OptimConfig(lr=3e-3),
         schedule=ScheduleConfig(warmup_epochs=1),
     )
+
+
+class LeavingOut:
+    """A loader that leaves some samples of another one out, as `on_error skip` does, even all of a batch."""
+
+    def __init__(self, loader: ImageLoader, samples: set[int]) -> None:
+        self._loader = loader
+        self._samples = torch.tensor(sorted(samples), dtype=torch.int64)
+        self.skipped: list[BadSample] = []
+
+    def set_epoch(self, epoch: int, **options: int | None) -> None:
+        self._loader.set_epoch(epoch, **options)
+        self.skipped = []
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._loader:
+            bad = torch.isin(batch.index, self._samples)
+            self.skipped.extend(BadSample(index, f"record {index}", "noise") for index in batch.index[bad].tolist())
+            yield Batch(*(part[~bad] for part in batch))
+
+    def close(self) -> None:
+        self._loader.close()
 
 
 def tiny_cifar_vit(*, num_classes: int, resolution: int, any_resolution: bool = False, **options: object) -> nn.Module:

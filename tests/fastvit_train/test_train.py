@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,12 +11,14 @@ from timm.layers import PatchDropout
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastvit_train.config import AugmentConfig, ModelConfig, OptimConfig, ScheduleConfig
+from fastvit_train.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, ScheduleConfig
+from fastvit_train.data import build_loaders
+from fastvit_train.distributed import World
 from fastvit_train.metrics import read_metrics
 from fastvit_train.models import MODELS, build_model
-from fastvit_train.train import add_gradients, train
+from fastvit_train.train import add_gradients, images_per_rank, train
 from loaders.beton import EncodedImage, ImageMode
-from runs import same, weights
+from runs import LeavingOut, same, weights
 
 
 def test_a_run_learns_and_reports(trained):
@@ -231,12 +234,92 @@ def test_batches_that_are_left_out_whole_do_not_stop_the_epochs(config, write_im
         assert epochs == [1, 2, 3, 3]  # three steps an epoch: the twelfth comes before the end of the fourth
 
 
+@pytest.fixture
+def leave_out(monkeypatch):
+    """Have the training loader leave these samples out, even all of a batch."""
+
+    def leave(samples: range) -> None:
+        def built(*args):
+            train_loader, *rest = build_loaders(*args)
+            return LeavingOut(train_loader, set(samples)), *rest
+
+        monkeypatch.setattr("fastvit_train.train.build_loaders", built)
+
+    return leave
+
+
+@pytest.fixture
+def in_order(config) -> Config:
+    """Samples 0 to 31 are the first batch of four; those that cannot be read are left out."""
+    return replace(config, log_every_steps=1, data=replace(config.data, order="sequential", on_error="skip"))
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_a_batch_without_images_counts_but_changes_nothing(in_order, leave_out, capsys, accumulate):
+    """The second batch of each epoch; of the third, three images are left, fewer than parts."""
+    leave_out(range(32, 93))
+    config = replace(in_order, accumulate=accumulate, optim=OptimConfig(name="sgd", lr=0.01))
+    train(replace(config, max_steps=1))
+    first = weights(config.out)
+    train(replace(config, max_steps=2, resume="auto"))
+    assert same(weights(config.out), first)
+    capsys.readouterr()
+    assert train(replace(config, resume="auto"))["steps"] == 12
+    assert "left out 61 samples, such as record 32: noise" in capsys.readouterr().out
+    lines = [line for line in read_metrics(config.out / "metrics.jsonl") if line["kind"] == "train"]
+    assert [line["step"] for line in lines] == [1, 3, 4, 5, 7, 8, 9, 11, 12], "nothing to log of steps 2, 6 and 10"
+
+
+def test_an_epoch_without_images_ends_the_run(in_order, leave_out):
+    leave_out(range(128))
+    with pytest.raises(ValueError, match=r"train\.beton gave no image to train on; record 0: noise"):
+        train(in_order)
+
+
+def test_a_batch_that_is_not_whole_is_not_compiled_for(in_order, leave_out, monkeypatch):
+    """It is computed without torch.compile: code for its size would hardly be used again."""
+    seen = []
+
+    class Watching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 4)
+
+        def forward(self, images):
+            if self.training:
+                seen.append((len(images), torch.compiler.is_compiling()))
+            return self.layer(images.mean(dim=(2, 3)))
+
+    monkeypatch.setitem(MODELS, "watching", lambda **_: Watching())
+    compiling = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **_: compiling(self, backend="eager"))
+    monkeypatch.setattr("fastvit_train.run.compiles_augmentation", lambda *_: False)
+    leave_out(range(40, 45))
+    train(replace(in_order, arch="watching", epochs=1, compile="default"))
+    assert seen == [(32, True), (27, False), (32, True), (32, True)]
+
+
+def test_images_of_all_ranks_count_the_same():
+    """A rank with one image and one with three: with weights 1/2 and 3/2 the mean over ranks is that over images."""
+
+    class One(World):
+        def sum(self, values):
+            return values + 3
+
+    run = SimpleNamespace(
+        config=Config(data=DataConfig(on_error="skip")), world=One(rank=0, world_size=2, device=torch.device("cpu"))
+    )
+    assert 1 / float(images_per_rank(run, 1)) == 0.5
+    run.config = Config()
+    assert images_per_rank(run, 7) == 7, "ranks have equally many and ask nobody"
+
+
 def test_samples_left_out_of_validation_are_counted(config, write_images, encode_jpeg, tmp_path, capsys):
     good = encode_jpeg(np.zeros((32, 32, 3), np.uint8))
     records = [EncodedImage(b"noise" if index == 5 else good, ImageMode.JPG, 32, 32) for index in range(20)]
     write_images(tmp_path / "bad.beton", records, np.arange(20) % 4)
     train(replace(config, max_steps=1, data=replace(config.data, val=tmp_path / "bad.beton", on_error="skip")))
-    assert "left out 1 samples, such as BadSample(index=5" in capsys.readouterr().out
+    assert f"left out 1 sample, such as record 5 of {tmp_path / 'bad.beton'}: " in capsys.readouterr().out
     assert read_metrics(config.out / "metrics.jsonl")[-1]["num_images"] == 19
 
 
