@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from loaders.errors import FastvitError
+
 __all__ = ["classification_loss"]
 
 
@@ -20,10 +22,17 @@ def classification_loss(
         kind: `cross_entropy`, or `bce`: binary cross entropy of every class on its own, averaged over the classes too
             (source: "ResNet strikes back", arXiv 2110.00476).
         label_smoothing: Share of the targets that is spread over all classes.
+
+    Raises:
+        FastvitError: The kind is unknown.
     """
-    if kind == "cross_entropy":
-        return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
-    num_classes = logits.shape[1]
-    shares = targets if targets.is_floating_point() else F.one_hot(targets, num_classes).to(logits.dtype)
-    smoothed = torch.full_like(shares, 1 / num_classes).lerp(shares, 1 - label_smoothing)
-    return F.binary_cross_entropy_with_logits(logits, smoothed)
+    match kind:
+        case "cross_entropy":
+            return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+        case "bce":
+            num_classes = logits.shape[1]
+            shares = targets if targets.is_floating_point() else F.one_hot(targets, num_classes).to(logits.dtype)
+            smoothed = torch.full_like(shares, 1 / num_classes).lerp(shares, 1 - label_smoothing)
+            return F.binary_cross_entropy_with_logits(logits, smoothed)
+        case _:
+            raise FastvitError(f"loss must be cross_entropy or bce, got {kind}")

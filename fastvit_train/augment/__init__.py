@@ -16,6 +16,7 @@ from fastvit_train.augment.mixing import ERASED, Mixing, draw_erased, draw_mixin
 from fastvit_train.augment.ops import channels, pack
 from fastvit_train.augment.policies import Jitter, Layer, apply_jitter, apply_layers, draw_jitter, draw_layers
 from fastvit_train.config import AugmentConfig
+from loaders.errors import FastvitError
 
 __all__ = ["Augmentation", "Augmented", "apply", "augment", "compiled_apply", "draw", "flip_and_shift", "normalize"]
 
@@ -46,14 +47,17 @@ def draw(
     epochs show every image both ways (source: arXiv 2404.00498).
     """
     num_samples, device = len(index), index.device
-    if config.flip == "alternating":
-        mixed = index * 0x9E3779B1  # hashed twice, so that the halves don't follow how the dataset is sorted
-        mixed = (mixed ^ (mixed >> 16)) * 0x85EBCA6B
-        flip = ((mixed >> 20) & 1) == epoch % 2
-    elif config.flip == "random":
-        flip = torch.randint(2, (num_samples,), generator=generator, device=device, dtype=torch.bool)
-    else:
-        flip = torch.zeros(num_samples, device=device, dtype=torch.bool)
+    match config.flip:
+        case "alternating":
+            mixed = index * 0x9E3779B1  # hashed twice, so that the halves don't follow how the dataset is sorted
+            mixed = (mixed ^ (mixed >> 16)) * 0x85EBCA6B
+            flip = ((mixed >> 20) & 1) == epoch % 2
+        case "random":
+            flip = torch.randint(2, (num_samples,), generator=generator, device=device, dtype=torch.bool)
+        case "none":
+            flip = torch.zeros(num_samples, device=device, dtype=torch.bool)
+        case _:
+            raise FastvitError(f"augment.flip must be none, random or alternating, got {config.flip}")
     shift = torch.randint(-config.shift, config.shift + 1, (num_samples, 2), generator=generator, device=device)
     shape = (num_samples, resolution, resolution)
     return Augmentation(

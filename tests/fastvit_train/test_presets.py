@@ -49,6 +49,7 @@ def small(config: Config, make_set, out, num_classes: int = 3) -> Config:
     val_set = make_set(f"{out.name}/val.beton", 8, num_classes=num_classes)
     return replace(
         config,
+        model=replace(config.model, bf16_residual=False),  # of no use in fp32, and refused there
         arch=TINY.get(config.arch, config.arch),
         batch_size=8,
         accumulate=min(2, config.accumulate),
