@@ -112,4 +112,4 @@ def _description(kind: Any) -> str:  # noqa: ANN401
         return f"a tuple of {', '.join(map(_description, arguments))}"
     if kind is type(None):
         return "None"
-    return _KINDS.get(kind, f"a {getattr(kind, '__name__', kind)}")
+    return _KINDS.get(kind, f"of type {getattr(kind, '__name__', kind)}")
