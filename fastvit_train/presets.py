@@ -53,7 +53,7 @@ class Family(NamedTuple):
 # Attention, and what was published with its recipes: AdamW and strong augmentation (ConvNeXt), against SGD.
 FAMILIES = (
     Family(
-        ("vit_", "flexivit", "deit", "beit", "eva", "cait", "xcit", "swin", "convnext"),
+        ("vit", "flexivit", "deit", "beit", "eva", "cait", "xcit", "swin", "convnext"),
         preset="imagenet-vit-s16-90",
         small_preset="cifar10-vit-small",
     ),
