@@ -259,7 +259,8 @@ class Config:
     preset: str | None = None
     """Name of the recipe that the other options change."""
     arch: str = "vit_b16"
-    """Model: a short name (vit_b16, vit_s16, vit_ti16, vit_small_cifar, resnet18, resnet50, ...) or timm/NAME."""
+    """Model: a short name (vit_b16, vit_s16, vit_ti16, vit_small_cifar, resnet18, resnet50, ...) or timm/NAME. On the
+    command line it starts from its own preset, or from that of its family."""
     epochs: float = 130
     """Length of the run, and of the learning-rate schedule."""
     max_steps: int | None = None
@@ -272,7 +273,8 @@ class Config:
     """Start from the weights in this file instead of random ones: a run's checkpoint.pt or best.pt, or timm's weights
     (.safetensors, .pth). The head is new where the number of classes differs; position embeddings are interpolated."""
     out: Path | None = None
-    """Run folder; runs/PRESET or runs/ARCH with a number behind it when not given."""
+    """Run folder; when not given, runs/PRESET with a number behind it, or runs/ARCH where the preset was made for
+    another model."""
     resume: Literal["never", "auto"] = "never"
     """auto continues from the checkpoint in the run folder if there is one, else starts from the beginning."""
     checkpoint_every_steps: int | None = None

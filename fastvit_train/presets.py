@@ -9,7 +9,17 @@ from fastvit_train.config import Config, ModelConfig
 from fastvit_train.recipes import cifar10, imagenet
 from loaders.errors import FastvitError
 
-__all__ = ["ARCH_PRESETS", "FAMILIES", "PRESETS", "Family", "build_preset", "expectation", "preset_of", "summary"]
+__all__ = [
+    "ARCH_PRESETS",
+    "FAMILIES",
+    "PRESETS",
+    "Family",
+    "build_preset",
+    "expectation",
+    "preset_of",
+    "run_name",
+    "summary",
+]
 
 # Each takes the epochs to spend, on which warm-ups and averages depend too, and has the usual number as its default.
 PRESETS: dict[str, Callable[..., Config]] = {
@@ -121,3 +131,9 @@ def build_preset(name: str, *, epochs: float | None = None, arch: str | None = N
         return replace(config, arch=arch)
     phases = tuple((end, resolution, 0.0) for end, resolution, _ in config.phases)
     return replace(config, arch=arch, model=ModelConfig(), phases=phases)
+
+
+def run_name(config: Config) -> str:
+    """What a run is called: after its preset, or after its model where the preset was made for another."""
+    known = PRESETS.get(config.preset or "")
+    return config.arch if config.preset is None or (known and known().arch != config.arch) else config.preset

@@ -32,9 +32,11 @@ def announce(run: Run) -> None:
     if config.compile == "auto" and not config.augment.is_plain and not run.compile_augment:
         run.metrics.say("the augmentation is not compiled and takes longer: there is no C++ compiler (g++)")
     run.metrics.say(_batch_line(config, run.world.world_size))
-    if config.preset in PRESETS and config.arch != (made_for := build_preset(config.preset).arch):
-        run.metrics.say(f"recipe      {config.preset}, which was made for {made_for}")
     if config.preset in PRESETS:
+        preset = build_preset(config.preset, epochs=config.epochs)
+        if (preset.arch, preset.batch_size) != (config.arch, config.batch_size):
+            made_for = f"{preset.arch} and {preset.batch_size} images a step"
+            run.metrics.say(f"recipe      {config.preset}, made for {made_for}")
         run.metrics.say(f"expected    of {config.preset} as it is: {expectation(config.preset)}")
 
 

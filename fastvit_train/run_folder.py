@@ -11,6 +11,7 @@ from typing import Any
 
 from fastvit_train.config import Config
 from fastvit_train.config_json import to_dict
+from fastvit_train.presets import run_name
 from loaders.atomic_file import atomic_file
 from loaders.errors import FastvitError
 
@@ -33,7 +34,7 @@ def choose_folder(config: Config) -> Path:
                 f"{config.out} holds a run already; continue it with --resume auto, or name another --out"
             )
         return config.out
-    name = (config.preset or config.arch).replace("/", "-")
+    name = run_name(config).replace("/", "-")
     number = 1
     while (folder := _numbered(name, number)).exists():
         number += 1

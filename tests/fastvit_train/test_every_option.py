@@ -81,7 +81,7 @@ TABLE: dict[str, Changed | Callable[..., None]] = {
     "loss": Changed("bce"),
     "label_smoothing": Changed(0.2),
     "accumulate": Changed(2, seen="parts"),
-    "ema_half_life_epochs": Changed(0.5, seen="evaluations", kept="weights"),
+    "ema_half_life_epochs": Changed(0.1, seen="evaluations", given={"ema_half_life_epochs": 5.0}, kept="weights"),
     "phases": Changed(((0.5, 16, 0.0),), seen="sides", given={"epochs": 2.0}),
     "device": Changed("auto", seen="device", kept="weights"),
     "precision": Changed("bf16"),

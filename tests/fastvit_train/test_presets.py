@@ -9,7 +9,7 @@ import pytest
 from fastvit_train.cli import parse
 from fastvit_train.config import Config, ModelConfig
 from fastvit_train.models import MODELS
-from fastvit_train.presets import ARCH_PRESETS, FAMILIES, PRESETS, build_preset, expectation, preset_of
+from fastvit_train.presets import ARCH_PRESETS, FAMILIES, PRESETS, build_preset, expectation, preset_of, run_name
 from fastvit_train.schedule import lr_factor, phase_of, total_steps
 from fastvit_train.train import train
 from runs import tiny_cifar_vit
@@ -184,8 +184,16 @@ def test_a_familys_recipe_trains_another_model(arch, make_set, tmp_path, monkeyp
     monkeypatch.setattr("fastvit_train.report.plot_run", lambda folder: folder / "curves.png")
     config = parse(["--arch", arch, "--epochs", "1"])
     assert train(small(config, make_set, tmp_path / "run"))["steps"] == 2
-    made_for = build_preset(config.preset).arch
-    assert f"recipe      {config.preset}, which was made for {made_for}\n" in capsys.readouterr().out
+    preset = build_preset(config.preset)
+    line = f"recipe      {config.preset}, made for {preset.arch} and {preset.batch_size} images a step\n"
+    assert line in capsys.readouterr().out
+
+
+def test_a_run_is_called_after_its_preset_or_its_model():
+    assert run_name(build_preset("cifar10-quick")) == "cifar10-quick"
+    assert run_name(parse(["--arch", "resnet18"])) == "resnet18"
+    assert run_name(Config(arch="resnet18")) == "resnet18"
+    assert run_name(Config(preset="mine", arch="resnet18")) == "mine"
 
 
 def test_muons_other_rates_are_airbenchs():
