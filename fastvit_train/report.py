@@ -6,9 +6,11 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import nn
 
+from fastvit_train.config import Config
+from fastvit_train.data import share_of_batch
 from fastvit_train.device import DTYPES, device_name
 from fastvit_train.metrics import read_metrics
-from fastvit_train.presets import PRESETS, expectation
+from fastvit_train.presets import PRESETS, build_preset, expectation
 from fastvit_train.run import Run
 from fastvit_train.run_folder import BEST, CHECKPOINT, METRICS, RESULT, provenance, write_json
 
@@ -29,8 +31,24 @@ def announce(run: Run) -> None:
     )
     if config.compile == "auto" and not config.augment.is_plain and not run.compile_augment:
         run.metrics.say("the augmentation is not compiled and takes longer: there is no C++ compiler (g++)")
+    run.metrics.say(_batch_line(config, run.world.world_size))
     if config.preset in PRESETS:
+        preset = build_preset(config.preset, epochs=config.epochs)
+        if (preset.arch, preset.batch_size) != (config.arch, config.batch_size):
+            made_for = f"{preset.arch} and {preset.batch_size} images a step"
+            run.metrics.say(f"recipe      {config.preset}, made for {made_for}")
         run.metrics.say(f"expected    of {config.preset} as it is: {expectation(config.preset)}")
+
+
+def _batch_line(config: Config, num_devices: int) -> str:
+    """How large a step is: over all devices, on each of them, and in each of its parts."""
+    share = share_of_batch(config, num_devices)
+    parts = f", in {config.accumulate} parts of {share // config.accumulate}" if config.accumulate > 1 else ""
+    matrices = f", {config.optim.muon.lr:g} for matrices" if config.optim.name == "muon" else ""
+    return (
+        f"batch       {config.batch_size} images over {num_devices} device{'s' if num_devices > 1 else ''}: {share} on "
+        f"each{parts}; learning rate {config.optim.lr:g}{matrices}"
+    )
 
 
 def report(run: Run, *, total_seconds: float) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from fastvit_train.config import Config
 from fastvit_train.config_json import to_dict
+from fastvit_train.presets import run_name
 from loaders.atomic_file import atomic_file, remove_leftovers
 from loaders.errors import FastvitError
 
@@ -81,7 +82,7 @@ def _make_folder(config: Config) -> tuple[Path, bool]:
         is_new = not config.out.exists()
         config.out.mkdir(parents=True, exist_ok=True)
         return config.out, is_new
-    name = (config.preset or config.arch).replace("/", "-")
+    name = run_name(config).replace("/", "-")
     number = 1
     while True:
         folder = _numbered(name, number)

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from fastvit_train.cli import parse
 from fastvit_train.config import Config, DataConfig
-from fastvit_train.data import build_loaders
+from fastvit_train.data import build_loaders, share_of_batch
 from fastvit_train.distributed import World
 from loaders import LoaderConfig
 from loaders.beton import EncodedImage, ImageMode
@@ -72,6 +73,32 @@ def test_every_option_reaches_the_loaders(name, large_jpegs, monkeypatch):
 def test_no_option_of_the_loaders_is_left_out():
     shared = {field.name for field in fields(DataConfig)} & {field.name for field in fields(LoaderConfig)}
     assert shared == LOADED.keys()
+
+
+@pytest.mark.parametrize("name", ["resnet50", "vit_b16", "resnet50_cifar"])
+def test_any_number_of_ranks_trains_the_same_recipe(name):
+    """The ranks share the batch: nothing else of the recipe knows how many they are."""
+    alone = parse(["--arch", name])
+    for num_ranks in (1, 2, 4, 8):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("WORLD_SIZE", str(num_ranks))  # as torchrun has it
+            config = parse(["--arch", name])
+        assert config == alone
+        assert share_of_batch(config, num_ranks) * num_ranks == alone.batch_size
+
+
+def test_each_rank_loads_its_share_of_the_batch(large_jpegs, monkeypatch):
+    seen = []
+    monkeypatch.setattr("fastvit_train.data.build_loader", lambda backend, path, config: seen.append(config))
+    data = DataConfig(train=large_jpegs, val=large_jpegs)
+    build_loaders(Config(batch_size=96, data=data), World(rank=3, world_size=8, device=torch.device("cpu")))
+    assert [(config.batch_size, config.rank, config.world_size) for config in seen] == [(12, 3, 8)] * 2
+
+
+def test_a_batch_that_ranks_and_parts_cannot_share_is_refused():
+    message = r"batch_size 96 .* multiple of 8 devices x accumulate 8; change one of them"
+    with pytest.raises(ValueError, match=message):
+        share_of_batch(Config(batch_size=96, accumulate=8), 8)
 
 
 def test_validation_data_with_other_classes_is_refused(data_sets, make_set):
