@@ -94,8 +94,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _shown(name: str, value: float) -> str:
-    if name.endswith("_fraction") or name in ("accuracy", "top1", "top1_averaged"):
+    if name.endswith(("_fraction", "_utilization")) or name in ("accuracy", "top1", "top1_averaged"):
         return f"{name.removesuffix('_fraction').replace('_', ' ')} {100 * value:.2f} %"
     if name.endswith("_seconds"):
         return f"{name.removesuffix('_seconds').replace('_', ' ')} {value / 60:.1f} min"
+    if name.endswith("_bytes"):
+        return f"{name.removesuffix('_bytes').replace('_', ' ')} {value / 2**30:.2f} GiB"
+    if name == "model_flops_per_second":
+        return f"{value / 1e12:,.2f} TFLOP/s"
     return f"{name.replace('_', ' ')} {value:.4g}" if name != "images_per_second" else f"{value:,.0f} images/s"

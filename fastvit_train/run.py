@@ -20,6 +20,7 @@ from fastvit_train.config_json import to_dict
 from fastvit_train.device import computes_in_bf16
 from fastvit_train.distributed import World
 from fastvit_train.ema import build_ema
+from fastvit_train.flops import flops_per_image, peak_flops_per_second
 from fastvit_train.initial_weights import load_initial_weights
 from fastvit_train.metrics import Metrics
 from fastvit_train.models import build_model
@@ -27,7 +28,7 @@ from fastvit_train.models.plain_attention import use_plain_attention
 from fastvit_train.models.vit_start import whiten_patches
 from fastvit_train.optim import Optimizers, build_optimizer
 from fastvit_train.run_folder import BEST, CHECKPOINT, save_config
-from fastvit_train.schedule import total_steps
+from fastvit_train.schedule import Phase, phases_of, total_steps
 from loaders import ImageLoader
 from loaders.errors import FastvitError
 
@@ -57,8 +58,14 @@ class Progress:
     num_images: int = 0
     train_seconds: float = 0.0
     """Time in training steps and waiting for their data, compilation included; not evaluation."""
+    steady_seconds: float = 0.0
+    """The part of it without the first steps of each shape, which compile."""
+    steady_images: int = 0
+    """Images of that part."""
+    steady_flops: float = 0.0
+    """Operations of the model for these images."""
     wait_seconds: float = 0.0
-    """The part of it spent waiting for data."""
+    """Time in that part in which the device had no data."""
     eval_seconds: float = 0.0
     top1: float | None = None
     """Of the last evaluation."""
@@ -88,6 +95,8 @@ class Run:
     dtype: torch.dtype
     compile_augment: bool
     autocast: Callable[[], AbstractContextManager[object]]
+    flops_per_image: dict[Phase, float]
+    """Operations of the model for an image of each phase, forward and backward."""
     progress: Progress = field(default_factory=Progress)
 
     @property
@@ -100,6 +109,14 @@ class Run:
     def evaluated_weights(self) -> Literal["ema", "model"]:
         """Which weights those are."""
         return "model" if self.ema is None else "ema"
+
+    @property
+    def peak_flops_per_second(self) -> float | None:
+        """What all devices together could do, where a table says it."""
+        if self.world.device.type != "cuda":
+            return None
+        peak = peak_flops_per_second(torch.cuda.get_device_name(self.world.device), self.dtype)
+        return None if peak is None else peak * self.world.world_size
 
     @property
     def schedule_steps(self) -> int:
@@ -119,6 +136,7 @@ def start_run(config: Config, world: World, folder: Path, loader: ImageLoader, n
     steps_per_epoch = len(loader)
     metrics = Metrics(folder, is_main=world.is_main, num_steps=total_steps(config.epochs, steps_per_epoch))
     model = start_model(config, world, loader, num_classes, metrics)
+    flops = {phase: flops_per_image(model, phase) for phase in phases_of(config)}
     optimizer = build_optimizer(model, config.optim)
     torch.manual_seed(config.seed + world.rank)  # the same weights on every rank, but not the same dropped paths
     half_life_steps = config.ema_half_life_epochs * steps_per_epoch
@@ -141,6 +159,7 @@ def start_run(config: Config, world: World, folder: Path, loader: ImageLoader, n
         dtype=dtype,
         compile_augment=compiles_augmentation(config, world.device),
         autocast=partial(torch.autocast, world.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16),
+        flops_per_image=flops,
     )
 
 

@@ -1,11 +1,6 @@
 """A run's folder: where it lies, and the files in it that outlive the run."""
 
-import importlib.metadata
 import json
-import platform
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +9,7 @@ from fastvit_train.config_json import to_dict
 from loaders.atomic_file import atomic_file
 from loaders.errors import FastvitError
 
-__all__ = ["BEST", "CHECKPOINT", "RESULT", "choose_folder", "provenance", "save_config", "write_json"]
+__all__ = ["BEST", "CHECKPOINT", "RESULT", "choose_folder", "save_config", "write_json"]
 
 CHECKPOINT = "checkpoint.pt"
 BEST = "best.pt"
@@ -54,22 +49,3 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write `values` to `path`, replacing it at once."""
     with atomic_file(path) as file:
         file.write(json.dumps(values, indent=2).encode() + b"\n")
-
-
-def provenance() -> dict[str, Any]:
-    """What was run and with what: command, commit (None outside a checkout) and versions."""
-    packages = ("fastvit", "torch", "torchvision", "timm", "numpy")
-    return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "commit": _commit(),
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in packages},
-    }
-
-
-def _commit() -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

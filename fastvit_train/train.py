@@ -11,7 +11,8 @@ from torch import Tensor
 from fastvit_train.augment import Augmented, augment
 from fastvit_train.config import Config
 from fastvit_train.data import build_loaders, share_of_batch
-from fastvit_train.device import keep_freed_memory
+from fastvit_train.device import keep_freed_memory, peak_memory
+from fastvit_train.device_clock import device_clock
 from fastvit_train.distributed import start_world, without_averaging
 from fastvit_train.evaluate import evaluate
 from fastvit_train.forecast import Forecast
@@ -21,14 +22,14 @@ from fastvit_train.models import set_patch_drop
 from fastvit_train.optim import clip_gradients, set_lr
 from fastvit_train.prefetch import Prefetcher
 from fastvit_train.report import announce, report
-from fastvit_train.run import Progress, Run, resume, save_best, save_checkpoint, start_run
+from fastvit_train.run import Run, resume, save_best, save_checkpoint, start_run
 from fastvit_train.run_folder import choose_folder
 from fastvit_train.schedule import lr_factor, phase_of
+from fastvit_train.step_timer import Interval, StepTimer
 from loaders import ImageLoader
 from loaders.errors import FastvitError
 
 __all__ = [
-    "Interval",
     "add_gradients",
     "add_gradients_of",
     "evaluate_if_due",
@@ -62,50 +63,50 @@ def train(config: Config) -> dict[str, Any]:
         cleanup.enter_context(run.metrics)
         resume(run)
         announce(run)
-        forecast = Forecast(run)
+        forecast, timer = Forecast(run), StepTimer(device_clock(world.device))
         while run.progress.step < run.last_step:
-            train_epoch(run, train_loader, forecast)
+            train_epoch(run, train_loader, forecast, timer)
             evaluate_if_due(run, val_loader)
             save_checkpoint(run)
         return report(run, total_seconds=time.perf_counter() - started)
 
 
-def train_epoch(run: Run, loader: ImageLoader, forecast: Forecast) -> None:
+def train_epoch(run: Run, loader: ImageLoader, forecast: Forecast, timer: StepTimer) -> None:
     """Train on the rest of the current epoch, or until the run's last step."""
     config, progress = run.config, run.progress
     run.model.train()
     phase = phase_of(config, progress.epoch)
     set_patch_drop(run.model, phase.patch_drop)
     loader.set_epoch(progress.epoch, resolution=phase.resolution, skip_batches=progress.batch)
-    totals, interval = Totals(run.world.device), Interval(progress)
-    batches = Prefetcher(loader, run.world.device)
-    waited_before = progress.wait_seconds
-    last = time.perf_counter()
-    for images, labels, index in batches:
+    totals, interval = Totals(run.world.device), Interval(run)
+    timer.start(progress, flops_per_image=run.flops_per_image[phase])
+    for images, labels, index in Prefetcher(loader, run.world.device, timer.clock):
+        timer.begin_step(*images.shape, phase.patch_drop)
         train_step(run, images, labels, index, totals)
         progress.step += 1
         progress.batch += 1
         progress.num_images += len(labels) * run.world.world_size
         log_now = progress.step % config.log_every_steps == 0 or progress.step == run.last_step
-        wait_now = log_now or forecast.is_due(progress.step)
-        sums = run.world.sum(totals.sums().clone()).tolist() if wait_now else None  # waits for the device
-        now = time.perf_counter()
-        progress.train_seconds += now - last
-        progress.wait_seconds = waited_before + batches.wait_seconds
+        checkpoint_due = config.checkpoint_every_steps and progress.step % config.checkpoint_every_steps == 0
+        checkpoint_now = checkpoint_due and progress.batch < run.steps_per_epoch  # at the end it follows the evaluation
+        pause = log_now or checkpoint_now or forecast.is_due(progress.step)
+        if pause:
+            timer.stop()
         forecast.update(run)
-        if log_now and sums is not None:
-            log_interval(run, interval, sums)
-            totals, interval = Totals(run.world.device), Interval(progress)
+        if log_now:
+            log_interval(run, interval, run.world.sum(totals.sums().clone()).tolist())
+            totals, interval = Totals(run.world.device), Interval(run)
         if progress.step == run.last_step:
             break
-        checkpoint_due = config.checkpoint_every_steps and progress.step % config.checkpoint_every_steps == 0
-        if checkpoint_due and progress.batch < run.steps_per_epoch:  # at the epoch's end it follows the evaluation
+        if checkpoint_now:
             save_checkpoint(run)
-        last = time.perf_counter()
+        if pause:
+            timer.start(progress, flops_per_image=run.flops_per_image[phase])
     else:
         if not progress.batch:
             raise FastvitError(f"{config.data.train} gave no image to train on: {loader.skipped[0]}")
         progress.batch = run.steps_per_epoch  # the loader has fewer where every sample of a batch was left out
+    timer.stop()  # before the evaluation: the device may still be at the last steps
     say_what_was_skipped(run, loader)
     if progress.batch == run.steps_per_epoch:
         progress.epoch += 1
@@ -164,20 +165,6 @@ def add_gradients_of(part: Augmented, run: Run, *, share: float, totals: Totals)
     totals.add(loss, logits, part.labels)
 
 
-class Interval:
-    """What has happened since its construction: for the figures of one log line."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._start = (progress.num_images, progress.train_seconds, progress.wait_seconds)
-
-    def rates(self) -> tuple[float, float]:
-        """Images per second of training time, and the share of it spent waiting for data."""
-        now = (self._progress.num_images, self._progress.train_seconds, self._progress.wait_seconds)
-        images, seconds, waited = (later - earlier for later, earlier in zip(now, self._start, strict=True))
-        return images / seconds, waited / seconds
-
-
 def log_interval(run: Run, interval: Interval, sums: list[float]) -> None:
     """Log the training metrics since the last time.
 
@@ -188,7 +175,6 @@ def log_interval(run: Run, interval: Interval, sums: list[float]) -> None:
     progress = run.progress
     if not math.isfinite(loss_sum):
         raise FastvitError(f"the loss is {loss_sum} at step {progress.step}; a lower --optim.lr may help")
-    images_per_second, wait_fraction = interval.rates()
     run.metrics.log(
         "train",
         step=progress.step,
@@ -196,9 +182,10 @@ def log_interval(run: Run, interval: Interval, sums: list[float]) -> None:
         loss=loss_sum / count,
         accuracy=hits / count,
         lr=run.optimizer.param_groups[0]["lr"],
-        images_per_second=images_per_second,
-        data_wait_fraction=wait_fraction,
+        **interval.rates()._asdict(),
+        **peak_memory(run.world.device),
         train_seconds=progress.train_seconds,
+        startup_seconds=progress.train_seconds - progress.steady_seconds,
     )
 
 
