@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ class Metrics:
     def __init__(self, folder: Path, *, is_main: bool, num_steps: int) -> None:
         self._path = folder / "metrics.jsonl"
         self._is_main = is_main
+        self.listeners: list[Callable[[str, int, Mapping[str, float]], None]] = []
+        """Called with the kind, the step and the figures of every line that is logged."""
         self._console = Console(quiet=not is_main, highlight=False, soft_wrap=True)
         self._progress = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
@@ -77,7 +80,10 @@ class Metrics:
         line = {"kind": kind, "step": step, "epoch": epoch, **figures, "time": time.time()}
         with self._path.open("a") as file:
             file.write(json.dumps(line) + "\n")
-        text = "  ".join(_shown(name, value) for name, value in figures.items() if value is not None)
+        known = {name: value for name, value in figures.items() if value is not None}
+        for listen in self.listeners:
+            listen(kind, step, {"epoch": epoch, **known})
+        text = "  ".join(_shown(name, value) for name, value in known.items())
         self._progress.update(self._task, completed=step, epoch=epoch)
         if kind == "train" and not self._progress.disable:
             self._progress.update(self._task, figures=text)

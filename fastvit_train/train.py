@@ -26,6 +26,7 @@ from fastvit_train.run import Run, resume, save_best, save_checkpoint, start_run
 from fastvit_train.run_folder import choose_folder
 from fastvit_train.schedule import lr_factor, phase_of
 from fastvit_train.step_timer import Interval, StepTimer
+from fastvit_train.trackers import require_trackers, tracked
 from loaders import ImageLoader
 from loaders.errors import FastvitError
 
@@ -51,6 +52,7 @@ def train(config: Config) -> dict[str, Any]:
         FastvitError: The config does not fit the data, the model or the checkpoint; the message says how.
     """
     started = time.perf_counter()
+    require_trackers(config.trackers)
     with ExitStack() as cleanup:
         world = cleanup.enter_context(start_world(config.device))
         if world.device.type == "cpu":
@@ -62,6 +64,7 @@ def train(config: Config) -> dict[str, Any]:
         run = start_run(config, world, folder, train_loader, num_classes)
         cleanup.enter_context(run.metrics)
         resume(run)
+        cleanup.enter_context(tracked(run))
         announce(run)
         forecast, timer = Forecast(run), StepTimer(device_clock(world.device))
         while run.progress.step < run.last_step:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -224,3 +225,9 @@ def test_the_clock_of_a_real_device():
     after = clock.now()
     assert clock.waited() < 0.001
     assert after - before > 0.005
+
+
+def test_the_page_names_all_figures(trained):
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    names = {name for line in read_metrics(trained.config.out / "metrics.jsonl") for name in line} | set(trained.result)
+    assert {name for name in names if f"`{name}`" not in page} == set()
