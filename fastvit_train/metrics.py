@@ -13,7 +13,7 @@ from torch import Tensor
 
 from loaders.atomic_file import atomic_file
 
-__all__ = ["Metrics", "Totals", "read_metrics"]
+__all__ = ["Metrics", "Totals", "flop_rate", "read_metrics"]
 
 
 class Totals:
@@ -99,6 +99,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
+def flop_rate(flops_per_second: float) -> str:
+    """A number of operations per second, in the unit that suits it."""
+    if flops_per_second < 1e12:
+        return f"{flops_per_second / 1e9:,.0f} GFLOP/s"
+    return f"{flops_per_second / 1e12:,.1f} TFLOP/s"
+
+
 def _shown(name: str, value: float) -> str:
     if name.endswith(("_fraction", "_utilization")) or name in ("accuracy", "top1", "top1_averaged"):
         return f"{name.removesuffix('_fraction').replace('_', ' ')} {100 * value:.2f} %"
@@ -107,5 +114,5 @@ def _shown(name: str, value: float) -> str:
     if name.endswith("_bytes"):
         return f"{name.removesuffix('_bytes').replace('_', ' ')} {value / 2**30:.2f} GiB"
     if name == "model_flops_per_second":
-        return f"{value / 1e12:,.2f} TFLOP/s"
+        return flop_rate(value)
     return f"{name.replace('_', ' ')} {value:.4g}" if name != "images_per_second" else f"{value:,.0f} images/s"

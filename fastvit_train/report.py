@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from fastvit_train.device import device_name, peak_memory
-from fastvit_train.metrics import read_metrics
+from fastvit_train.metrics import flop_rate, read_metrics
 from fastvit_train.presets import PRESETS, expectation
 from fastvit_train.provenance import provenance
 from fastvit_train.run import Run
@@ -87,7 +87,7 @@ def _speed(rates: Rates) -> str:
     utilization = rates.model_flops_utilization
     return (
         f"{rates.images_per_second:,.0f} images/s; waiting for data {100 * rates.data_wait_fraction:.2f} %; "
-        f"{rates.model_flops_per_second / 1e12:,.2f} TFLOP/s"
+        f"{flop_rate(rates.model_flops_per_second)}"
         f"{'' if utilization is None else f', {100 * utilization:.1f} % of what the hardware could do'}"
     )
 

@@ -1,5 +1,6 @@
 """The accounting of time, on a simulated device that works behind the host at a rate of its own."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -225,6 +226,11 @@ def test_the_clock_of_a_real_device():
     after = clock.now()
     assert clock.waited() < 0.001
     assert after - before > 0.005
+    clock.wait_begins()
+    time.sleep(0.05)
+    clock.wait_ends()
+    clock.now()
+    assert 0.045 < clock.waited() < 0.1
 
 
 def test_the_page_names_all_figures(trained):
