@@ -319,7 +319,8 @@ class Config:
     sync_batch_norm: bool = False
     """Batch normalisation takes its statistics over all devices."""
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
-    """Send the metrics there too."""
+    """Send the metrics to these as well: tensorboard (into the run folder), wandb, mlflow (where their own environment
+    variables say). They need pip install 'fastvit[track]'."""
     compile: Literal["auto", "off", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "auto"
     """torch.compile mode; auto is default on cuda and off on the CPU, where it gains nothing for
     the model: there it compiles the augmentation alone, where that does more than flip and shift and a C++ compiler is

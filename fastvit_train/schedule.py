@@ -6,7 +6,7 @@ from typing import NamedTuple
 from fastvit_train.config import Config, ScheduleConfig
 from loaders.errors import FastvitError
 
-__all__ = ["Phase", "lr_factor", "phase_of", "total_steps"]
+__all__ = ["Phase", "lr_factor", "phase_of", "phases_of", "total_steps"]
 
 
 class Phase(NamedTuple):
@@ -24,6 +24,11 @@ def phase_of(config: Config, epoch: int) -> Phase:
         if epoch < end * config.epochs - 1e-9:
             return Phase(resolution, patch_drop)
     return Phase(config.data.resolution, config.model.patch_drop)
+
+
+def phases_of(config: Config) -> set[Phase]:
+    """All phases of a run."""
+    return {phase_of(config, epoch) for epoch in range(math.ceil(config.epochs))}
 
 
 def total_steps(epochs: float, steps_per_epoch: int) -> int:

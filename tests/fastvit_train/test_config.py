@@ -27,7 +27,10 @@ def test_augmentation_out_of_range_is_refused(changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"bce_target_threshold": 0.2}, "bce_target_threshold must stay None unless loss is bce, and augment.mixup_alpha"),
+        (
+            {"bce_target_threshold": 0.2},
+            "bce_target_threshold must stay None unless loss is bce, and",
+        ),
         (
             {"bce_target_threshold": 0.2, "loss": "bce", "label_smoothing": 0.1},
             "label_smoothing must be 0 with bce_target_threshold, got 0.1",
