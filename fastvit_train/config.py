@@ -324,8 +324,6 @@ class Config:
         _require(minutes is None or minutes > 0, "checkpoint_every_minutes", "be positive", minutes)
         threshold = self.bce_target_threshold
         _require(threshold is None or 0 <= threshold < 1, "bce_target_threshold", "lie in [0, 1)", threshold)
-        bce = threshold is None or self.loss == "bce"
-        _require(bce, "bce_target_threshold", f"not be given with loss {self.loss}, only with bce", threshold)
         smooth = threshold is not None and self.label_smoothing > 0
         _require(not smooth, "label_smoothing", "be 0 with bce_target_threshold", self.label_smoothing)
         _require(0 <= self.seed < 2**63, "seed", "lie in [0, 2^63)", self.seed)
