@@ -36,20 +36,19 @@ class _View(NamedTuple):
     """An image, changed."""
 
     weight: float
-    """Of its logits in the mean over the views."""
+    """Of its logits, where those of the plain image have 1."""
     mirrored: bool
     shift: int
     """Pixels down and to the right."""
 
 
-# The first of each is the plain image. Source of the weights: `tta_level` 1 and 2 of KellerJordan/cifar10-airbench.
+# What is averaged with the plain image. Source: `tta_level` 1 and 2 of KellerJordan/cifar10-airbench.
 _VIEWS: dict[str, tuple[_View, ...]] = {
     "none": (),
-    "flip": (_View(0.5, False, 0), _View(0.5, True, 0)),
+    "flip": (_View(1, True, 0),),
     "flip_shift": (
-        _View(0.25, False, 0),
-        _View(0.25, True, 0),
-        *(_View(0.125, mirrored, shift) for shift in (1, -1) for mirrored in (False, True)),
+        _View(1, True, 0),
+        *(_View(0.5, mirrored, shift) for shift in (1, -1) for mirrored in (False, True)),
     ),
 }
 
@@ -85,16 +84,16 @@ def evaluate(
     loader.set_epoch(0)
     for images, labels in _batches(model, loader, world):
         if not len(labels):
-            _keep_pace(model, config, times=max(1, len(views)), device=world.device, autocast=autocast)
+            _keep_pace(model, config, times=1 + len(views), device=world.device, autocast=autocast)
             continue
         with autocast:
             logits = model(normalize(images, config.augment, dtype)).float()
             plain.add(F.cross_entropy(logits, labels), logits, labels)
             if views:
-                mean = views[0].weight * logits  # a new tensor: the model's own may be overwritten by its next call
-                for view in views[1:]:
-                    mean += view.weight * model(normalize(_changed(images, view), config.augment, dtype)).float()
-                averaged.add(torch.zeros((), device=world.device), mean, labels)
+                summed = logits.clone()  # the model's next call may write into the memory of its last result
+                for view in views:
+                    summed += view.weight * model(normalize(_changed(images, view), config.augment, dtype)).float()
+                averaged.add(torch.zeros((), device=world.device), summed, labels)
         if after_batch is not None:
             after_batch()
     loss, hits, count = world.sum(plain.sums()).tolist()
