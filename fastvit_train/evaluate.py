@@ -1,5 +1,6 @@
 """Evaluation: every image exactly once, on any number of ranks."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
@@ -47,6 +48,7 @@ def evaluate(
     world: World,
     dtype: torch.dtype,
     autocast: AbstractContextManager[object],
+    observe: Callable[[Tensor, Tensor, Tensor], None] | None = None,
 ) -> Evaluation:
     """Evaluate on all of `loader`, over all ranks.
 
@@ -57,6 +59,7 @@ def evaluate(
         world: The ranks that share the work.
         dtype: Of the images that the model is given.
         autocast: The context that the model runs in.
+        observe: Is shown every batch's plain logits float32 [b, classes], labels int64 [b] and index int64 [b].
 
     Raises:
         FastvitError: The loader gave no image at all.
@@ -65,10 +68,12 @@ def evaluate(
     views = _VIEWS[config.eval_averaging]
     plain, averaged = Totals(world.device), Totals(world.device)
     loader.set_epoch(0)
-    for images, labels, _ in Prefetcher(loader, world.device):
+    for images, labels, index in Prefetcher(loader, world.device):
         with autocast:
             logits = model(normalize(images, config.augment, dtype)).float()
             plain.add(F.cross_entropy(logits, labels), logits, labels)
+            if observe is not None:
+                observe(logits, labels, index)
             if views:
                 for view in views:
                     logits += model(normalize(_changed(images, *view), config.augment, dtype)).float()

@@ -17,6 +17,7 @@ from fastvit_train import checkpoint
 from fastvit_train.augment import normalize
 from fastvit_train.config import Config
 from fastvit_train.config_json import to_dict
+from fastvit_train.data import training_classes
 from fastvit_train.device import computes_in_bf16
 from fastvit_train.distributed import World
 from fastvit_train.ema import build_ema
@@ -84,6 +85,8 @@ class Run:
     optimizer: Optimizers
     metrics: Metrics
     num_classes: int
+    class_names: tuple[str, ...] | None
+    """By label, where the training set has names for them."""
     steps_per_epoch: int
     dtype: torch.dtype
     compile_augment: bool
@@ -137,6 +140,7 @@ def start_run(config: Config, world: World, folder: Path, loader: ImageLoader, n
         optimizer=optimizer,
         metrics=metrics,
         num_classes=num_classes,
+        class_names=training_classes(config.data.train, num_classes),
         steps_per_epoch=steps_per_epoch,
         dtype=dtype,
         compile_augment=compiles_augmentation(config, world.device),
@@ -260,6 +264,7 @@ def _identity(run: Run) -> dict[str, Any]:
     return {
         "config": to_dict(run.config),
         "num_classes": run.num_classes,
+        "class_names": None if run.class_names is None else list(run.class_names),
         "global_batch_size": run.config.batch_size,
         "progress": asdict(run.progress),
     }
