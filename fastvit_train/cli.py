@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
+from fastvit_train.commands.options import COMMANDS, Eval, Export, Predict
 from fastvit_train.config import Config
 from fastvit_train.config_json import from_dict, to_dict
 from fastvit_train.presets import ARCH_PRESETS, PRESETS, build_preset, summary
@@ -26,6 +27,11 @@ Without --preset or --config, the preset of --arch applies, if there is one.
 
 presets:
 {{presets}}
+
+with a trained model (--help after each says more):
+  eval CHECKPOINT            Accuracy and speed on its own or another dataset.
+  predict CHECKPOINT FILES   The classes of images, as a table, JSON or CSV.
+  export CHECKPOINT          safetensors for timm, ONNX, torch.export.
 
 Shell completion: {_PROG} --tyro-write-completion bash FILE"""
 
@@ -105,7 +111,37 @@ def _read_config(path: Path) -> Config:
 
 
 def main() -> int:
-    """Train as the command line says; 0 when done, 1 after an error, 130 after Ctrl-C."""
+    """Do what the command line says; 0 when done, 1 after an error, 130 after Ctrl-C."""
+    name, *arguments = sys.argv[1:] or [""]
+    return _use(name, arguments) if name in COMMANDS else _train()
+
+
+def _use(name: str, arguments: Sequence[str]) -> int:
+    """Run a command for trained models, which is imported here because it loads torch, timm and more."""
+    try:
+        match tyro.cli(COMMANDS[name], prog=f"{_PROG} {name}", args=arguments):
+            case Eval() as options:
+                from fastvit_train.commands.eval import run_eval
+
+                run_eval(options)
+            case Predict() as options:
+                from fastvit_train.commands.predict import run_predict
+
+                return run_predict(options)
+            case Export() as options:
+                from fastvit_train.commands.export import run_export
+
+                run_export(options)
+    except (FastvitError, OSError) as error:
+        print(f"{_PROG} {name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{_PROG} {name}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _train() -> int:
     try:
         command, config = _parse(sys.argv[1:])
         if command.version:

@@ -7,10 +7,11 @@ from fastvit_train.config import Config
 from fastvit_train.distributed import World
 from loaders import ImageLoader, LoaderConfig, build_loader
 from loaders.companions import class_names
+from loaders.crop import Crop
 from loaders.errors import FastvitError
 from loaders.records import open_records
 
-__all__ = ["build_loaders", "loader_configs", "share_of_batch", "training_classes"]
+__all__ = ["build_loaders", "loader_configs", "share_of_batch", "training_classes", "validation_crop"]
 
 
 def build_loaders(config: Config, world: World) -> tuple[ImageLoader, ImageLoader, int]:
@@ -52,12 +53,17 @@ def loader_configs(config: Config, world: World) -> tuple[LoaderConfig, LoaderCo
     )
     validation = replace(
         training,
-        crop="whole" if data.crop in ("whole", "shift") else "center",
+        crop=validation_crop(data.crop),
         order="sequential",
         drop_last=False,
         scaled_decode=False,
     )
     return training, validation
+
+
+def validation_crop(crop: Crop) -> Crop:
+    """How a model that is trained with `crop` sees images later."""
+    return "whole" if crop in ("whole", "shift") else "center"
 
 
 def share_of_batch(config: Config, world_size: int) -> int:
