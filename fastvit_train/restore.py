@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +32,7 @@ class Restored(NamedTuple):
     model: nn.Module
     """On the CPU, in evaluation mode, with the weights that the run evaluated."""
     config: Config
+    """Its run's, at the resolution that the model is built for."""
     num_classes: int
     class_names: tuple[str, ...] | None
     """By label, where the training set had names for them."""
@@ -84,11 +86,13 @@ def restore(path: Path, *, resolution: int | None = None) -> Restored:
     found = find_checkpoint(path)
     state = checkpoint.load(found)
     config = from_dict(state["config"])
+    if resolution is not None:
+        config = replace(config, data=replace(config.data, resolution=resolution))
     names = state.get("class_names")
     model = build_model(
         config.arch,
         num_classes=state["num_classes"],
-        resolution=resolution or config.data.resolution,
+        resolution=config.data.resolution,
         config=config.model,
         phases=config.phases,
     )

@@ -71,7 +71,6 @@ def _changed(config: Config, options: Eval) -> Config:
     data = {
         "val": options.data,
         "backend": options.backend,
-        "resolution": options.resolution,
         "center_fraction": options.center_fraction,
         "interpolation": options.interpolation,
     }
