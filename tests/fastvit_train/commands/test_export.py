@@ -57,7 +57,7 @@ def test_timm_loads_the_weights_with_their_config(config, untrained, images, com
     assert text.startswith("safetensors     checked: its logits differ from the model's by ")
     model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
     data = timm.data.resolve_model_data_config(model)
-    assert (data["input_size"], *data["mean"], *data["std"]) == ((3, 32, 32), *AUGMENT.mean, *AUGMENT.std)
+    assert [*data["input_size"], *data["mean"], *data["std"]] == [3, 32, 32, *AUGMENT.mean, *AUGMENT.std]
     assert (data["crop_mode"], data["crop_pct"], data["interpolation"]) == ("squash", 1.0, "bilinear")
     assert list(model.pretrained_cfg["label_names"]) == list("abcdefg")
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (data["mean"], data["std"]))
