@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
+from fastvit_train.commands.options import COMMANDS, Eval, Export, Predict
 from fastvit_train.config import Config
 from fastvit_train.config_json import from_dict, to_dict
 from fastvit_train.option_rules import reset_unused
@@ -27,6 +28,11 @@ Without --preset or --config, the preset of --arch or of its family applies.
 
 presets:
 {{presets}}
+
+with a trained model (--help after each says more):
+  eval CHECKPOINT            Accuracy and speed on its own or another dataset.
+  predict CHECKPOINT FILES   The classes of images, as a table, JSON or CSV.
+  export CHECKPOINT          safetensors for timm, ONNX, torch.export.
 
 SIGTERM and SIGUSR1 stop the run: it writes a checkpoint and exits with 75. Run the
 command again with --resume auto to continue. Other exit codes: 0 when done, 1 after
@@ -123,7 +129,7 @@ def _read_config(path: Path) -> Config:
 
 
 def main() -> int:
-    """Train as the command line says.
+    """Do what the command line says.
 
     Returns:
         The exit code: 0 when done, 1 after an error, 130 after Ctrl-C.
@@ -131,6 +137,36 @@ def main() -> int:
     Raises:
         RunStopped: A signal stopped the run; not caught, it is the exit code 75.
     """
+    name, *arguments = sys.argv[1:] or [""]
+    return _use(name, arguments) if name in COMMANDS else _train()
+
+
+def _use(name: str, arguments: Sequence[str]) -> int:
+    """Run a command for trained models, which is imported here because it loads torch, timm and more."""
+    try:
+        match tyro.cli(COMMANDS[name], prog=f"{_PROG} {name}", args=arguments):
+            case Eval() as options:
+                from fastvit_train.commands.eval import run_eval
+
+                run_eval(options)
+            case Predict() as options:
+                from fastvit_train.commands.predict import run_predict
+
+                return run_predict(options)
+            case Export() as options:
+                from fastvit_train.commands.export import run_export
+
+                run_export(options)
+    except (FastvitError, OSError) as error:
+        print(f"{_PROG} {name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{_PROG} {name}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _train() -> int:
     try:
         command, config = _parse(sys.argv[1:])
         if command.version:

@@ -19,7 +19,7 @@ from fastvit_train.augment import normalize
 from fastvit_train.batch_norm import average_statistics, synchronize_batch_norm
 from fastvit_train.config import Config
 from fastvit_train.config_json import to_dict
-from fastvit_train.data import describe_sets
+from fastvit_train.data import describe_sets, training_classes
 from fastvit_train.device import choose_fast_kernels, dtype_of
 from fastvit_train.distributed import World
 from fastvit_train.ema import build_ema
@@ -104,6 +104,8 @@ class Run:
     scaler: LossScaler
     metrics: Metrics
     num_classes: int
+    class_names: tuple[str, ...] | None
+    """By label, where the training set has names for them."""
     steps_per_epoch: int
     data_sets: dict[str, str]
     """What tells its data sets from others, on the main rank; see `describe_sets`."""
@@ -215,6 +217,7 @@ def start_run(
         scaler=LossScaler(model, optimizer, world.device, enabled=dtype == torch.float16),
         metrics=metrics,
         num_classes=num_classes,
+        class_names=training_classes(config.data.train, num_classes),
         steps_per_epoch=steps_per_epoch,
         data_sets=describe_sets(config) if world.is_main else {},
         dtype=dtype,
@@ -386,5 +389,7 @@ def _identity(run: Run) -> dict[str, Any]:
     return {
         "config": to_dict(run.config),
         "identity": run.identity,
+        "num_classes": run.num_classes,
+        "class_names": None if run.class_names is None else list(run.class_names),
         "progress": asdict(run.progress),
     }

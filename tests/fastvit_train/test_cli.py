@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from fastvit_train.cli import main, parse
+from fastvit_train.commands.options import COMMANDS
 from fastvit_train.config import Config, DataConfig
 from fastvit_train.config_json import to_dict
 from fastvit_train.presets import PRESETS, build_preset, summary
@@ -135,7 +136,7 @@ def run(monkeypatch, capsys):
 
 def options_of(config: object, prefix: str = "") -> Iterator[str]:
     for field in dataclasses.fields(config):
-        value, name = getattr(config, field.name), prefix + field.name.replace("_", "-")
+        value, name = getattr(config, field.name, None), prefix + field.name.replace("_", "-")
         if dataclasses.is_dataclass(value):
             yield from options_of(value, name + ".")
         else:
@@ -150,6 +151,34 @@ def test_help_names_every_preset_in_a_line(run):
         assert f"  {name:<{max(map(len, PRESETS))}} {summary(name)}" in lines
         assert summary(name).endswith(".")
     assert max(map(len, lines)) <= 80
+
+
+def test_help_lists_the_commands(run):
+    _, text, _ = run("--help")
+    for name in COMMANDS:
+        assert f"\n  {name} CHECKPOINT" in text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_its_options(run, name):
+    code, text, _ = run(name, "--help")
+    assert code == 0
+    assert f"usage: fastvit-train {name}" in text
+    for option in options_of(COMMANDS[name]):
+        assert f"--{option}" in text or option in ("checkpoint", "files")
+
+
+def test_a_commands_error_is_one_message(run):
+    code, _, stderr = run("eval", "nothing")
+    assert (code, stderr) == (1, "fastvit-train eval: nothing: no such file; name a run folder or a checkpoint\n")
+
+
+def test_ctrl_c_ends_a_command(run, monkeypatch):
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fastvit_train.commands.eval.run_eval", interrupted)
+    assert run("eval", "runs/a") == (130, "", "fastvit-train eval: interrupted\n")
 
 
 def test_help_explains_every_option(run):
@@ -207,7 +236,13 @@ def test_shells_complete_options_and_presets(run, tmp_path, shell):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], ["--print-config", "--preset", "cifar10-quick"], ["--tyro-print-completion", "bash"]],
+    [
+        ["--help"],
+        ["eval", "--help"],
+        ["--version"],
+        ["--print-config", "--preset", "cifar10-quick"],
+        ["--tyro-print-completion", "bash"],
+    ],
     ids=lambda arguments: arguments[0],
 )
 def test_what_does_not_train_does_not_wait_for_torch(arguments):

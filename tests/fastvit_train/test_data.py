@@ -1,5 +1,6 @@
 """The run's two loaders: what of the config reaches them, and data sets that are refused."""
 
+import json
 from dataclasses import fields, replace
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from fastvit_train.cli import parse
 from fastvit_train.config import Config, DataConfig
-from fastvit_train.data import build_loaders, share_of_batch
+from fastvit_train.data import build_loaders, share_of_batch, training_classes
 from fastvit_train.distributed import World
 from loaders import LoaderConfig
 from loaders.beton import EncodedImage, ImageMode
@@ -113,3 +114,14 @@ def test_negative_labels_are_refused(data_sets, write_images, tmp_path):
     write_images(tmp_path / "negative.beton", records, np.array([0, -1, 2]))
     with pytest.raises(ValueError, match=r"negative\.beton: record 1 has label -1; labels count from 0"):
         build_loaders(Config(data=replace(data_sets, train=tmp_path / "negative.beton")), ALONE)
+
+
+def test_the_names_of_the_classes_come_from_the_card(own_data):
+    path = own_data.data.train
+    assert training_classes(path, 4) is None
+    card = path.with_name(path.name + ".json")
+    card.write_text(json.dumps({"class_names": ["a", "b", "c", "d", "no image has it"]}))
+    assert training_classes(path, 4) == ("a", "b", "c", "d")
+    card.write_text(json.dumps({"class_names": ["a", "b", "c"]}))
+    with pytest.raises(ValueError, match=r"train\.beton has labels up to 3, but its card names 3 classes"):
+        training_classes(path, 4)
