@@ -27,9 +27,13 @@ Without --preset or --config, the preset of --arch applies, if there is one.
 presets:
 {{presets}}
 
-SIGTERM and SIGUSR1 stop the run: it writes a checkpoint and exits with 75. Run the
-command again with --resume auto to continue. Other exit codes: 0 when done, 1 after
-an error, 2 for a wrong option, 130 after Ctrl-C.
+exit codes:
+  0    done
+  1    an error
+  2    a wrong option
+  75   a checkpoint is written because SIGTERM or SIGUSR1 came; continue the
+       run with the same command and --resume auto
+  130  Ctrl-C
 
 Shell completion: {_PROG} --tyro-write-completion bash FILE"""
 
