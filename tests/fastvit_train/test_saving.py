@@ -30,7 +30,7 @@ def fail_at(monkeypatch, *calls):
     monkeypatch.setattr(checkpoint, "save", full)
 
 
-def test_training_goes_on(trained, config, monkeypatch, capsys):
+def test_training_continues(trained, config, monkeypatch, capsys):
     fail_at(monkeypatch, 2, 3)  # 1: the best weights after epoch 1; 2: the checkpoint there; 3: the best of epoch 2
     result = train(config)
     assert result["steps"] == 12
