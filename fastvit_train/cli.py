@@ -34,9 +34,13 @@ with a trained model (--help after each says more):
   predict CHECKPOINT FILES   The classes of images, as a table, JSON or CSV.
   export CHECKPOINT          safetensors for timm, ONNX, torch.export.
 
-SIGTERM and SIGUSR1 stop the run: it writes a checkpoint and exits with 75. Run the
-command again with --resume auto to continue. Other exit codes: 0 when done, 1 after
-an error, 2 for a wrong option, 130 after Ctrl-C.
+exit codes:
+  0    done
+  1    an error
+  2    a wrong option
+  75   a checkpoint is written because SIGTERM or SIGUSR1 came; continue the
+       run with the same command and --resume auto
+  130  Ctrl-C
 
 Shell completion: {_PROG} --tyro-write-completion bash FILE"""
 

@@ -186,7 +186,7 @@ def _equal(mine: object, other: object) -> bool:
     return mine == other
 
 
-def moments(calls: dict[str, Calls], num_kills: int, seed: int) -> Iterator[Kill]:
+def moments(calls: dict[str, Calls], num_kills: int, seed: str) -> Iterator[Kill]:
     """Random moments, of each kind equally many."""
     generator = random.Random(seed)
     for number in range(num_kills):
@@ -217,7 +217,7 @@ def main() -> int:
         for backend in options.backends:
             whole = killed_run(work / backend / "whole", data, backend)
             calls = in_peace(whole, work / "whole.log")
-            for number, moment in enumerate(moments(calls, options.kills, options.seed), start=1):
+            for number, moment in enumerate(moments(calls, options.kills, f"{backend} {options.seed}"), start=1):
                 config = replace(whole, out=work / backend / str(number))
                 log = work / f"{backend}-{number}.log"
                 kill(config, log, moment)

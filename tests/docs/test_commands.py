@@ -37,7 +37,7 @@ BENCH = {"loader": BenchLoader, "train": BenchTrain, "convert": BenchConvert, "a
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 # Options of torchrun, timm's train.py, MkDocs and tyro.
 FOREIGN = {"--nnodes", "--rdzv-endpoint", "--no-prefetcher", "--mixup", "--cutmix", "--smoothing", "--aa", "--reprob"}
-FOREIGN |= {"--color-jitter", "--strict", "--help"}
+FOREIGN |= {"--color-jitter", "--strict", "--help", "--shutdown-timeout", "--signals-to-handle", "--max-restarts"}
 # Those that `fastvit-train` looks at before tyro does.
 OF_THE_COMMAND = {"--config", "--print-config", "--version"}
 

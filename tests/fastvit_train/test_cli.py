@@ -17,6 +17,7 @@ from fastvit_train.commands.options import COMMANDS
 from fastvit_train.config import Config, DataConfig
 from fastvit_train.config_json import to_dict
 from fastvit_train.presets import PRESETS, build_preset, summary
+from fastvit_train.signals import EXIT_STOPPED
 from loaders.beton import Beton
 from runs import save_config
 
@@ -181,6 +182,10 @@ def test_ctrl_c_ends_a_command(run, monkeypatch):
     assert run("eval", "runs/a") == (130, "", "fastvit-train eval: interrupted\n")
 
 
+def test_help_names_the_exit_codes(run):
+    assert f"\n  {EXIT_STOPPED}   a checkpoint is written because SIGTERM or SIGUSR1 came" in run("--help")[1]
+
+
 def test_help_explains_every_option(run):
     _, text, _ = run("--help")
     flat = re.sub(r"\n[ │]+", "\n", text)
@@ -317,6 +322,6 @@ def test_a_full_disk_is_one_message(config, run):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert code == 1
-    assert "best.pt cannot be written" in stderr
-    assert f"at step 4 of the run in {config.out}" in stderr
+    assert "the run is done, but its last checkpoint is not written" in stderr
+    assert f"{config.out / 'checkpoint.pt'} cannot be written" in stderr
     assert len(stderr.splitlines()) == 1, stderr

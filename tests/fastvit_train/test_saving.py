@@ -22,15 +22,15 @@ def fail_at(monkeypatch, *calls):
     numbers = iter(range(1, 10**6))
     save = checkpoint.save
 
-    def full(path, state):
+    def full(path, state, **options):
         if next(numbers) in calls:
             raise OSError(f"the checkpoint {path} cannot be written: [Errno 28] No space left on device")
-        save(path, state)
+        save(path, state, **options)
 
     monkeypatch.setattr(checkpoint, "save", full)
 
 
-def test_training_goes_on(trained, config, monkeypatch, capsys):
+def test_training_continues(trained, config, monkeypatch, capsys):
     fail_at(monkeypatch, 2, 3)  # 1: the best weights after epoch 1; 2: the checkpoint there; 3: the best of epoch 2
     result = train(config)
     assert result["steps"] == 12
@@ -73,10 +73,10 @@ def test_a_line_of_metrics_is_written_whole_or_not_at_all(tmp_path, capsys, room
 
 @pytest.fixture
 def small_disk(tmp_path) -> Iterator[Path]:
-    """A file system of 16 MB, three times a checkpoint."""
+    """A file system of 32 MB: a checkpoint takes 4."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder], capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", folder], capture_output=True).returncode:
         pytest.skip("only root may mount a file system")
     yield folder
     subprocess.run(["umount", folder], check=True)
