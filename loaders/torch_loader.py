@@ -1,5 +1,8 @@
 """The `torch` backend: torchvision's decoding and transforms in a DataLoader, the reference for all others."""
 
+import os
+import signal
+import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -118,6 +121,7 @@ class TorchLoader(PlannedEpochs):
             collate_fn=_as_it_is,  # type: ignore[arg-type]  # without batching it gets what the dataset gives
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
+            worker_init_fn=_obey_the_loader_alone,
             # Its own, or each epoch would take a number from the global one, which a resumed epoch took before.
             generator=torch.Generator(),
             pin_memory=config.device.type == "cuda",
@@ -163,3 +167,19 @@ class _Requests:
 
 def _as_it_is(item: tuple[Batch, list[BadSample]]) -> tuple[Batch, list[BadSample]]:
     return item
+
+
+def _obey_the_loader_alone(_worker: int) -> None:
+    """In a worker: end at the SIGTERM of the process that it works for, not at one that is sent to all processes.
+
+    Batch systems send it to all, and then the training process needs its workers until it has stopped.
+    """
+    # A thread waits for the signal, because only that way Python learns who sent it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    threading.Thread(target=_end_when_the_loader_asks, daemon=True).start()
+
+
+def _end_when_the_loader_asks() -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+        pass
+    os._exit(0)
