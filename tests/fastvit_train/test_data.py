@@ -65,7 +65,7 @@ def test_every_option_reaches_the_loaders(name, large_jpegs, monkeypatch):
     seen = []
     monkeypatch.setattr("fastvit_train.data.build_loader", lambda backend, path, config: seen.append(config))
     value, in_validation = LOADED[name]
-    data = DataConfig(train=large_jpegs, val=large_jpegs)
+    data = DataConfig(train=large_jpegs, val=large_jpegs, crop="shift" if name == "max_shift" else "random_resized")
     assert getattr(data, name) != value
     build_loaders(Config(data=replace(data, **{name: value})), ALONE)
     assert [getattr(config, name) for config in seen] == [value, in_validation]
