@@ -2,11 +2,7 @@
 
 import dataclasses
 import json
-import multiprocessing
-import os
-import socket
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,42 +80,6 @@ def tiny_cifar_vit(*, num_classes: int, resolution: int, any_resolution: bool = 
         dynamic_img_size=any_resolution,
         **options,
     )
-
-
-def on_ranks(work: Callable[[int], Any], world_size: int) -> list[Any]:
-    """What `work` returns on each of the ranks of one world, by rank; they are forked, and so start at once."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    results = context.Queue()
-    ranks = [context.Process(target=_work, args=(work, rank, world_size, port, results)) for rank in range(world_size)]
-    try:
-        for process in ranks:
-            process.start()
-        outcomes = dict(results.get(timeout=100) for _ in ranks)
-    finally:
-        for process in ranks:
-            process.kill()
-            process.join()
-    for rank, (ok, value) in sorted(outcomes.items()):
-        assert ok, f"rank {rank}: {value}"
-    return [outcomes[rank][1] for rank in range(world_size)]
-
-
-def _work(
-    work: Callable[[int], Any], rank: int, world_size: int, port: int, results: "multiprocessing.Queue[Any]"
-) -> None:
-    os.environ |= {
-        "RANK": str(rank),
-        "WORLD_SIZE": str(world_size),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    try:
-        results.put((rank, (True, work(rank))))
-    except BaseException:
-        results.put((rank, (False, traceback.format_exc())))
 
 
 def save_config(config: Config) -> str:

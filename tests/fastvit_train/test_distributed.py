@@ -22,8 +22,8 @@ from fastvit_train.evaluate import Evaluation
 from fastvit_train.metrics import Totals, read_metrics
 from fastvit_train.run import start_run
 from fastvit_train.train import train, train_step
-from loaders.errors import FastvitError
-from runs import on_ranks, same, save_config, weights
+from rank_processes import ask_main, on_ranks
+from runs import same, save_config, weights
 
 CPU = torch.device("cpu")
 RANK = str(Path(__file__).parents[1] / "rank.py")
@@ -72,29 +72,9 @@ def test_two_ranks_train_alike_and_evaluate_every_image_once(config):
     assert json.loads((config.out / "result.json").read_text())["world_size"] == 2
 
 
-def _ask_main(rank: int) -> tuple:
-    """What rank 0 decides, and what it refuses."""
-    mine = torch.arange(24.0).view(1, 2, 3, 4).to(memory_format=torch.channels_last)
-    state = {"w": mine, "more": [(torch.tensor(3), torch.zeros(0), torch.ones(2, dtype=torch.bfloat16))], "step": 7}
-
-    def refuse():
-        raise FastvitError("no")
-
-    with start_world("cpu") as world:
-        got = world.from_main(lambda: state if rank == 0 else None)
-        try:
-            world.from_main(refuse if rank == 0 else lambda: None)
-        except FastvitError as error:
-            refusal = str(error)
-        last = world.from_main(lambda: rank)
-    same = torch.equal(got["w"], mine) and got["w"].stride() == mine.stride()
-    others = [(tensor.dtype, tensor.tolist()) for tensor in got["more"][0]]
-    return same, others, got["step"], refusal, last
-
-
 def test_what_the_main_rank_decides_holds_on_every_rank():
     others = [(torch.int64, 3), (torch.float32, []), (torch.bfloat16, [1.0, 1.0])]
-    assert on_ranks(_ask_main, 3) == [(True, others, 7, "no", 0)] * 3
+    assert on_ranks(ask_main, 3) == [(True, others, 7, "no", 0)] * 3
 
 
 @pytest.fixture

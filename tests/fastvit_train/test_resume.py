@@ -1,11 +1,9 @@
 """Resuming: what may change does and is said, all else is refused, and a damaged checkpoint does not end the run."""
 
-import io
 import json
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +22,8 @@ from fastvit_train.resume import MAY_CHANGE, changes, resume
 from fastvit_train.run import Run, start_run
 from fastvit_train.run_folder import find_checkpoints
 from fastvit_train.train import train
-from runs import on_ranks, same, weights
+from rank_processes import on_ranks, resume_in_folder_of_rank
+from runs import same, weights
 
 # What says what is trained, and in which order. A new option goes in here or into MAY_CHANGE.
 REFUSED = {
@@ -290,13 +289,6 @@ def test_a_kill_between_two_renames_leaves_the_checkpoint_before(stopped, traine
     assert same(weights(stopped.out), weights(trained.config.out))
 
 
-def _resume_in_folder_of_rank(config: Config, folders: Path, rank: int) -> str:
-    os.chdir(folders / str(rank))
-    with redirect_stdout(io.StringIO()) as out:
-        train(config)
-    return out.getvalue()
-
-
 def test_the_main_rank_alone_finds_the_checkpoint(config, tmp_path, monkeypatch):
     """Two ranks without a common file system: the second one's folder is empty, and stays so."""
     for rank in (0, 1):
@@ -304,7 +296,7 @@ def test_the_main_rank_alone_finds_the_checkpoint(config, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path / "0")
     config = replace(config, augment=AugmentConfig(), precision="fp32", ema_half_life_epochs=0.5, out=Path("run"))
     train(replace(config, max_steps=6))
-    outputs = on_ranks(partial(_resume_in_folder_of_rank, replace(config, resume="auto"), tmp_path), 2)
+    outputs = on_ranks(partial(resume_in_folder_of_rank, replace(config, resume="auto"), tmp_path), 2)
     assert "continuing from run/checkpoint.pt at step 6" in outputs[0]
     assert list((tmp_path / "1").iterdir()) == []
     whole = replace(config, out=tmp_path / "whole")
