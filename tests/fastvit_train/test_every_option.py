@@ -3,7 +3,7 @@
 import dataclasses
 import io
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from fastvit_train.config import AugmentConfig, Config, DataConfig, OptimConfig,
 from fastvit_train.distributed import start_world
 from fastvit_train.loss import classification_loss
 from fastvit_train.metrics import read_metrics
+from fastvit_train.run import Run, save_checkpoint
 from fastvit_train.train import train
 from jpeg_builders import jpeg
 from loaders import BadSampleError, LoaderConfig, build_loader
@@ -43,8 +44,12 @@ class Seen(NamedTuple):
     """Backend, path and options of each."""
     compiled: list[Any]
     """The modes that models were compiled in."""
-    device: str
-    """What was asked for."""
+    world: tuple[str, float]
+    """The device that was asked for, and how long ranks may wait for each other."""
+    saves: list[int]
+    """The steps at which checkpoints were written."""
+    files: set[str]
+    """What lies in the run folder."""
 
 
 class Changed(NamedTuple):
@@ -75,21 +80,31 @@ TABLE: dict[str, Changed | Callable[..., None]] = {
     "max_steps": Changed(3),
     "batch_size": Changed(20),
     "seed": Changed(1),
+    "checkpoint_every_steps": Changed(2, seen="saves", kept="weights"),
+    "checkpoint_every_epochs": Changed(2, seen="saves", given={"epochs": 2.0}, kept="weights"),
+    "checkpoint_every_minutes": Changed(1e-9, seen="saves", kept="weights"),
+    "keep_checkpoints": Changed(1, seen="files", given={"epochs": 2.0}, kept="weights"),
     "log_every_steps": Changed(2, seen="steps", kept="weights"),
     "eval_every_epochs": Changed(2, seen="evaluations", given={"epochs": 2.0}, kept="weights"),
     "eval_averaging": Changed("flip", seen="evaluations", kept="weights"),
     "loss": Changed("bce"),
+    "bce_target_threshold": Changed(0.2, given=MIXING | {"loss": "bce"}),
     "label_smoothing": Changed(0.2),
     "accumulate": Changed(2, seen="parts"),
     "ema_half_life_epochs": Changed(0.1, seen="evaluations", given={"ema_half_life_epochs": 5.0}, kept="weights"),
     "phases": Changed(((0.5, 16, 0.0),), seen="sides", given={"epochs": 2.0}),
-    "device": Changed("auto", seen="device", kept="weights"),
+    "device": Changed("auto", seen="world", kept="weights"),
+    "data.timeout_seconds": Changed(700.0, seen="world", kept="weights"),
     "precision": Changed("bf16"),
     "compile": Changed("default", seen="compiled"),
-    "data.backend": Changed("torch", seen="loaders", given={"data.num_workers": 0}),
+    "data.backend": Changed("native", seen="loaders"),
     "data.resolution": Changed(48, seen="sides"),
     "data.crop": Changed("center", given=NATIVE),
     "data.area": Changed((0.5, 1.0), given=BOXES),
+    "data.ratio": Changed((1.0, 1.0), given=BOXES),
+    "data.center_fraction": Changed(0.5, seen="evaluations", given=BOXES, kept="weights"),
+    "data.interpolation": Changed("bicubic", given=BOXES),
+    "data.repeats": Changed(2),
     "data.max_shift": Changed(8, given=NATIVE | {"data.crop": "shift"}),
     "data.order": Changed("sequential"),
     "data.num_workers": Changed(2, seen="loaders", given=NATIVE | {"data.num_workers": 1}, kept="weights"),
@@ -123,6 +138,7 @@ TABLE: dict[str, Changed | Callable[..., None]] = {
     "optim.weight_decay": Changed(0.5),
     "optim.betas": Changed((0.5, 0.9)),
     "optim.momentum": Changed(0.5, given=SGD),
+    "optim.nesterov": Changed(False, given=SGD),
     "optim.clip_norm": Changed(1e-3, given=SGD),
     "optim.muon.lr": Changed(0.1, given=MUON),
     "optim.muon.momentum": Changed(0.5, given=MUON),
@@ -134,24 +150,6 @@ TABLE: dict[str, Changed | Callable[..., None]] = {
     "schedule.warmup_epochs": Changed(0.5),
     "schedule.start_fraction": Changed(0.5),
     "schedule.end_fraction": Changed(0.5),
-}
-
-# Options that are tested where the work on them is being done; to be moved into the table.
-PENDING = {
-    "checkpoint_every_steps": "checkpoints",
-    "checkpoint_every_epochs": "checkpoints",
-    "checkpoint_every_minutes": "checkpoints",
-    "keep_checkpoints": "checkpoints",
-    "bce_target_threshold": "the loss",
-    "optim.nesterov": "optimizers",
-    "parallel": "several devices",
-    "sync_batch_norm": "several devices",
-    "trackers": "metrics",
-    "data.ratio": "loaders",
-    "data.center_fraction": "loaders",
-    "data.interpolation": "loaders",
-    "data.repeats": "loaders",
-    "data.timeout_seconds": "the watchdog",
 }
 
 
@@ -206,7 +204,7 @@ def observe(tmp_path_factory) -> Callable[[Config], Seen]:
 
 
 def _observed(config: Config, patch: pytest.MonkeyPatch) -> Seen:
-    parts, sides, loaders, compiled, devices = [list[Any]() for _ in range(5)]
+    parts, sides, loaders, compiled, worlds, saves = [list[Any]() for _ in range(6)]
 
     def loss_of(logits: Tensor, targets: Tensor, **options: Any) -> Tensor:
         parts.append(len(logits))
@@ -216,13 +214,18 @@ def _observed(config: Config, patch: pytest.MonkeyPatch) -> Seen:
         loaders.append((backend, path, options))
         return build_loader(backend, path, options)
 
-    def world_of(device: str) -> Any:
-        devices.append(device)
-        return start_world("cpu")
+    def world_of(device: str, *, timeout_seconds: float) -> Any:
+        worlds.append((device, timeout_seconds))
+        return start_world("cpu", timeout_seconds=timeout_seconds)
+
+    def save(run: Run) -> None:
+        saves.append(run.progress.step)
+        save_checkpoint(run)
 
     patch.setattr("fastvit_train.train.classification_loss", loss_of)
     patch.setattr("fastvit_train.data.build_loader", loader_of)
     patch.setattr("fastvit_train.train.start_world", world_of)
+    patch.setattr("fastvit_train.train.save_checkpoint", save)
     patch.setattr(nn.Module, "compile", lambda _, *, mode, **__: compiled.append(mode))
     patch.setattr("fastvit_train.augment.compiled_apply", lambda: apply)
     watch = nn.modules.module.register_module_forward_pre_hook(
@@ -247,7 +250,9 @@ def _observed(config: Config, patch: pytest.MonkeyPatch) -> Seen:
         sides=sides,
         loaders=loaders,
         compiled=compiled,
-        device=devices[0],
+        world=worlds[0],
+        saves=saves,
+        files={path.name for path in config.out.iterdir()},
     )
 
 
@@ -316,7 +321,28 @@ def test_on_error_skips(base, tmp_path, capsys):
     with pytest.raises(BadSampleError, match="sample 0"):
         train(bad)
     train(replaced(bad, {"data.on_error": "skip", "out": tmp_path / "skipped"}))
-    assert "left out 1 samples" in capsys.readouterr().out
+    assert "left out 1 sample, such as" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sync_batch_norm": True}, "sync_batch_norm is on, but the model has no batch normalisation"),
+        ({"parallel": "fsdp"}, "parallel is fsdp, but"),
+    ],
+    ids=["sync_batch_norm", "parallel"],
+)
+def test_options_of_several_devices_are_refused_on_one(base, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        train(replaced(base, options | {"out": tmp_path / "run"}))
+
+
+def test_trackers_are_asked_for(base, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("fastvit_train.train.require_trackers", asked.append)
+    monkeypatch.setattr("fastvit_train.train.tracked", lambda run: nullcontext(asked.append(run.config.trackers)))
+    train(replaced(base, {"trackers": ("wandb",), "max_steps": 1, "out": tmp_path / "run"}))
+    assert asked == [("wandb",)] * 2
 
 
 # Options that take more than a comparison of two runs.
@@ -327,9 +353,12 @@ OF_THEIR_OWN = {
     "data.train": test_train_and_val_are_read,
     "data.val": test_train_and_val_are_read,
     "data.on_error": test_on_error_skips,
+    "parallel": test_options_of_several_devices_are_refused_on_one,
+    "sync_batch_norm": test_options_of_several_devices_are_refused_on_one,
+    "trackers": test_trackers_are_asked_for,
 }
 
 
 def test_every_option_is_tested():
     """A new field of the config has to come with an entry."""
-    assert sorted([*TABLE, *OF_THEIR_OWN, *PENDING]) == sorted(names_of(Config()))
+    assert sorted([*TABLE, *OF_THEIR_OWN]) == sorted(names_of(Config()))
