@@ -14,7 +14,7 @@ from fastvit_train.distributed import World
 from fastvit_train.metrics import Totals
 from fastvit_train.prefetch import Prefetcher
 from fastvit_train.sharding import is_sharded
-from loaders import ImageLoader
+from loaders import Batch, ImageLoader
 from loaders.errors import FastvitError
 
 __all__ = ["Evaluation", "evaluate"]
@@ -36,20 +36,19 @@ class _View(NamedTuple):
     """An image, changed."""
 
     weight: float
-    """Of its logits in the mean over the views."""
+    """Of its logits, where those of the plain image have 1."""
     mirrored: bool
     shift: int
     """Pixels down and to the right."""
 
 
-# The first of each is the plain image. Source of the weights: `tta_level` 1 and 2 of KellerJordan/cifar10-airbench.
+# What is averaged with the plain image. Source: `tta_level` 1 and 2 of KellerJordan/cifar10-airbench.
 _VIEWS: dict[str, tuple[_View, ...]] = {
     "none": (),
-    "flip": (_View(0.5, False, 0), _View(0.5, True, 0)),
+    "flip": (_View(1, True, 0),),
     "flip_shift": (
-        _View(0.25, False, 0),
-        _View(0.25, True, 0),
-        *(_View(0.125, mirrored, shift) for shift in (1, -1) for mirrored in (False, True)),
+        _View(1, True, 0),
+        *(_View(0.5, mirrored, shift) for shift in (1, -1) for mirrored in (False, True)),
     ),
 }
 
@@ -63,6 +62,7 @@ def evaluate(
     world: World,
     dtype: torch.dtype,
     autocast: AbstractContextManager[object],
+    observe: Callable[[Tensor, Tensor, Tensor], None] | None = None,
     after_batch: Callable[[], None] | None = None,
 ) -> Evaluation:
     """Evaluate on all of `loader`, over all ranks.
@@ -74,6 +74,7 @@ def evaluate(
         world: The ranks that share the work.
         dtype: Of the images that the model is given.
         autocast: The context that the model runs in.
+        observe: Is shown every batch's plain logits float32 [b, classes], labels int64 [b] and index int64 [b].
         after_batch: Called after each batch; may raise to end the evaluation.
 
     Raises:
@@ -83,18 +84,20 @@ def evaluate(
     views = _VIEWS[config.eval_averaging]
     plain, averaged = Totals(world.device), Totals(world.device)
     loader.set_epoch(0)
-    for images, labels in _batches(model, loader, world):
+    for images, labels, index in _batches(model, loader, world):
         if not len(labels):
-            _keep_pace(model, config, times=max(1, len(views)), device=world.device, autocast=autocast)
+            _keep_pace(model, config, times=1 + len(views), device=world.device, autocast=autocast)
             continue
         with autocast:
             logits = model(normalize(images, config.augment, dtype)).float()
             plain.add(F.cross_entropy(logits, labels), logits, labels)
+            if observe is not None:
+                observe(logits, labels, index)
             if views:
-                mean = views[0].weight * logits  # a new tensor: the model's own may be overwritten by its next call
-                for view in views[1:]:
-                    mean += view.weight * model(normalize(_changed(images, view), config.augment, dtype)).float()
-                averaged.add(torch.zeros((), device=world.device), mean, labels)
+                summed = logits.clone()  # the model's next call may write into the memory of its last result
+                for view in views:
+                    summed += view.weight * model(normalize(_changed(images, view), config.augment, dtype)).float()
+                averaged.add(torch.zeros((), device=world.device), summed, labels)
         if after_batch is not None:
             after_batch()
     loss, hits, count = world.sum(plain.sums()).tolist()
@@ -104,15 +107,15 @@ def evaluate(
     return Evaluation(hits / count, averaged_hits / count if views else None, loss / count, int(count))
 
 
-def _batches(model: nn.Module, loader: ImageLoader, world: World) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images and labels on the device; of a sharded model as many batches on every rank, empty ones at the end."""
+def _batches(model: nn.Module, loader: ImageLoader, world: World) -> Iterator[Batch]:
+    """The batches on the device; of a sharded model as many on every rank, empty ones at the end."""
     num_batches = max(world.gather(len(loader))) if is_sharded(model) else 0
-    for images, labels, _ in Prefetcher(loader, world.device):
+    for batch in Prefetcher(loader, world.device):
         num_batches -= 1
-        yield images, labels
+        yield batch
     nothing = torch.empty(0, dtype=torch.int64, device=world.device)
     for _ in range(num_batches):
-        yield nothing, nothing
+        yield Batch(nothing, nothing, nothing)
 
 
 def _keep_pace(

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from loaders.errors import FastvitError
+
 __all__ = ["classification_loss"]
 
 
@@ -27,12 +29,19 @@ def classification_loss(
         target_threshold: For `bce`: after smoothing, the target is 1 for every class with a larger share than this and
             0 for the others, as in timm's `BinaryCrossEntropy`. "ResNet strikes back" (arXiv 2110.00476) has 0.2,
             DeiT III (arXiv 2204.07118) 0. None keeps the shares.
+
+    Raises:
+        FastvitError: The kind is unknown.
     """
-    if kind == "cross_entropy":
-        return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
-    num_classes = logits.shape[1]
-    shares = targets if targets.is_floating_point() else F.one_hot(targets, num_classes).to(logits.dtype)
-    smoothed = torch.full_like(shares, 1 / num_classes).lerp(shares, 1 - label_smoothing)
-    if target_threshold is not None:
-        smoothed = (smoothed > target_threshold).to(smoothed.dtype)
-    return F.binary_cross_entropy_with_logits(logits, smoothed)
+    match kind:
+        case "cross_entropy":
+            return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+        case "bce":
+            num_classes = logits.shape[1]
+            shares = targets if targets.is_floating_point() else F.one_hot(targets, num_classes).to(logits.dtype)
+            smoothed = torch.full_like(shares, 1 / num_classes).lerp(shares, 1 - label_smoothing)
+            if target_threshold is not None:
+                smoothed = (smoothed > target_threshold).to(smoothed.dtype)
+            return F.binary_cross_entropy_with_logits(logits, smoothed)
+        case _:
+            raise FastvitError(f"loss must be cross_entropy or bce, got {kind}")

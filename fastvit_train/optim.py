@@ -81,14 +81,18 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizers:
 
 
 def _build(name: str, groups: list[dict[str, Any]], config: OptimConfig, *, fused: bool) -> Optimizer:
-    if name == "sgd":
-        nesterov = config.nesterov and config.momentum > 0  # without momentum they are the same, but torch refuses
-        fused = fused and not any(isinstance(each, DTensor) for group in groups for each in group["params"])
-        return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=fused)
-    if name == "lamb":  # whose own clipping is off: the trainer's comes first
-        lamb: Optimizer = Lamb(groups, lr=config.lr, betas=config.betas, max_grad_norm=None)
-        return lamb
-    return AdamW(groups, lr=config.lr, betas=config.betas, fused=fused)
+    match name:
+        case "sgd":
+            nesterov = config.nesterov and config.momentum > 0  # without momentum they are the same, but torch refuses
+            fused = fused and not any(isinstance(each, DTensor) for group in groups for each in group["params"])
+            return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=fused)
+        case "lamb":  # whose own clipping is off: the trainer's comes first
+            lamb: Optimizer = Lamb(groups, lr=config.lr, betas=config.betas, max_grad_norm=None)
+            return lamb
+        case "adamw":
+            return AdamW(groups, lr=config.lr, betas=config.betas, fused=fused)
+        case _:
+            raise FastvitError(f"optim.name must be adamw, sgd, lamb or muon, got {name}")
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:

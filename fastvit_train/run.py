@@ -19,10 +19,11 @@ from fastvit_train.augment import normalize
 from fastvit_train.batch_norm import average_statistics, synchronize_batch_norm
 from fastvit_train.config import Config
 from fastvit_train.config_json import to_dict
-from fastvit_train.data import describe_sets
+from fastvit_train.data import describe_sets, training_classes
 from fastvit_train.device import choose_fast_kernels, dtype_of
 from fastvit_train.distributed import World
 from fastvit_train.ema import build_ema
+from fastvit_train.flops import flops_per_image, peak_flops_per_second
 from fastvit_train.initial_weights import load_initial_weights
 from fastvit_train.loss_scaler import LossScaler
 from fastvit_train.metrics import Metrics
@@ -31,7 +32,7 @@ from fastvit_train.models.plain_attention import use_plain_attention
 from fastvit_train.models.vit_start import whiten_patches
 from fastvit_train.optim import Optimizers, build_optimizer
 from fastvit_train.run_folder import BEST, CHECKPOINT, older_checkpoint, remove_old_checkpoints
-from fastvit_train.schedule import total_steps
+from fastvit_train.schedule import Phase, phases_of, total_steps
 from fastvit_train.sharding import check_sharding, gathered, is_sharded, shard, units
 from fastvit_train.signals import StopSignal
 from fastvit_train.watchdog import Watchdog
@@ -67,8 +68,14 @@ class Progress:
     num_images: int = 0
     train_seconds: float = 0.0
     """Time in training steps and waiting for their data, compilation included; not evaluation."""
+    steady_seconds: float = 0.0
+    """The part of it without the first steps of each shape, which compile."""
+    steady_images: int = 0
+    """Images of that part."""
+    steady_flops: float = 0.0
+    """Operations of the model for these images."""
     wait_seconds: float = 0.0
-    """The part of it spent waiting for data."""
+    """Time in that part in which the device had no data."""
     eval_seconds: float = 0.0
     evaluated_step: int = 0
     """Where the last evaluation was."""
@@ -97,6 +104,8 @@ class Run:
     scaler: LossScaler
     metrics: Metrics
     num_classes: int
+    class_names: tuple[str, ...] | None
+    """By label, where the training set has names for them."""
     steps_per_epoch: int
     data_sets: dict[str, str]
     """What tells its data sets from others, on the main rank; see `describe_sets`."""
@@ -105,6 +114,8 @@ class Run:
     autocast: Callable[[], AbstractContextManager[object]]
     checkpoint_time: float
     """When a checkpoint was last written, or the run started, on the clock `time.monotonic`."""
+    flops_per_image: dict[Phase, float]
+    """Operations of the model for an image of each phase, forward and backward."""
     progress: Progress = field(default_factory=Progress)
     checkpoint_path: Path | None = None
     """The last good checkpoint in the folder."""
@@ -137,6 +148,14 @@ class Run:
             "steps per epoch": str(self.steps_per_epoch),
             "evaluated weights": self.evaluated_weights,
         }
+
+    @property
+    def peak_flops_per_second(self) -> float | None:
+        """What all devices together could do, where a table says it."""
+        if self.world.device.type != "cuda":
+            return None
+        peak = peak_flops_per_second(torch.cuda.get_device_name(self.world.device), self.dtype)
+        return None if peak is None else peak * self.world.world_size
 
     @property
     def schedule_steps(self) -> int:
@@ -172,6 +191,7 @@ def start_run(
     metrics = Metrics(folder, is_main=world.is_main, num_steps=total_steps(config.epochs, steps_per_epoch))
     dtype = dtype_of(config, world.device)
     model = build_placed_model(config, world, num_classes)
+    flops = {phase: flops_per_image(model, phase) for phase in phases_of(config)}
     if not is_resumed:
         set_initial_weights(model, config, loader, metrics)
     if config.sync_batch_norm:
@@ -197,12 +217,14 @@ def start_run(
         scaler=LossScaler(model, optimizer, world.device, enabled=dtype == torch.float16),
         metrics=metrics,
         num_classes=num_classes,
+        class_names=training_classes(config.data.train, num_classes),
         steps_per_epoch=steps_per_epoch,
         data_sets=describe_sets(config) if world.is_main else {},
         dtype=dtype,
         compile_augment=compiles_augmentation(config, world.device),
         checkpoint_time=time.monotonic(),
         autocast=partial(torch.autocast, world.device.type, dtype=dtype, enabled=dtype != torch.float32),
+        flops_per_image=flops,
     )
 
 
@@ -367,5 +389,7 @@ def _identity(run: Run) -> dict[str, Any]:
     return {
         "config": to_dict(run.config),
         "identity": run.identity,
+        "num_classes": run.num_classes,
+        "class_names": None if run.class_names is None else list(run.class_names),
         "progress": asdict(run.progress),
     }

@@ -13,7 +13,8 @@ from fastvit_train.augment import Augmented, Rows, augment
 from fastvit_train.batch_norm import frozen_statistics
 from fastvit_train.config import Config
 from fastvit_train.data import build_loaders, share_of_batch
-from fastvit_train.device import keep_freed_memory
+from fastvit_train.device import keep_freed_memory, peak_memory
+from fastvit_train.device_clock import device_clock
 from fastvit_train.distributed import start_world
 from fastvit_train.evaluate import evaluate
 from fastvit_train.failure import explain_errors
@@ -26,7 +27,6 @@ from fastvit_train.prefetch import Prefetcher
 from fastvit_train.report import announce, report
 from fastvit_train.resume import resume
 from fastvit_train.run import (
-    Progress,
     Run,
     average_batch_norm,
     checkpoint_is_due,
@@ -39,13 +39,14 @@ from fastvit_train.run_folder import RESULT, claim_folder, find_checkpoints, sav
 from fastvit_train.saving import check_saved, save_or_warn, stop_if_asked, stop_is_asked, stop_run
 from fastvit_train.schedule import lr_factor, phase_of
 from fastvit_train.sharding import without_averaging
+from fastvit_train.step_timer import Interval, StepTimer
+from fastvit_train.trackers import require_trackers, tracked
 from fastvit_train.watchdog import WatchedLoader
 from loaders import ImageLoader
 from loaders.atomic_file import clear_os_errors
 from loaders.errors import FastvitError
 
 __all__ = [
-    "Interval",
     "add_gradients",
     "add_gradients_of",
     "add_nothing",
@@ -72,6 +73,7 @@ def train(config: Config) -> dict[str, Any]:
         RunStopped: SIGTERM or SIGUSR1 came; the checkpoint is written.
     """
     started = time.perf_counter()
+    require_trackers(config.trackers)
     with ExitStack() as cleanup:
         # Longer than a batch is waited for: the rank whose loader stands still is to be the one that says so.
         timeout_seconds = config.data.timeout_seconds + 600
@@ -90,15 +92,16 @@ def train(config: Config) -> dict[str, Any]:
         if world.is_main:
             save_config(folder, config)
         cleanup.enter_context(run.metrics)
+        cleanup.enter_context(tracked(run))
         announce(run)
-        forecast = Forecast(run)
+        forecast, timer = Forecast(run), StepTimer(device_clock(world.device))
         cleanup.enter_context(run.stop_signal)
         cleanup.enter_context(run.watchdog.watch(timeout_seconds=config.data.timeout_seconds, where=run.where))
         train_loader = WatchedLoader(train_loader, run.watchdog, config.data.train, use="training")
         val_loader = WatchedLoader(val_loader, run.watchdog, config.data.val, use="evaluation")
         while run.progress.step < run.last_step or evaluation_is_due(run):
             if not evaluation_is_due(run):  # else the run was stopped in it
-                train_epoch(run, train_loader, forecast)
+                train_epoch(run, train_loader, forecast, timer)
             stop_if_asked(run)
             evaluate_if_due(run, val_loader)
             if checkpoint_is_due(run):
@@ -109,18 +112,18 @@ def train(config: Config) -> dict[str, Any]:
         return result
 
 
-def train_epoch(run: Run, loader: ImageLoader, forecast: Forecast) -> None:
+def train_epoch(run: Run, loader: ImageLoader, forecast: Forecast, timer: StepTimer) -> None:
     """Train on the rest of the current epoch, or until the run's last step."""
     config, progress = run.config, run.progress
     run.model.train()
     phase = phase_of(config, progress.epoch)
     set_patch_drop(run.model, phase.patch_drop)
     loader.set_epoch(progress.epoch, resolution=phase.resolution, skip_batches=progress.batch)
-    totals, interval = Totals(run.world.device), Interval(progress)
-    batches = Prefetcher(loader, run.world.device)
-    waited_before, first_batch, images_before = progress.wait_seconds, progress.batch, progress.num_images
-    last = time.perf_counter()
-    for images, labels, index in batches:
+    totals, interval = Totals(run.world.device), Interval(run)
+    first_batch, images_before = progress.batch, progress.num_images
+    timer.start(progress, flops_per_image=run.flops_per_image[phase])
+    for images, labels, index in Prefetcher(loader, run.world.device, timer.clock):
+        timer.begin_step(*images.shape, phase.patch_drop)
         train_step(run, images, labels, index, totals)
         progress.step += 1
         progress.batch += 1
@@ -129,22 +132,21 @@ def train_epoch(run: Run, loader: ImageLoader, forecast: Forecast) -> None:
         stop_now = not ends and stop_is_asked(run)
         save_now = not ends and (stop_now or checkpoint_is_due(run))  # at the end it follows the evaluation
         log_now = ends or save_now or progress.step % config.log_every_steps == 0
-        wait_now = log_now or forecast.is_due(progress.step)
-        sums = run.world.sum(totals.sums().clone()).tolist() if wait_now else None  # waits for the device
-        now = time.perf_counter()
-        progress.train_seconds += now - last
-        progress.wait_seconds = waited_before + batches.wait_seconds
+        pause = log_now or forecast.is_due(progress.step)
+        if pause:
+            timer.stop()  # waits for the device
         forecast.update(run)
-        if log_now and sums is not None:
-            log_interval(run, interval, sums)
-            totals, interval = Totals(run.world.device), Interval(progress)
+        if log_now:
+            log_interval(run, interval, run.world.sum(totals.sums().clone()).tolist())
+            totals, interval = Totals(run.world.device), Interval(run)
         if progress.step == run.last_step:
             break
         if stop_now:
             stop_run(run)
         if save_now:
             save_or_warn(save_checkpoint, run)
-        last = time.perf_counter()
+        if pause and not ends:
+            timer.start(progress, flops_per_image=run.flops_per_image[phase])
     example = say_what_was_skipped(run, loader)
     is_whole = first_batch == 0 and progress.batch == run.steps_per_epoch
     if example and is_whole and not any(run.world.gather(progress.num_images > images_before)):
@@ -260,20 +262,6 @@ def add_nothing(part: Augmented, run: Run) -> None:
     (logits.sum() * 0).backward()
 
 
-class Interval:
-    """What has happened since its construction: for the figures of one log line."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._start = (progress.num_images, progress.train_seconds, progress.wait_seconds)
-
-    def rates(self) -> tuple[float, float]:
-        """Images per second of training time, and the share of it spent waiting for data."""
-        now = (self._progress.num_images, self._progress.train_seconds, self._progress.wait_seconds)
-        images, seconds, waited = (later - earlier for later, earlier in zip(now, self._start, strict=True))
-        return images / seconds, waited / seconds
-
-
 def log_interval(run: Run, interval: Interval, sums: list[float]) -> None:
     """Log the training metrics since the last time.
 
@@ -286,7 +274,6 @@ def log_interval(run: Run, interval: Interval, sums: list[float]) -> None:
         return
     if not math.isfinite(loss_sum):
         raise diverged(run, f"the loss is {loss_sum}")
-    images_per_second, wait_fraction = interval.rates()
     run.metrics.log(
         "train",
         step=progress.step,
@@ -295,9 +282,10 @@ def log_interval(run: Run, interval: Interval, sums: list[float]) -> None:
         accuracy=hits / count,
         lr=run.optimizer.param_groups[0]["lr"],
         loss_scale=run.scaler.read_scale(),
-        images_per_second=images_per_second,
-        data_wait_fraction=wait_fraction,
+        **interval.rates()._asdict(),
+        **peak_memory(run.world.device),
         train_seconds=progress.train_seconds,
+        startup_seconds=progress.train_seconds - progress.steady_seconds,
     )
 
 

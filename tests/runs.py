@@ -1,5 +1,6 @@
 """Small runs that tests train, and the weights that they leave."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -136,3 +137,26 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 def same(mine: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     """Whether two models have the same weights, bit by bit."""
     return mine.keys() == other.keys() and all(torch.equal(mine[name], other[name]) for name in mine)
+
+
+def names_of(config: object, prefix: str = "") -> Iterator[str]:
+    """The dotted names of a config's options."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from names_of(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name
+
+
+def replaced(config: Any, options: dict[str, Any]) -> Any:
+    """The config with other values of the options, which have dotted names."""
+    tree: dict[str, Any] = {}
+    for name, value in options.items():
+        section, _, rest = name.partition(".")
+        tree.setdefault(section, {})[rest] = value
+    values = {
+        section: inner[""] if "" in inner else replaced(getattr(config, section), inner)
+        for section, inner in tree.items()
+    }
+    return dataclasses.replace(config, **values)

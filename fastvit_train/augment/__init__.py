@@ -16,6 +16,7 @@ from fastvit_train.augment.mixing import ERASED, Mixing, draw_erased, draw_mixin
 from fastvit_train.augment.ops import channels, pack
 from fastvit_train.augment.policies import Jitter, Layer, apply_jitter, apply_layers, draw_jitter, draw_layers
 from fastvit_train.config import AugmentConfig
+from loaders.errors import FastvitError
 
 __all__ = [
     "Augmentation",
@@ -76,14 +77,17 @@ def draw(
     num_samples, device = len(index), index.device
     rank, first, total = rows or Rows(0, 0, num_samples)
     own = slice(first, first + num_samples)
-    if config.flip == "alternating":
-        mixed = index * 0x9E3779B1  # hashed twice, so that the halves don't follow how the dataset is sorted
-        mixed = (mixed ^ (mixed >> 16)) * 0x85EBCA6B
-        flip = ((mixed >> 20) & 1) == epoch % 2
-    elif config.flip == "random":
-        flip = torch.randint(2, (total,), generator=generator, device=device, dtype=torch.bool)[own]
-    else:
-        flip = torch.zeros(num_samples, device=device, dtype=torch.bool)
+    match config.flip:
+        case "alternating":
+            mixed = index * 0x9E3779B1  # hashed twice, so that the halves don't follow how the dataset is sorted
+            mixed = (mixed ^ (mixed >> 16)) * 0x85EBCA6B
+            flip = ((mixed >> 20) & 1) == epoch % 2
+        case "random":
+            flip = torch.randint(2, (total,), generator=generator, device=device, dtype=torch.bool)[own]
+        case "none":
+            flip = torch.zeros(num_samples, device=device, dtype=torch.bool)
+        case _:
+            raise FastvitError(f"augment.flip must be none, random or alternating, got {config.flip}")
     shift = torch.randint(-config.shift, config.shift + 1, (total, 2), generator=generator, device=device)[own]
     shape = (total, resolution, resolution)
     layers = draw_layers(config, shape, generator)

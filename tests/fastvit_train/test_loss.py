@@ -59,3 +59,8 @@ def test_mixed_shares_mix_the_losses(logits):
             for shares in (0.3 * first + 0.7 * second, first, second)
         )
         torch.testing.assert_close(mixed, 0.3 * apart[0] + 0.7 * apart[1])
+
+
+def test_an_unknown_loss_is_refused():
+    with pytest.raises(ValueError, match="loss must be cross_entropy or bce, got focal"):
+        classification_loss(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64), kind="focal", label_smoothing=0.0)

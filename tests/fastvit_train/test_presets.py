@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from fastvit_train.config import Config
+from fastvit_train.cli import parse
+from fastvit_train.config import Config, ModelConfig
 from fastvit_train.models import MODELS
-from fastvit_train.presets import ARCH_PRESETS, PRESETS, build_preset, expectation
+from fastvit_train.presets import ARCH_PRESETS, FAMILIES, PRESETS, build_preset, expectation, preset_of, run_name
 from fastvit_train.schedule import lr_factor, phase_of, total_steps
 from fastvit_train.train import train
 from runs import tiny_cifar_vit
@@ -50,6 +51,7 @@ def small(config: Config, make_set, out, num_classes: int = 3) -> Config:
     val_set = make_set(f"{out.name}/val.beton", 8, num_classes=num_classes)
     return replace(
         config,
+        model=replace(config.model, bf16_residual=False),  # of no use in fp32, and refused there
         arch=TINY.get(config.arch, config.arch),
         batch_size=8,
         accumulate=min(2, config.accumulate),
@@ -135,6 +137,67 @@ def test_models_have_presets_of_their_own_kind():
     for arch, name in ARCH_PRESETS.items():
         assert arch in MODELS
         assert build_preset(name).arch == arch
+
+
+@pytest.mark.parametrize(
+    ("arch", "resolution", "name"),
+    [
+        ("resnet50", None, "imagenet-resnet50-ffcv"),
+        ("resnet50", 32, "imagenet-resnet50-ffcv"),
+        ("resnet18", None, "imagenet-resnet50-ffcv"),
+        ("resnet18", 65, "imagenet-resnet50-ffcv"),
+        ("resnet18", 64, "cifar10-resnet50"),
+        ("resnet18_cifar", None, "cifar10-resnet50"),
+        ("vit_ti16", None, "imagenet-vit-s16-90"),
+        ("vit_ti16", 32, "cifar10-vit-small"),
+        ("timm/resnet18.a1_in1k", None, "imagenet-resnet50-ffcv"),
+        ("timm/test_resnet", None, "imagenet-resnet50-ffcv"),
+        ("timm/vit_tiny_patch16_224", 224, "imagenet-vit-s16-90"),
+        ("timm/swin_tiny_patch4_window7_224", None, "imagenet-vit-s16-90"),
+        ("timm/convnext_atto", None, "imagenet-vit-s16-90"),
+    ],
+)
+def test_a_model_without_a_preset_takes_its_familys(arch, resolution, name):
+    assert preset_of(arch, resolution=resolution) == name
+
+
+def test_every_model_of_ours_has_a_recipe():
+    assert {preset_of(arch) for arch in MODELS} <= PRESETS.keys()
+    for family in FAMILIES:
+        assert {family.preset, family.small_preset} <= PRESETS.keys()
+
+
+@pytest.mark.parametrize("arch", ["timm/mixer_b16_224", "timm/efficientnet_b0", "nope"])
+def test_a_model_of_no_family_is_refused_with_a_way_out(arch):
+    with pytest.raises(
+        ValueError, match=rf"no recipe for {arch}; choose one with --preset, such as --preset .* --arch"
+    ):
+        preset_of(arch)
+
+
+def test_of_another_preset_a_model_keeps_its_own_shape():
+    plain, ours, other = (build_preset("cifar10-vit-small-fast", arch=arch) for arch in (None, "vit_ti16", "resnet18"))
+    assert ours == replace(plain, arch="vit_ti16")
+    assert (other.arch, other.model, other.optim) == ("resnet18", ModelConfig(), plain.optim)
+    assert other.phases == ((0.55, 24, 0.0), (0.8, 32, 0.0))
+
+
+@pytest.mark.parametrize("arch", ["timm/test_resnet", "timm/test_vit", "timm/test_convnext"])
+def test_a_familys_recipe_trains_another_model(arch, make_set, tmp_path, monkeypatch, capsys):
+    """What the family's own model has and this one may not have is left out; the run says where its recipe is from."""
+    monkeypatch.setattr("fastvit_train.report.plot_run", lambda folder: folder / "curves.png")
+    config = parse(["--arch", arch, "--epochs", "1"])
+    assert train(small(config, make_set, tmp_path / "run"))["steps"] == 2
+    preset = build_preset(config.preset)
+    line = f"recipe      {config.preset}, made for {preset.arch} and {preset.batch_size} images a step\n"
+    assert line in capsys.readouterr().out
+
+
+def test_a_run_is_called_after_its_preset_or_its_model():
+    assert run_name(build_preset("cifar10-quick")) == "cifar10-quick"
+    assert run_name(parse(["--arch", "resnet18"])) == "resnet18"
+    assert run_name(Config(arch="resnet18")) == "resnet18"
+    assert run_name(Config(preset="mine", arch="resnet18")) == "mine"
 
 
 def test_muons_other_rates_are_airbenchs():

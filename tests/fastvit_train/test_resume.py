@@ -67,7 +67,6 @@ REFUSED = {
     "optim.muon.normalize",
     "optim.muon.rest",
     "optim.name",
-    "parallel",
     "phases",
     "seed",
     "sync_batch_norm",

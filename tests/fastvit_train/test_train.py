@@ -11,12 +11,14 @@ from timm.layers import PatchDropout
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fastvit_train.augment import augment
 from fastvit_train.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, ScheduleConfig
 from fastvit_train.data import build_loaders
-from fastvit_train.distributed import World
-from fastvit_train.metrics import read_metrics
+from fastvit_train.distributed import World, start_world
+from fastvit_train.metrics import Totals, read_metrics
 from fastvit_train.models import MODELS, build_model
-from fastvit_train.train import add_gradients, images_per_rank, train
+from fastvit_train.run import start_run
+from fastvit_train.train import add_gradients, images_per_rank, train, train_step
 from loaders.beton import EncodedImage, ImageMode
 from runs import LeavingOut, same, weights
 
@@ -50,6 +52,41 @@ def test_a_run_learns_and_reports(trained):
     assert evaluations[-1]["top1"] == result["top1"]
     assert (config.out / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((config.out / "config.json").read_text())["arch"] == config.arch
+
+
+def test_a_run_says_how_large_its_steps_are(config, capsys):
+    train(replace(config, accumulate=4, max_steps=1))
+    line = "batch       32 images over 1 device: 32 on each, in 4 parts of 8; learning rate 0.003\n"
+    assert line in capsys.readouterr().out
+    train(replace(config, max_steps=1, optim=OptimConfig(name="muon"), out=config.out.with_name("muon")))
+    line = "batch       32 images over 1 device: 32 on each; learning rate 0.001, 0.02 for matrices\n"
+    assert line in capsys.readouterr().out
+
+
+def test_ranks_draw_apart(config, monkeypatch):
+    """The augmentation of a rank and its dropped paths are its own, and the weights are those of all."""
+    seeds, dropped, starts = set(), set(), []
+
+    def recording(*args, generator, **options):
+        seeds.add(generator.initial_seed())
+        return augment(*args, generator=generator, **options)
+
+    monkeypatch.setattr("fastvit_train.train.augment", recording)
+    with start_world("cpu") as alone:
+        loader, _, num_classes = build_loaders(config, alone)
+        batch = next(iter(loader))
+        for rank in range(3):
+            world = replace(alone, rank=rank)
+            run = start_run(config, world, config.out.with_name(f"rank{rank}"), loader, num_classes)
+            starts.append(run.model.state_dict()["head.weight"].clone())
+            dropped.add(torch.rand(()).item())
+            train_step(run, *batch, Totals(world.device))
+            run.progress.step = 1
+            train_step(run, *batch, Totals(world.device))
+    assert len(seeds) == 6, "each rank and each step has its own"
+    assert len(dropped) == 3
+    assert torch.equal(starts[0], starts[1])
+    assert torch.equal(starts[0], starts[2])
 
 
 def test_the_same_config_gives_the_same_weights(trained, config):
