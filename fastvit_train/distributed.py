@@ -17,7 +17,7 @@ from loaders.errors import FastvitError
 
 __all__ = ["World", "start_world"]
 
-_TORCHRUN_SETS = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_TORCHRUN_SETS = ("RANK", "MASTER_ADDR", "MASTER_PORT")
 # torch 2.14 has a new name for it and warns of the old one.
 _HAS_NEW_NAME = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
 _KEEP_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _HAS_NEW_NAME else "broadcast_buffers": False}
@@ -147,10 +147,11 @@ def start_world(device: str, *, timeout_seconds: float = 1800.0) -> Iterator[Wor
             "device is cuda, but torch sees no CUDA device; use --device cpu, or install torch for your CUDA"
         )
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    missing = [name for name in _TORCHRUN_SETS if name not in os.environ]
+    wanted = (*_TORCHRUN_SETS, "LOCAL_RANK") if kind == "cuda" else _TORCHRUN_SETS
+    missing = [name for name in wanted if name not in os.environ]
     if world_size > 1 and missing:
         raise FastvitError(
-            f"WORLD_SIZE is {world_size}, but {' and '.join(missing)} are not set; start the ranks with torchrun, "
+            f"WORLD_SIZE is set to {world_size}, but not {', '.join(missing)}; start the ranks with torchrun, "
             "or unset WORLD_SIZE to train in one process"
         )
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))

@@ -53,6 +53,7 @@ MAY_CHANGE = frozenset(
         "optim.nesterov",
         "optim.norm_bias_lr_factor",
         "optim.weight_decay",
+        "parallel",  # what is saved are whole tensors
         "precision",
         "preset",  # a name alone
         "schedule.decay",

@@ -119,7 +119,8 @@ def train_epoch(run: Run, loader: ImageLoader, forecast: Forecast, timer: StepTi
     phase = phase_of(config, progress.epoch)
     set_patch_drop(run.model, phase.patch_drop)
     loader.set_epoch(progress.epoch, resolution=phase.resolution, skip_batches=progress.batch)
-    totals, interval, first_batch = Totals(run.world.device), Interval(run), progress.batch
+    totals, interval = Totals(run.world.device), Interval(run)
+    first_batch, images_before = progress.batch, progress.num_images
     timer.start(progress, flops_per_image=run.flops_per_image[phase])
     for images, labels, index in Prefetcher(loader, run.world.device, timer.clock):
         timer.begin_step(*images.shape, phase.patch_drop)
@@ -146,24 +147,26 @@ def train_epoch(run: Run, loader: ImageLoader, forecast: Forecast, timer: StepTi
             save_or_warn(save_checkpoint, run)
         if pause and not ends:
             timer.start(progress, flops_per_image=run.flops_per_image[phase])
-    num_skipped, example = say_what_was_skipped(run, loader)
-    if num_skipped == run.steps_per_epoch * config.batch_size and not first_batch:
+    example = say_what_was_skipped(run, loader)
+    is_whole = first_batch == 0 and progress.batch == run.steps_per_epoch
+    if example and is_whole and not any(run.world.gather(progress.num_images > images_before)):
         raise FastvitError(f"{config.data.train} gave no image to train on; {example}")
     if progress.batch == run.steps_per_epoch:
         progress.epoch += 1
         progress.batch = 0
 
 
-def say_what_was_skipped(run: Run, loader: ImageLoader) -> tuple[int, str]:
-    """Say how many samples the loaders of all ranks left out of their epoch, with an example; returns both."""
+def say_what_was_skipped(run: Run, loader: ImageLoader) -> str | None:
+    """Say how many samples the loaders of all ranks left out of their epoch, with an example, which is returned."""
     if run.config.data.on_error == "raise":
-        return 0, ""
+        return None
     of_ranks = run.world.gather((len(loader.skipped), list(loader.skipped[:1])))
-    num_skipped = sum(count for count, _ in of_ranks)
-    example = next((f"{sample.name}: {sample.reason}" for _, first in of_ranks for sample in first), "")
-    if num_skipped:
-        run.metrics.say(f"left out {num_skipped} sample{'s' if num_skipped > 1 else ''}, such as {example}")
-    return num_skipped, example
+    examples = [f"{sample.name}: {sample.reason}" for _, first in of_ranks for sample in first]
+    if not examples:
+        return None
+    count = sum(count for count, _ in of_ranks)
+    run.metrics.say(f"left out {count} sample{'s' if count > 1 else ''}, such as {examples[0]}")
+    return examples[0]
 
 
 def train_step(run: Run, images: Tensor, labels: Tensor, index: Tensor, totals: Totals) -> None:

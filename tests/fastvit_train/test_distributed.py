@@ -239,8 +239,8 @@ def test_the_ranks_keep_their_own_buffers(group):
 def test_ranks_that_torchrun_did_not_start_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    for name in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    message = "WORLD_SIZE is 2, but LOCAL_RANK and MASTER_ADDR and MASTER_PORT are not set; start the ranks with"
+    message = "WORLD_SIZE is set to 2, but not MASTER_ADDR, MASTER_PORT; start the ranks with torchrun"
     with pytest.raises(ValueError, match=message), start_world("cpu"):
         pass

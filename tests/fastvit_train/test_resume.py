@@ -66,7 +66,6 @@ REFUSED = {
     "optim.muon.normalize",
     "optim.muon.rest",
     "optim.name",
-    "parallel",
     "phases",
     "seed",
     "sync_batch_norm",

@@ -268,7 +268,7 @@ def test_batches_that_are_left_out_whole_do_not_stop_the_epochs(config, write_im
     else:
         assert train(config)["steps"] == 12
         epochs = [line["epoch"] for line in read_metrics(config.out / "metrics.jsonl") if line["kind"] == "eval"]
-        assert epochs == [1, 2, 3]  # four steps an epoch, of which one has no image
+        assert epochs == [1, 2, 3], "a batch without images is one of the epoch's four"
 
 
 @pytest.fixture
