@@ -9,14 +9,19 @@ import torch
 from fastvit_train.config import Config
 
 __all__ = [
-    "computes_in_bf16",
+    "DTYPES",
+    "choose_fast_kernels",
     "cpu_name",
     "device_name",
+    "dtype_of",
     "has_bf16_matmul",
     "keep_freed_memory",
     "peak_memory",
     "peak_rss_bytes",
 ]
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+"""What a run can compute in, by the names of `Config.precision`."""
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
@@ -56,9 +61,24 @@ def peak_rss_bytes(pid: int | str = "self") -> int:
     return 0  # a process that has ended and waits for its parent
 
 
-def computes_in_bf16(config: Config, device: torch.device) -> bool:
-    """Whether a run uses bf16 autocast."""
-    return has_bf16_matmul(device) if config.precision == "auto" else config.precision == "bf16"
+def dtype_of(config: Config, device: torch.device) -> torch.dtype:
+    """What a run computes in: where that is not float32, autocast goes to it."""
+    if config.precision != "auto":
+        return DTYPES[config.precision]
+    if has_bf16_matmul(device):
+        return torch.bfloat16
+    return torch.float16 if device.type == "cuda" else torch.float32
+
+
+def choose_fast_kernels(device: torch.device) -> None:
+    """Let float32 matmuls take TF32 where there is such a thing, and cuDNN time its convolutions.
+
+    cuDNN then tries its algorithms at the first batch of each shape and keeps the fastest, instead of guessing. A run
+    has few shapes: one for each phase, one for evaluation and one for its last batch.
+    """
+    torch.set_float32_matmul_precision("high")
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
 
 
 def has_bf16_matmul(device: torch.device) -> bool:

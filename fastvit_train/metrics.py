@@ -1,6 +1,7 @@
 """What a run tells: JSON lines always, a live line on a terminal, plain lines elsewhere."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from fastvit_train.run_folder import METRICS
 from loaders.atomic_file import atomic_file
 
 __all__ = ["Metrics", "Totals", "flop_rate", "read_metrics"]
@@ -37,7 +39,7 @@ class Metrics:
     """Writes a run's metrics to `metrics.jsonl` and shows them; only the main rank does either."""
 
     def __init__(self, folder: Path, *, is_main: bool, num_steps: int) -> None:
-        self._path = folder / "metrics.jsonl"
+        self._path = folder / METRICS
         self._is_main = is_main
         self.listeners: list[Callable[[str, int, Mapping[str, float]], None]] = []
         """Called with the kind, the step and the figures of every line that is logged."""
@@ -78,8 +80,7 @@ class Metrics:
         if not self._is_main:
             return
         line = {"kind": kind, "step": step, "epoch": epoch, **figures, "time": time.time()}
-        with self._path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        self._append(json.dumps(_valid(line), allow_nan=False).encode() + b"\n")
         known = {name: value for name, value in figures.items() if value is not None}
         for listen in self.listeners:
             listen(kind, step, {"epoch": epoch, **known})
@@ -90,6 +91,19 @@ class Metrics:
         else:
             self.say(f"{kind:<5} epoch {epoch} step {step}  {text}")
 
+    def _append(self, line: bytes) -> None:
+        """Add a line as a whole, or none where the disk is full: half a line would spoil the next one."""
+        with self._path.open("ab", buffering=0) as file:
+            size = file.tell()
+            try:
+                if file.write(line) == len(line):
+                    return
+                reason = "the disk is full"
+            except OSError as error:
+                reason = error.strerror or str(error)
+            file.truncate(size)
+        self.say(f"WARNING     {self._path} cannot be written: {reason}; the next line is on the screen alone")
+
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a `metrics.jsonl`; a last line that was cut short is left out; [] when there is no file."""
@@ -97,6 +111,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         return []
     lines = path.read_text().splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _valid(line: dict[str, Any]) -> dict[str, Any]:
+    """The line with null for what JSON has no number for."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in line.items()
+    }
 
 
 def flop_rate(flops_per_second: float) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from fastvit_train.device import cpu_name
+from loaders.cpus import usable_cpus
 
 __all__ = ["machine", "provenance"]
 
@@ -42,7 +43,7 @@ def machine() -> dict[str, Any]:
     """The CPU, its cores that this process may use, the memory, and the GPU with its software; None without one."""
     return {
         "cpu": cpu_name(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cpus(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "gpu": _gpu() if torch.cuda.is_available() else None,
     }

@@ -3,16 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from fastvit_train.device import device_name, peak_memory
+from fastvit_train.config import Config
+from fastvit_train.data import share_of_batch
+from fastvit_train.device import DTYPES, device_name, peak_memory
 from fastvit_train.metrics import flop_rate, read_metrics
-from fastvit_train.presets import PRESETS, expectation
+from fastvit_train.presets import PRESETS, build_preset, expectation
 from fastvit_train.provenance import provenance
 from fastvit_train.run import Run
-from fastvit_train.run_folder import BEST, CHECKPOINT, RESULT, write_json
+from fastvit_train.run_folder import BEST, CHECKPOINT, METRICS, RESULT, write_json
 from fastvit_train.step_timer import Rates, rates
 
 __all__ = ["announce", "count_parameters", "plot_run", "report"]
@@ -21,18 +22,35 @@ __all__ = ["announce", "count_parameters", "plot_run", "report"]
 def announce(run: Run) -> None:
     """Say what is about to happen."""
     config = run.config
+    dtype = next(name for name, dtype in DTYPES.items() if dtype == run.dtype)
     run.metrics.say(
         f"{config.arch}: {count_parameters(run.model) / 1e6:.1f} M parameters, {run.num_classes} classes, "
         f"{run.last_step} steps of {config.batch_size} images at {config.data.resolution} px"
         f"{f', first at {config.phases[0][1]} px' if config.phases else ''} "
         f"({config.epochs:g} epochs), {config.data.backend} loader, "
-        f"{'bf16' if run.dtype == torch.bfloat16 else 'fp32'} on {run.world.world_size} x "
+        f"{dtype} on {run.world.world_size} x "
         f"{device_name(run.world.device)}"
     )
     if config.compile == "auto" and not config.augment.is_plain and not run.compile_augment:
         run.metrics.say("the augmentation is not compiled and takes longer: there is no C++ compiler (g++)")
+    run.metrics.say(_batch_line(config, run.world.world_size))
     if config.preset in PRESETS:
+        preset = build_preset(config.preset, epochs=config.epochs)
+        if (preset.arch, preset.batch_size) != (config.arch, config.batch_size):
+            made_for = f"{preset.arch} and {preset.batch_size} images a step"
+            run.metrics.say(f"recipe      {config.preset}, made for {made_for}")
         run.metrics.say(f"expected    of {config.preset} as it is: {expectation(config.preset)}")
+
+
+def _batch_line(config: Config, num_devices: int) -> str:
+    """How large a step is: over all devices, on each of them, and in each of its parts."""
+    share = share_of_batch(config, num_devices)
+    parts = f", in {config.accumulate} parts of {share // config.accumulate}" if config.accumulate > 1 else ""
+    matrices = f", {config.optim.muon.lr:g} for matrices" if config.optim.name == "muon" else ""
+    return (
+        f"batch       {config.batch_size} images over {num_devices} device{'s' if num_devices > 1 else ''}: {share} on "
+        f"each{parts}; learning rate {config.optim.lr:g}{matrices}"
+    )
 
 
 def report(run: Run, *, total_seconds: float) -> dict[str, Any]:
@@ -99,7 +117,7 @@ def count_parameters(model: nn.Module) -> int:
 
 def plot_run(folder: Path) -> Path:
     """Draw loss and accuracy over the steps from `metrics.jsonl` into `curves.png`; returns its path."""
-    lines = read_metrics(folder / "metrics.jsonl")
+    lines = read_metrics(folder / METRICS)
     figure = Figure(figsize=(10, 4), layout="constrained")
     losses, accuracies = figure.subplots(1, 2)
     for kind, accuracy, style in (("train", "accuracy", "-"), ("eval", "top1", "o-")):

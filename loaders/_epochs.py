@@ -56,7 +56,7 @@ class PlannedEpochs:
         return self._plan.num_batches
 
     def _planned(self) -> Iterator[NDArray[np.int64]]:
-        """The indices of each batch of the epoch that `set_epoch` chose."""
+        """The samples of each batch of the epoch that `set_epoch` chose; `BatchPlan.images` has their indices."""
         return self._plan.batches(self._epoch, skip=self._skip_batches)
 
     def _on_device(self, batches: Sequence[NDArray[np.int64]]) -> Iterator[Tensor]:

@@ -42,7 +42,7 @@ class SyntheticLoader(PlannedEpochs):
             raise loader_closed()
         if self._images.shape[2:] != (self._config.resolution, self._config.resolution):
             self._images = self._noise()
-        for index in self._on_device(list(self._planned())):
+        for index in self._on_device([self._plan.images(samples) for samples in self._planned()]):
             yield Batch(self._images[: len(index)], self._labels[index], index)
             if self._images is None:
                 raise epoch_ended()

@@ -2,7 +2,6 @@
 
 import glob
 import json
-import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -15,6 +14,8 @@ import numpy as np
 import tyro
 
 from loaders.beton import Beton
+from loaders.companions import card_path, record_list_path
+from loaders.cpus import usable_cpus
 from loaders.errors import FastvitError
 from loaders.tar_shard import TarShard, find_shards, open_each
 from tools._command import run_command
@@ -28,8 +29,6 @@ from tools.convert.read_back import (
     load_record_list,
     read_back,
 )
-from tools.listings.card import card_path
-from tools.listings.record_list import record_list_path
 
 __all__ = ["CardCounts", "FileSet", "Report", "Verify", "find_sets", "main", "verify"]
 
@@ -49,7 +48,7 @@ class Verify:
     file: tyro.conf.Positional[Path]
     """A .beton file, or shards of tar or TFRecord: a folder of them, one, or a pattern such as train-*.tar."""
 
-    num_workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    num_workers: int = field(default_factory=usable_cpus)
     """Threads that decode."""
 
     def __post_init__(self) -> None:
