@@ -14,7 +14,8 @@ import tyro
 from fastvit_train.commands.options import COMMANDS, Eval, Export, Predict
 from fastvit_train.config import Config
 from fastvit_train.config_json import from_dict, to_dict
-from fastvit_train.presets import ARCH_PRESETS, PRESETS, build_preset, summary
+from fastvit_train.option_rules import reset_unused
+from fastvit_train.presets import PRESETS, build_preset, preset_of, summary
 from loaders.errors import FastvitError
 
 __all__ = ["CommandLine", "main", "parse"]
@@ -23,7 +24,7 @@ _PROG = "fastvit-train"
 _DESCRIPTION = f"""\
 Train an image classifier from a preset or a saved config, changed by options.
 
-Without --preset or --config, the preset of --arch applies, if there is one.
+Without --preset or --config, the preset of --arch or of its family applies.
 
 presets:
 {{presets}}
@@ -32,6 +33,10 @@ with a trained model (--help after each says more):
   eval CHECKPOINT            Accuracy and speed on its own or another dataset.
   predict CHECKPOINT FILES   The classes of images, as a table, JSON or CSV.
   export CHECKPOINT          safetensors for timm, ONNX, torch.export.
+
+SIGTERM and SIGUSR1 stop the run: it writes a checkpoint and exits with 75. Run the
+command again with --resume auto to continue. Other exit codes: 0 when done, 1 after
+an error, 2 for a wrong option, 130 after Ctrl-C.
 
 Shell completion: {_PROG} --tyro-write-completion bash FILE"""
 
@@ -54,14 +59,18 @@ class CommandLine(Config):
     version: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print the version and exit."""
 
+    def __post_init__(self) -> None:
+        """Left to the `Config` that comes of it, from which what a preset has no use for any more is gone."""
+
 
 def parse(arguments: Sequence[str]) -> Config:
     """The config that the command line asks for.
 
     Args:
         arguments: As in `sys.argv[1:]`: `--preset NAME` or `--config FILE` (a run's config.json) says where to start
-            from, else the model's own preset where it has one; all other options change single fields, and a preset's
-            warm-up and averages follow its `--epochs`.
+            from, else the model's own preset or that of its family; all other options change single fields, and a
+            preset's warm-up and averages follow its `--epochs`. What they leave without use in the preset or file gets
+            its default; an option of no use on the command line itself is refused.
 
     Raises:
         FastvitError: A preset, a file or a value is not usable.
@@ -73,7 +82,7 @@ def _parse(arguments: Sequence[str]) -> tuple[CommandLine, Config]:
     """The command line, and the config that it asks for."""
     start = _start(arguments)
     known = {"preset": start.preset if start.preset in PRESETS else None}  # a saved config may have another name
-    presets = "\n".join(f"  {name:<22} {summary(name)}" for name in PRESETS)
+    presets = "\n".join(f"  {name:<{max(map(len, PRESETS))}} {summary(name)}" for name in PRESETS)
     command = tyro.cli(
         CommandLine,
         prog=_PROG,
@@ -81,7 +90,14 @@ def _parse(arguments: Sequence[str]) -> tuple[CommandLine, Config]:
         default=CommandLine(**_options(start) | known),
         args=arguments,
     )
-    return command, Config(**_options(command) | {"preset": start.preset})
+    useful = reset_unused(command, keep=_typed(arguments))
+    return command, Config(**_options(useful) | {"preset": start.preset})
+
+
+def _typed(arguments: Sequence[str]) -> set[str]:
+    """The options that the command line names, by their dotted names."""
+    names = (argument.partition("=")[0] for argument in arguments if argument.startswith("--"))
+    return {name.removeprefix("--").replace("-", "_") for name in names}
 
 
 def _options(config: Config) -> dict[str, Any]:
@@ -94,24 +110,33 @@ def _start(arguments: Sequence[str]) -> Config:
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--preset")
     start.add_argument("--config", type=Path)
-    parser.add_argument("--arch", default=Config().arch)
+    parser.add_argument("--arch")
     parser.add_argument("--epochs", type=float)
+    parser.add_argument("--data.resolution", type=int, dest="resolution")
     chosen, _ = parser.parse_known_args(arguments)
     if chosen.config is not None:
         return _read_config(chosen.config)
-    name = chosen.preset or ARCH_PRESETS.get(chosen.arch)
-    return Config() if name is None else build_preset(name, epochs=chosen.epochs)
+    name = chosen.preset or preset_of(chosen.arch or Config().arch, resolution=chosen.resolution)
+    return build_preset(name, epochs=chosen.epochs, arch=chosen.arch)
 
 
 def _read_config(path: Path) -> Config:
     try:
-        return from_dict(json.loads(path.read_text()))
-    except (OSError, TypeError, json.JSONDecodeError) as error:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: it is no JSON, or no text at all
         raise FastvitError(f"cannot read config {path}: {error}") from error
+    return from_dict(values)
 
 
 def main() -> int:
-    """Do what the command line says; 0 when done, 1 after an error, 130 after Ctrl-C."""
+    """Do what the command line says.
+
+    Returns:
+        The exit code: 0 when done, 1 after an error, 130 after Ctrl-C.
+
+    Raises:
+        RunStopped: A signal stopped the run; not caught, it is the exit code 75.
+    """
     name, *arguments = sys.argv[1:] or [""]
     return _use(name, arguments) if name in COMMANDS else _train()
 
@@ -153,7 +178,8 @@ def _train() -> int:
 
             train(config)
     except (FastvitError, OSError) as error:
-        print(f"{_PROG}: {error}", file=sys.stderr)
+        notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+        print(f"{_PROG}: {error}{notes}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"{_PROG}: interrupted; --resume auto continues from the last checkpoint", file=sys.stderr)

@@ -1,5 +1,6 @@
 """The run's two loaders."""
 
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,14 @@ from loaders.crop import Crop
 from loaders.errors import FastvitError
 from loaders.records import open_records
 
-__all__ = ["build_loaders", "loader_configs", "share_of_batch", "training_classes", "validation_crop"]
+__all__ = [
+    "build_loaders",
+    "describe_sets",
+    "loader_configs",
+    "share_of_batch",
+    "training_classes",
+    "validation_crop",
+]
 
 
 def build_loaders(config: Config, world: World) -> tuple[ImageLoader, ImageLoader, int]:
@@ -39,7 +47,11 @@ def loader_configs(config: Config, world: World) -> tuple[LoaderConfig, LoaderCo
         resolution=data.resolution,
         crop=data.crop,
         area=data.area,
+        ratio=data.ratio,
+        center_fraction=data.center_fraction,
         max_shift=data.max_shift,
+        interpolation=data.interpolation,
+        repeats=data.repeats,
         order=data.order,
         drop_last=True,
         seed=config.seed,
@@ -56,6 +68,7 @@ def loader_configs(config: Config, world: World) -> tuple[LoaderConfig, LoaderCo
         crop=validation_crop(data.crop),
         order="sequential",
         drop_last=False,
+        repeats=1,
         scaled_decode=False,
     )
     return training, validation
@@ -64,6 +77,20 @@ def loader_configs(config: Config, world: World) -> tuple[LoaderConfig, LoaderCo
 def validation_crop(crop: Crop) -> Crop:
     """How a model that is trained with `crop` sees images later."""
     return "whole" if crop in ("whole", "shift") else "center"
+
+
+def describe_sets(config: Config) -> dict[str, str]:
+    """What tells the run's two data sets from others, wherever they lie: sizes, classes and a checksum of the labels.
+
+    Returns:
+        Of the training set as `train`, and of the validation set as `val`, for people too.
+    """
+    described = {}
+    for name, path in (("train", config.data.train), ("val", config.data.val)):
+        labels = open_records(path).labels
+        checksum = zlib.crc32(labels.tobytes())
+        described[name] = f"{len(labels)} images of {int(labels.max()) + 1} classes with label checksum {checksum:08x}"
+    return described
 
 
 def share_of_batch(config: Config, world_size: int) -> int:

@@ -1,10 +1,12 @@
 """One process or many: what torchrun tells us, and sums over the ranks."""
 
+import inspect
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -13,7 +15,23 @@ from torch.nn.parallel import DistributedDataParallel
 
 from loaders.errors import FastvitError
 
-__all__ = ["World", "start_world", "without_averaging"]
+__all__ = ["World", "start_world"]
+
+_TORCHRUN_SETS = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+# torch 2.14 has a new name for it and warns of the old one.
+_HAS_NEW_NAME = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+_KEEP_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _HAS_NEW_NAME else "broadcast_buffers": False}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Outline:
+    """What a rank has to know of a tensor before it can receive it."""
+
+    shape: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,16 +48,31 @@ class World:
         return self.rank == 0
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model with its gradients averaged over the ranks."""
+        """The model with its gradients averaged over the ranks, bucket by bucket while the backward pass goes on.
+
+        A compiled model is split between the buckets, as torch compiles it in its first call from here (DDPOptimizer).
+        The buffers stay as they are on each rank: `average_statistics` has those of batch normalisation agree.
+        """
         if self.world_size == 1:
             return model
-        return DistributedDataParallel(model, device_ids=[self.device] if self.device.type == "cuda" else None)
+        return DistributedDataParallel(
+            model,
+            device_ids=[self.device] if self.device.type == "cuda" else None,
+            gradient_as_bucket_view=True,
+            **_KEEP_BUFFERS,
+        )
 
     def sum(self, values: Tensor) -> Tensor:
         """`values` summed over the ranks; any shape, on this rank's device."""
         if self.world_size > 1:
             dist.all_reduce(values)
         return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is set on any rank; with several ranks it waits for the device."""
+        if self.world_size == 1:
+            return flag
+        return bool(self.sum(torch.tensor(float(flag), device=self.device)))
 
     def gather(self, value: Any) -> list[Any]:  # noqa: ANN401 - anything that pickles
         """Every rank's `value`, in rank order, on every rank."""
@@ -49,21 +82,62 @@ class World:
         dist.all_gather_object(values, value)
         return values
 
+    def from_main(self, decide: Callable[[], T]) -> T:
+        """What `decide` returns on rank 0, which alone calls it, on every rank.
 
-def without_averaging(model: nn.Module) -> AbstractContextManager[None]:
-    """A context in which the gradients of a wrapped model add up on each rank, for the next pass outside to average."""
-    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+        Raises:
+            FastvitError: `decide` raised it: every rank gets it, and none waits for the others.
+        """
+        if self.world_size == 1:
+            return decide()
+        outcome: T | FastvitError | None = None
+        if self.is_main:
+            try:
+                outcome = decide()
+            except FastvitError as error:
+                outcome = error
+        outcome = self._broadcast(outcome)
+        if isinstance(outcome, FastvitError):
+            raise outcome
+        return cast("T", outcome)
+
+    def _broadcast(self, value: Any) -> Any:  # noqa: ANN401 - anything that pickles
+        """Rank 0's `value` on every rank; the tensors in it, on the CPU, are sent one by one: a device has room."""
+        outlined = [_replaced(value, Tensor, lambda tensor: _Outline(tensor.shape, tensor.stride(), tensor.dtype))]
+        dist.broadcast_object_list(outlined, src=0, device=self.device)
+        return _replaced(value, Tensor, self._send) if self.is_main else _replaced(outlined[0], _Outline, self._receive)
+
+    def _send(self, tensor: Tensor) -> Tensor:
+        dist.broadcast(tensor.to(self.device).contiguous(), src=0)
+        return tensor
+
+    def _receive(self, outline: _Outline) -> Tensor:
+        received = torch.empty(outline.shape, dtype=outline.dtype, device=self.device)
+        dist.broadcast(received, src=0)
+        return torch.empty_strided(outline.shape, outline.stride, dtype=outline.dtype).copy_(received)
+
+
+def _replaced(value: Any, kind: type, function: Callable[[Any], Any]) -> Any:  # noqa: ANN401 - nested containers
+    """`value` with every instance of `kind` in its dicts, lists and tuples replaced by what `function` makes of it."""
+    if isinstance(value, kind):
+        return function(value)
+    if isinstance(value, dict):
+        return {key: _replaced(item, kind, function) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_replaced(item, kind, function) for item in value)
+    return value
 
 
 @contextmanager
-def start_world(device: str) -> Iterator[World]:
+def start_world(device: str, *, timeout_seconds: float = 1800.0) -> Iterator[World]:
     """Join the ranks that torchrun started, or be the only one.
 
     Args:
         device: `cuda`, `cpu`, or `auto`: cuda where there is one.
+        timeout_seconds: How long a rank waits for the others before it ends the run.
 
     Raises:
-        FastvitError: The device is unknown or not there.
+        FastvitError: The device is unknown or not there, or torchrun has not said all that a rank has to know.
     """
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if kind not in ("cuda", "cpu"):
@@ -73,13 +147,29 @@ def start_world(device: str) -> Iterator[World]:
             "device is cuda, but torch sees no CUDA device; use --device cpu, or install torch for your CUDA"
         )
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    torch_device = torch.device(kind, int(os.environ.get("LOCAL_RANK", "0"))) if kind == "cuda" else torch.device(kind)
+    missing = [name for name in _TORCHRUN_SETS if name not in os.environ]
+    if world_size > 1 and missing:
+        raise FastvitError(
+            f"WORLD_SIZE is {world_size}, but {' and '.join(missing)} are not set; start the ranks with torchrun, "
+            "or unset WORLD_SIZE to train in one process"
+        )
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    torch_device = torch.device(kind, local_rank) if kind == "cuda" else torch.device(kind)
     if kind == "cuda":
+        if local_rank >= torch.cuda.device_count():
+            raise FastvitError(
+                f"this is process {local_rank + 1} of this machine, which has {torch.cuda.device_count()} CUDA "
+                "device(s); start as many as there are devices (--nproc-per-node)"
+            )
         torch.cuda.set_device(torch_device)
     if world_size == 1:
         yield World(rank=0, world_size=1, device=torch_device)
         return
-    dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+    dist.init_process_group(
+        "nccl" if kind == "cuda" else "gloo",
+        timeout=timedelta(seconds=timeout_seconds),
+        device_id=torch_device if kind == "cuda" else None,
+    )
     try:
         yield World(rank=dist.get_rank(), world_size=world_size, device=torch_device)
     finally:

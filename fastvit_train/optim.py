@@ -5,12 +5,14 @@ from typing import Any, Literal
 import torch
 from timm.models import group_parameters
 from timm.optim import Lamb
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import SGD, AdamW, Optimizer
 
 from fastvit_train.config import OptimConfig
 from fastvit_train.models import classifier_names
 from fastvit_train.muon import FlatMuon
+from fastvit_train.sharding import optimizer_shares
 from loaders.errors import FastvitError
 
 __all__ = ["Kind", "Optimizers", "build_optimizer", "clip_gradients", "layer_factors", "parameter_groups", "set_lr"]
@@ -41,13 +43,21 @@ class Optimizers:
         return [part.state_dict() for part in self._parts]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """Take over what `state_dict` returned.
+        """Take over what `state_dict` returned, but for the settings of the groups: those stay as they were built.
 
         Raises:
-            FastvitError: It is that of other optimizers or parameters.
+            ValueError: It is that of other optimizers or parameters.
         """
         for part, state in zip(self._parts, states, strict=True):
-            part.load_state_dict(state)
+            # A group that has not made a step holds nothing but what it was built with.
+            built = [{name: value for name, value in group.items() if name != "params"} for group in part.param_groups]
+            part.load_state_dict(optimizer_shares(state, part))
+            for group, settings in zip(part.param_groups, built, strict=True):
+                group.update(settings)
+            for parameter, values in part.state.items():
+                for name, value in values.items():
+                    if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
+                        raise ValueError(f"{name} is {list(value.shape)} for weights of {list(parameter.shape)}")
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizers:
@@ -71,13 +81,18 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizers:
 
 
 def _build(name: str, groups: list[dict[str, Any]], config: OptimConfig, *, fused: bool) -> Optimizer:
-    if name == "sgd":
-        nesterov = config.momentum > 0
-        return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=fused)
-    if name == "lamb":  # whose own clipping is off: the trainer's comes first
-        lamb: Optimizer = Lamb(groups, lr=config.lr, betas=config.betas, max_grad_norm=None)
-        return lamb
-    return AdamW(groups, lr=config.lr, betas=config.betas, fused=fused)
+    match name:
+        case "sgd":
+            nesterov = config.nesterov and config.momentum > 0  # without momentum they are the same, but torch refuses
+            fused = fused and not any(isinstance(each, DTensor) for group in groups for each in group["params"])
+            return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=fused)
+        case "lamb":  # whose own clipping is off: the trainer's comes first
+            lamb: Optimizer = Lamb(groups, lr=config.lr, betas=config.betas, max_grad_norm=None)
+            return lamb
+        case "adamw":
+            return AdamW(groups, lr=config.lr, betas=config.betas, fused=fused)
+        case _:
+            raise FastvitError(f"optim.name must be adamw, sgd, lamb or muon, got {name}")
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from torch import nn
 from fastvit_train import checkpoint
 from fastvit_train.config import Config
 from fastvit_train.config_json import from_dict
-from fastvit_train.device import computes_in_bf16
+from fastvit_train.device import choose_fast_kernels, dtype_of
 from fastvit_train.initial_weights import fill_model
 from fastvit_train.models import build_model
 from fastvit_train.models.plain_attention import use_plain_attention
@@ -118,9 +118,9 @@ class Precision(NamedTuple):
 
 def on_device(model: nn.Module, config: Config, device: torch.device) -> Precision:
     """Move a model to where it shall compute, and say how: as a run with this config evaluates."""
-    torch.set_float32_matmul_precision("high")
+    choose_fast_kernels(device)
     model.to(device).to(memory_format=torch.channels_last)
     if device.type == "cpu":
         use_plain_attention(model)
-    dtype = torch.bfloat16 if computes_in_bf16(config, device) else torch.float32
-    return Precision(dtype, partial(torch.autocast, device.type, dtype=torch.bfloat16, enabled=dtype != torch.float32))
+    dtype = dtype_of(config, device)
+    return Precision(dtype, partial(torch.autocast, device.type, dtype=dtype, enabled=dtype != torch.float32))

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
@@ -15,34 +16,43 @@ from torch import nn
 
 from fastvit_train import checkpoint
 from fastvit_train.augment import normalize
+from fastvit_train.batch_norm import average_statistics, synchronize_batch_norm
 from fastvit_train.config import Config
 from fastvit_train.config_json import to_dict
-from fastvit_train.data import training_classes
-from fastvit_train.device import computes_in_bf16
+from fastvit_train.data import describe_sets, training_classes
+from fastvit_train.device import choose_fast_kernels, dtype_of
 from fastvit_train.distributed import World
 from fastvit_train.ema import build_ema
+from fastvit_train.flops import flops_per_image, peak_flops_per_second
 from fastvit_train.initial_weights import load_initial_weights
+from fastvit_train.loss_scaler import LossScaler
 from fastvit_train.metrics import Metrics
 from fastvit_train.models import build_model
 from fastvit_train.models.plain_attention import use_plain_attention
 from fastvit_train.models.vit_start import whiten_patches
 from fastvit_train.optim import Optimizers, build_optimizer
-from fastvit_train.run_folder import BEST, CHECKPOINT, save_config
-from fastvit_train.schedule import total_steps
+from fastvit_train.run_folder import BEST, CHECKPOINT, older_checkpoint, remove_old_checkpoints
+from fastvit_train.schedule import Phase, phases_of, total_steps
+from fastvit_train.sharding import check_sharding, gathered, is_sharded, shard, units
+from fastvit_train.signals import StopSignal
+from fastvit_train.watchdog import Watchdog
 from loaders import ImageLoader
 from loaders.errors import FastvitError
 
 __all__ = [
     "Progress",
     "Run",
+    "average_batch_norm",
+    "build_placed_model",
+    "checkpoint_is_due",
     "compile_models",
     "compiles_augmentation",
+    "diverged",
     "initialize_from_data",
     "resolve_compile",
-    "resume",
     "save_best",
     "save_checkpoint",
-    "start_model",
+    "set_initial_weights",
     "start_run",
 ]
 
@@ -58,9 +68,17 @@ class Progress:
     num_images: int = 0
     train_seconds: float = 0.0
     """Time in training steps and waiting for their data, compilation included; not evaluation."""
+    steady_seconds: float = 0.0
+    """The part of it without the first steps of each shape, which compile."""
+    steady_images: int = 0
+    """Images of that part."""
+    steady_flops: float = 0.0
+    """Operations of the model for these images."""
     wait_seconds: float = 0.0
-    """The part of it spent waiting for data."""
+    """Time in that part in which the device had no data."""
     eval_seconds: float = 0.0
+    evaluated_step: int = 0
+    """Where the last evaluation was."""
     top1: float | None = None
     """Of the last evaluation."""
     top1_averaged: float | None = None
@@ -79,19 +97,36 @@ class Run:
     folder: Path
     model: nn.Module
     parallel_model: nn.Module
-    """`model` with gradients averaged over the ranks; the same weights."""
+    """`model` with gradients averaged over the ranks; the same weights. Itself where it is sharded."""
     ema: ModelEmaV3 | None
     """The moving average of its weights, where the config asks for one."""
     optimizer: Optimizers
+    scaler: LossScaler
     metrics: Metrics
     num_classes: int
     class_names: tuple[str, ...] | None
     """By label, where the training set has names for them."""
     steps_per_epoch: int
+    data_sets: dict[str, str]
+    """What tells its data sets from others, on the main rank; see `describe_sets`."""
     dtype: torch.dtype
     compile_augment: bool
     autocast: Callable[[], AbstractContextManager[object]]
+    checkpoint_time: float
+    """When a checkpoint was last written, or the run started, on the clock `time.monotonic`."""
+    flops_per_image: dict[Phase, float]
+    """Operations of the model for an image of each phase, forward and backward."""
     progress: Progress = field(default_factory=Progress)
+    checkpoint_path: Path | None = None
+    """The last good checkpoint in the folder."""
+    checkpoint_step: int | None = None
+    """Its step."""
+    stop_signal: StopSignal = field(default_factory=StopSignal)
+    watchdog: Watchdog = field(default_factory=Watchdog)
+    failed_saves: int = 0
+    """Checkpoints that could not be written."""
+    save_error: str | None = None
+    """Why the last one could not; None where it was written."""
 
     @property
     def evaluated_model(self) -> nn.Module:
@@ -105,6 +140,24 @@ class Run:
         return "model" if self.ema is None else "ema"
 
     @property
+    def identity(self) -> dict[str, str]:
+        """What a run cannot change while it is continued, besides its config; see `fastvit_train.resume`."""
+        return {
+            **{f"{name} images": described for name, described in self.data_sets.items()},
+            "classes": str(self.num_classes),
+            "steps per epoch": str(self.steps_per_epoch),
+            "evaluated weights": self.evaluated_weights,
+        }
+
+    @property
+    def peak_flops_per_second(self) -> float | None:
+        """What all devices together could do, where a table says it."""
+        if self.world.device.type != "cuda":
+            return None
+        peak = peak_flops_per_second(torch.cuda.get_device_name(self.world.device), self.dtype)
+        return None if peak is None else peak * self.world.world_size
+
+    @property
     def schedule_steps(self) -> int:
         """Steps that the learning-rate schedule spans."""
         return total_steps(self.config.epochs, self.steps_per_epoch)
@@ -114,42 +167,69 @@ class Run:
         """Steps after which the run ends."""
         return min(self.schedule_steps, self.config.max_steps or self.schedule_steps)
 
+    def where(self) -> str:
+        """How far the run is, for messages."""
+        return f"step {self.progress.step}, epoch {self.progress.epoch}, rank {self.world.rank}, {self.folder}"
 
-def start_run(config: Config, world: World, folder: Path, loader: ImageLoader, num_classes: int) -> Run:
-    """Make the model, optimizer and folder of a run that is at its first step."""
+
+def start_run(
+    config: Config, world: World, folder: Path, loader: ImageLoader, num_classes: int, *, is_resumed: bool = False
+) -> Run:
+    """Make the model and optimizer of a run that is at its first step; nothing is written.
+
+    Args:
+        config: The run.
+        world: The ranks that share it.
+        folder: Where its files go.
+        loader: Of the training set.
+        num_classes: What the model tells apart.
+        is_resumed: Leave the weights for a checkpoint to replace.
+    """
     torch.manual_seed(config.seed)
-    torch.set_float32_matmul_precision("high")
+    choose_fast_kernels(world.device)
     steps_per_epoch = len(loader)
     metrics = Metrics(folder, is_main=world.is_main, num_steps=total_steps(config.epochs, steps_per_epoch))
-    model = start_model(config, world, loader, num_classes, metrics)
-    optimizer = build_optimizer(model, config.optim)
-    torch.manual_seed(config.seed + world.rank)  # the same weights on every rank, but not the same dropped paths
+    dtype = dtype_of(config, world.device)
+    model = build_placed_model(config, world, num_classes)
+    flops = {phase: flops_per_image(model, phase) for phase in phases_of(config)}
+    if not is_resumed:
+        set_initial_weights(model, config, loader, metrics)
+    if config.sync_batch_norm:
+        model = synchronize_batch_norm(model, world)
     half_life_steps = config.ema_half_life_epochs * steps_per_epoch
     ema = build_ema(model, half_life_steps=half_life_steps) if half_life_steps else None
-    compile_models(config, world.device, model, *([ema.module] if ema is not None else []))
-    dtype = torch.bfloat16 if computes_in_bf16(config, world.device) else torch.float32
-    if world.is_main:
-        save_config(folder, config)
+    models = [model, *([ema.module] if ema is not None else [])]
+    if config.parallel == "fsdp":
+        check_sharding(config, model, dtype, world)
+        for each in models:
+            shard(each, dtype=dtype, world=world)
+    optimizer = build_optimizer(model, config.optim)
+    torch.manual_seed(config.seed + world.rank)  # the same weights on every rank, but not the same dropped paths
+    compile_models(config, world.device, *models)
     return Run(
         config=config,
         world=world,
         folder=folder,
         model=model,
-        parallel_model=world.wrap(model),
+        parallel_model=model if is_sharded(model) else world.wrap(model),
         ema=ema,
         optimizer=optimizer,
+        scaler=LossScaler(model, optimizer, world.device, enabled=dtype == torch.float16),
         metrics=metrics,
         num_classes=num_classes,
         class_names=training_classes(config.data.train, num_classes),
         steps_per_epoch=steps_per_epoch,
+        data_sets=describe_sets(config) if world.is_main else {},
         dtype=dtype,
         compile_augment=compiles_augmentation(config, world.device),
-        autocast=partial(torch.autocast, world.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16),
+        checkpoint_time=time.monotonic(),
+        autocast=partial(torch.autocast, world.device.type, dtype=dtype, enabled=dtype != torch.float32),
+        flops_per_image=flops,
     )
 
 
-def start_model(config: Config, world: World, loader: ImageLoader, num_classes: int, metrics: Metrics) -> nn.Module:
-    """The model on its device, with the weights that it starts from."""
+def build_placed_model(config: Config, world: World, num_classes: int) -> nn.Module:
+    """The model on its device, with random weights."""
     model = build_model(
         config.arch,
         num_classes=num_classes,
@@ -160,10 +240,14 @@ def start_model(config: Config, world: World, loader: ImageLoader, num_classes: 
     model = model.to(world.device).to(memory_format=torch.channels_last)
     if world.device.type == "cpu":
         use_plain_attention(model)
+    return model
+
+
+def set_initial_weights(model: nn.Module, config: Config, loader: ImageLoader, metrics: Metrics) -> None:
+    """Give the model the weights that training starts from, where they are not the random ones."""
     initialize_from_data(model, config, loader)
     if config.init_from is not None:
         metrics.say(load_initial_weights(model, config.init_from))
-    return model
 
 
 def initialize_from_data(model: nn.Module, config: Config, loader: ImageLoader) -> None:
@@ -181,9 +265,11 @@ def compile_models(config: Config, device: torch.device, *models: nn.Module) -> 
     """Have torch.compile make each model's code when it is first called, if the config asks for it."""
     mode = resolve_compile(config, device)
     if mode is not None:
-        for model in models:
+        # What gathers the shares of a sharded model is not for torch.compile: there it has each block.
+        parts = [part for model in models for part in (units(model) if is_sharded(model) else [model])]
+        for part in parts:
             # The few resolutions of the phases get their own code; else torch would make the sizes variables.
-            model.compile(mode=mode, dynamic=False if config.phases else None)
+            part.compile(mode=mode, dynamic=False if config.phases else None)
 
 
 def resolve_compile(config: Config, device: torch.device) -> str | None:
@@ -208,63 +294,102 @@ def _has_cpp_compiler() -> bool:
     return shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
-def resume(run: Run) -> None:
-    """Continue from the folder's checkpoint where the config asks for it and there is one."""
-    path = run.folder / CHECKPOINT
-    if run.config.resume == "never" or not path.exists():
-        run.metrics.start_at(0)
-        return
-    state = checkpoint.load(path)
-    config = run.config
-    for name, theirs, ours in (
-        ("arch", state["config"]["arch"], config.arch),
-        ("optimizer", state["config"]["optim"]["name"], config.optim.name),
-        ("evaluated weights", "model" if state["ema"] is None else "ema", run.evaluated_weights),
-        ("number of classes", state["num_classes"], run.num_classes),
-        ("global batch size", state["global_batch_size"], config.batch_size),
-    ):
-        if theirs != ours:
-            raise FastvitError(
-                f"{path} is of {name} {theirs}, but this run has {ours}; change one, or name another --out"
-            )
-    try:
-        run.model.load_state_dict(state["model"])
-        if run.ema is not None:
-            run.ema.module.load_state_dict(state["ema"])
-        run.optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, ValueError) as error:
-        raise FastvitError(f"{path} does not fit the model or optimizer of this run: {error}") from error
-    run.progress = Progress(**state["progress"])
-    checkpoint.restore_random_state(state["random_states"], run.world)
-    run.metrics.start_at(run.progress.step)
-    run.metrics.say(f"continuing from {path} at step {run.progress.step}")
-
-
 def save_checkpoint(run: Run) -> None:
-    """Write everything that resuming needs."""
+    """Write everything that resuming needs, and keep as many of the checkpoints before it as the config says.
+
+    Every rank has to call it, after the metrics of the steps so far have been read.
+
+    Raises:
+        FastvitError: The weights are no longer finite; the last checkpoint is as it was.
+        OSError: On the main rank, when the disk is full: the checkpoints are as they were.
+    """
+    average_batch_norm(run)
     random_states = checkpoint.random_states(run.world)
+    state = {
+        **_identity(run),
+        "model": gathered(run.model.state_dict()),
+        "ema": None if run.ema is None else gathered(run.ema.module.state_dict()),
+        "optimizer": gathered(run.optimizer.state_dict()),
+        "scaler": run.scaler.state_dict(),
+        "random_states": random_states,
+    }
+    _require_finite(run, state)
+    path, step, previous = run.folder / CHECKPOINT, run.progress.step, None
+    # A damaged checkpoint.pt is not the last good one, and is replaced.
+    if run.checkpoint_path == path and run.checkpoint_step not in (None, step) and run.config.keep_checkpoints > 1:
+        previous = older_checkpoint(run.folder, run.checkpoint_step)
     if run.world.is_main:
-        state = {
-            **_identity(run),
-            "model": run.model.state_dict(),
-            "ema": None if run.ema is None else run.ema.module.state_dict(),
-            "optimizer": run.optimizer.state_dict(),
-            "random_states": random_states,
-        }
-        checkpoint.save(run.folder / CHECKPOINT, state)
+        checkpoint.save(path, state, keep_previous_as=previous)
+    run.checkpoint_path, run.checkpoint_step, run.checkpoint_time = path, step, time.monotonic()
+    if run.world.is_main:
+        remove_old_checkpoints(run.folder, step=step, keep=run.config.keep_checkpoints)
 
 
 def save_best(run: Run) -> None:
-    """Write the evaluated weights, which are the best so far: to start other runs from, not to resume."""
+    """Write the evaluated weights, which are the best so far: to start other runs from, not to resume.
+
+    Every rank has to call it.
+
+    Raises:
+        FastvitError: They are not finite.
+        OSError: On the main rank, when the disk is full: the best weights are those before.
+    """
+    state = {**_identity(run), "model": gathered(run.evaluated_model.state_dict())}
+    _require_finite(run, state)
     if run.world.is_main:
-        checkpoint.save(run.folder / BEST, {**_identity(run), "model": run.evaluated_model.state_dict()})
+        checkpoint.save(run.folder / BEST, state)
+
+
+def average_batch_norm(run: Run) -> None:
+    """Have the ranks agree on the statistics of batch normalisation: before they are used, and before they are kept."""
+    average_statistics(run.model, run.world)
+    if run.ema is not None:
+        average_statistics(run.ema.module, run.world)
+
+
+def checkpoint_is_due(run: Run) -> bool:
+    """Whether the config asks for a checkpoint after the step that has just been made; every rank has to call it."""
+    config, progress = run.config, run.progress
+    if progress.step >= run.last_step:
+        return True
+    if config.checkpoint_every_steps is not None and progress.step % config.checkpoint_every_steps == 0:
+        return True
+    ends_epoch = progress.batch == 0
+    if ends_epoch and progress.epoch % config.checkpoint_every_epochs == 0:
+        return True
+    minutes = config.checkpoint_every_minutes
+    if minutes is None or not (ends_epoch or progress.step % config.log_every_steps == 0):
+        return False
+    return run.world.from_main(lambda: time.monotonic() - run.checkpoint_time >= 60 * minutes)
+
+
+def diverged(run: Run, what: str) -> FastvitError:
+    """The error that ends a run whose numbers are no longer finite.
+
+    Args:
+        run: The run, its gradients still those of the last step.
+        what: What was seen, such as "the loss is nan".
+    """
+    gradients = [parameter.grad for parameter in run.model.parameters() if parameter.grad is not None]
+    norm = float(gathered(torch.nn.utils.get_total_norm(gradients)))
+    last = f"the last good checkpoint is {run.checkpoint_path} of step {run.checkpoint_step}: add --resume auto"
+    remedy = "there is no checkpoint yet" if run.checkpoint_path is None else last
+    return FastvitError(
+        f"{what} at step {run.progress.step} (learning rate {run.optimizer.param_groups[0]['lr']:.3g}, gradient norm "
+        f"{norm:.3g}); a lower --optim.lr, a longer --schedule.warmup-epochs or --optim.clip-norm 1 may help; {remedy}"
+    )
+
+
+def _require_finite(run: Run, state: dict[str, Any]) -> None:
+    if not run.world.from_main(lambda: checkpoint.is_finite(state)):
+        raise diverged(run, "the weights are not finite")
 
 
 def _identity(run: Run) -> dict[str, Any]:
     return {
         "config": to_dict(run.config),
+        "identity": run.identity,
         "num_classes": run.num_classes,
         "class_names": None if run.class_names is None else list(run.class_names),
-        "global_batch_size": run.config.batch_size,
         "progress": asdict(run.progress),
     }

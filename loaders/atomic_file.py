@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import glob
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import BinaryIO, Self
 
 from loaders.errors import FastvitError
 
-__all__ = ["AtomicWriter", "atomic_file", "clear_os_errors"]
+__all__ = ["AtomicWriter", "atomic_file", "clear_os_errors", "remove_leftovers"]
 
 
 @contextmanager
@@ -46,6 +47,39 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporary files of `path` that killed processes left behind.
+
+    Call it where no other thread of this process writes `path`. What belongs to another process that is alive stays.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from loaders.atomic_file import remove_leftovers
+        >>> left = Path(".result.txt.99999999.tmp")  # no process has so high a number
+        >>> left.touch()
+        >>> remove_leftovers(Path("result.txt"))
+        >>> left.exists()
+        False
+    """
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        number = temporary.name.removesuffix(".tmp").rpartition(".")[2]
+        if number.isdecimal() and not _is_another_process(int(number)):
+            temporary.unlink(missing_ok=True)
+
+
+def _is_another_process(pid: int) -> bool:
+    """Whether another process of this number is alive; ours may have the number of one before, as in a container."""
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # it is somebody else's
+    return True
 
 
 @contextmanager

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.crop import Crop, Crops, crop_boxes, random_flips, random_shifts
-from loaders.errors import FastvitError
+from loaders.crop import Crop, Crops, Interpolation, crop_boxes, random_flips, random_shifts
+from loaders.option_checks import check_types, require
 from loaders.order import BatchPlan, Order
 
 # torch takes seconds to import, which `fastvit-train --help` must not wait for: it is only named here.
@@ -64,7 +64,8 @@ class LoaderConfig:
     world_size: int = 1
     """Number of ranks."""
     num_workers: int | None = None
-    """Threads that decode, 0 means one per core; `torch` has processes, and 0 means that it decodes in the caller's."""
+    """Threads that decode, or processes with `torch`; None is one for each CPU that this process may use
+    (`automatic_workers` in cpus.py). 0 is for `torch` alone, which then decodes in the caller's process."""
     device: "torch.device" = field(default_factory=_cpu)
     """Where batches are wanted; backends that work on the CPU hand over CPU batches all the same."""
     on_error: Literal["raise", "skip"] = "raise"
@@ -75,6 +76,11 @@ class LoaderConfig:
     """Range of the crop's width / height, for `random_resized`."""
     center_fraction: float = 224 / 256
     """Share of the short side that `center` keeps."""
+    interpolation: Interpolation = "bilinear"
+    """Filter of the resize, antialiased as Pillow and torchvision do it: `bilinear` or `bicubic`; `ffcv` has neither
+    and refuses the second."""
+    repeats: int = 1
+    """Times that each image comes in a batch over all ranks, each with its own crop and flip; see `BatchPlan`."""
     max_shift: int = 4
     """How far `shift` moves the image at most, in pixels of the image handed over; the border is reflected."""
     prefetch_batches: int = 2
@@ -84,34 +90,34 @@ class LoaderConfig:
     `resolution`: faster, but the pixels differ from those of a full decode."""
 
     def __post_init__(self) -> None:
-        if self.resolution < 1:
-            raise FastvitError(f"resolution must be positive, got {self.resolution}")
-        if not 0 <= self.seed < 2**64:
-            raise FastvitError(f"seed must lie in [0, 2^64), got {self.seed}")
-        if self.num_workers is not None and self.num_workers < 0:
-            raise FastvitError(f"num_workers must not be negative, got {self.num_workers}")
-        if self.prefetch_batches < 1:
-            raise FastvitError(f"prefetch_batches must be positive, got {self.prefetch_batches}")
-        if not 0 < self.center_fraction <= 1:
-            raise FastvitError(f"center_fraction must lie in (0, 1], got {self.center_fraction}")
+        import torch
+
+        check_types(self)
+        require(isinstance(self.device, torch.device), "device", "be a torch.device", repr(self.device))
+        for name in ("resolution", "batch_size", "world_size", "prefetch_batches", "repeats"):
+            require(getattr(self, name) > 0, name, "be positive", getattr(self, name))
+        require(0 <= self.seed < 2**64, "seed", "lie in [0, 2^64)", self.seed)
+        require(0 <= self.rank < self.world_size, "rank", f"lie in [0, world_size={self.world_size})", self.rank)
+        require(self.num_workers is None or self.num_workers >= 0, "num_workers", "not be negative", self.num_workers)
+        require(0 < self.center_fraction <= 1, "center_fraction", "lie in (0, 1]", self.center_fraction)
         for name, (low, high) in {"area": self.area, "ratio": self.ratio}.items():
-            if not 0 < low <= high:
-                raise FastvitError(f"{name} must be a range of positive numbers, got ({low}, {high})")
-        if self.area[1] > 1:
-            raise FastvitError(f"area must end at 1 or below, got {self.area}")
-        if self.max_shift < 0 or (self.crop == "shift" and 2 * self.max_shift >= self.resolution):
-            raise FastvitError(
-                f"max_shift must lie in [0, {self.resolution / 2:g}), below half the resolution, got {self.max_shift}"
-            )
+            require(0 < low <= high, name, "be a range of positive numbers", (low, high))
+        require(self.area[1] <= 1, "area", "end at 1 or below", self.area)
+        require(
+            self.max_shift >= 0 and (self.crop != "shift" or 2 * self.max_shift < self.resolution),
+            "max_shift",
+            f"lie in [0, {self.resolution / 2:g}), below half the resolution",
+            self.max_shift,
+        )
 
     def crops(
-        self, indices: NDArray[np.int64], *, heights: NDArray[np.int64], widths: NDArray[np.int64], epoch: int
+        self, samples: NDArray[np.int64], *, heights: NDArray[np.int64], widths: NDArray[np.int64], epoch: int
     ) -> Crops:
         """What to cut out of images, and what to do with it.
 
         Args:
-            indices: int64 [b], positions in the dataset.
-            heights: int64 [b], in pixels.
+            samples: int64 [b], as `BatchPlan.batches` gives them: positions in the dataset, unless images repeat.
+            heights: int64 [b], of the samples' images, in pixels.
             widths: int64 [b], in pixels.
             epoch: The epoch.
 
@@ -126,7 +132,7 @@ class LoaderConfig:
         """
         boxes = crop_boxes(
             self.crop,
-            indices=indices,
+            indices=samples,
             heights=heights,
             widths=widths,
             seed=self.seed,
@@ -135,11 +141,11 @@ class LoaderConfig:
             ratio=self.ratio,
             center_fraction=self.center_fraction,
         )
-        flips, shifts = np.zeros(len(indices), np.bool_), np.zeros((len(indices), 2), np.int32)
+        flips, shifts = np.zeros(len(samples), np.bool_), np.zeros((len(samples), 2), np.int32)
         if self.crop in ("random_resized", "shift"):
-            flips = random_flips(indices=indices, seed=self.seed, epoch=epoch)
+            flips = random_flips(indices=samples, seed=self.seed, epoch=epoch)
         if self.crop == "shift":
-            shifts = random_shifts(indices=indices, seed=self.seed, epoch=epoch, max_shift=self.max_shift)
+            shifts = random_shifts(indices=samples, seed=self.seed, epoch=epoch, max_shift=self.max_shift)
         return Crops(boxes, flips, shifts)
 
     def plan(self, size: int) -> BatchPlan:
@@ -156,4 +162,5 @@ class LoaderConfig:
             drop_last=self.drop_last,
             rank=self.rank,
             world_size=self.world_size,
+            repeats=self.repeats,
         )

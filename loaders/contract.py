@@ -1,7 +1,8 @@
 """The contract that every backend keeps, so that a training loop need not know which one it has.
 
 Sample order and crops are pure functions of (seed, epoch, index); batches are uint8 in channels_last; validation sees
-every image exactly once on any number of ranks; leaving an iterator early, an error in a worker or Ctrl-C leaves
+every image exactly once on any number of ranks; as many batches come as were planned, whatever is left out of them, so
+that ranks stay together; leaving an iterator early, an error in a worker or Ctrl-C leaves
 neither a hang nor a thread behind; a sample that cannot be decoded is named. `tests/loaders/test_parity.py` checks all
 of it for every backend.
 """
@@ -36,7 +37,7 @@ class Batch(NamedTuple):
     """
 
     images: "Tensor"
-    """uint8 [b, 3, h, w], channels_last strides."""
+    """uint8 [b, 3, h, w], channels_last strides; b may be 0 with `on_error="skip"`."""
     labels: "Tensor"
     """int64 [b], the numbers of the classes."""
     index: "Tensor"  # type: ignore[assignment]  # hides tuple.index, which nobody wants of a batch
@@ -136,7 +137,10 @@ class ImageLoader(Protocol):
         """Batches of this rank in a whole epoch, skipped ones included."""
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield the batches of the epoch that `set_epoch` chose.
+        """Yield the batches of the epoch that `set_epoch` chose: exactly those that are planned.
+
+        With `on_error="skip"` a batch has the samples that could be decoded, in the planned order: fewer than
+        `batch_size`, or none at all.
 
         Raises:
             BadSampleError: A sample cannot be decoded, with `on_error="raise"`.

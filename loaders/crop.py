@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from loaders import _native
 
-__all__ = ["Crop", "Crops", "crop_boxes", "random_flips", "random_shifts"]
+__all__ = ["Crop", "Crops", "Interpolation", "crop_boxes", "random_flips", "random_shifts"]
 
 Interpolation = Literal["bilinear", "bicubic"]
 """The filters of a resize, both antialiased."""
@@ -61,7 +61,7 @@ def crop_boxes(
             the same on every machine up to the last bit of its `exp`); `center` is the centred square of
             `center_fraction` of the short side, which is what resizing the short side and then cropping the centre
             keeps, to the nearest pixel; `whole` and `shift` take the whole image.
-        indices: int64 [n], positions in the dataset.
+        indices: int64 [n], positions in the dataset, or `BatchPlan`'s samples of images that repeat.
         heights: int64 [n], in pixels.
         widths: int64 [n], in pixels.
         seed: The run's seed.
@@ -107,7 +107,7 @@ def random_flips(*, indices: NDArray[np.int64], seed: int, epoch: int) -> NDArra
     """Whether each sample of a `random_resized` or `shift` epoch is mirrored left to right, as half of them are.
 
     Args:
-        indices: int64 [n], positions in the dataset.
+        indices: int64 [n], positions in the dataset, or `BatchPlan`'s samples of images that repeat.
         seed: The run's seed.
         epoch: The epoch.
 
@@ -128,7 +128,7 @@ def random_shifts(*, indices: NDArray[np.int64], seed: int, epoch: int, max_shif
     """By how many pixels each sample of a `shift` epoch moves down and to the right.
 
     Args:
-        indices: int64 [n], positions in the dataset.
+        indices: int64 [n], positions in the dataset, or `BatchPlan`'s samples of images that repeat.
         seed: The run's seed.
         epoch: The epoch.
         max_shift: The largest shift, in pixels.

@@ -17,4 +17,13 @@ class FastvitError(ValueError):
 
 
 class MissingPackageError(FastvitError, ImportError):
-    """A package that an option needs is not installed; the message has the command that installs it."""
+    """A package that an option needs is not installed; the message has the command that installs it.
+
+    Examples:
+        >>> from loaders.errors import FastvitError, MissingPackageError
+        >>> try:
+        ...     raise MissingPackageError("needs FFCV; install it with: pip install 'fastvit[ffcv]'")
+        ... except FastvitError as error:
+        ...     print(error)
+        needs FFCV; install it with: pip install 'fastvit[ffcv]'
+    """

@@ -35,6 +35,8 @@ from loaders._ffcv_pipeline import MAX_THREADS, Decoded, Decoder, Epoch, build_l
 from loaders.beton import Beton, ImageMode
 from loaders.config import LoaderConfig
 from loaders.contract import BadSampleError, Batch
+from loaders.cpus import num_threads
+from loaders.errors import FastvitError
 from loaders.records import BetonRecords
 
 __all__ = ["FFCVLoader"]
@@ -43,8 +45,8 @@ __all__ = ["FFCVLoader"]
 class FFCVLoader(PlannedEpochs):
     """An `ImageLoader` over a `.beton` file, ours or FFCV's: its first image field and its first int field.
 
-    `num_workers` are threads, 0 takes one per core. One epoch runs at a time: a new iteration ends the one before it.
-    Nothing is compiled again for another resolution.
+    `num_workers` are threads, at most as many as Numba started. One epoch runs at a time: a new iteration ends the one
+    before it. Nothing is compiled again for another resolution.
 
     Raises:
         BetonError: The file is missing, damaged, or lacks images or labels.
@@ -62,37 +64,42 @@ class FFCVLoader(PlannedEpochs):
     """
 
     def __init__(self, path: Path, config: LoaderConfig) -> None:
+        if config.interpolation != "bilinear":
+            raise FastvitError(
+                f"the ffcv backend resizes with FFCV's own filter: interpolation must be left out, got "
+                f"{config.interpolation}; use another --data.backend"
+            )
         # Our reader first: it says what is wrong with a damaged file, where FFCV would read past its end.
         beton = Beton(path)
         self._path = path
         self._labels, self._heights, self._widths = beton.labels, beton.heights, beton.widths
         super().__init__(config, num_samples=beton.num_samples)
         self._running: Epoch | None = None
-        num_threads = min(config.num_workers or MAX_THREADS, MAX_THREADS)
+        workers = min(num_threads(config.num_workers), MAX_THREADS)
         num_pixels = np.where(beton.modes == ImageMode.JPG, self._heights * self._widths, 0)
-        self._scratch = np.empty((num_threads, int(num_pixels.max()), 3), np.uint8)
+        self._scratch = np.empty((workers, int(num_pixels.max()), 3), np.uint8)
         self._decoder = Decoder()
-        self._loader = build_loader(str(path), self._decoder, batch_size=config.batch_size, num_threads=num_threads)
+        self._loader = build_loader(str(path), self._decoder, batch_size=config.batch_size, num_threads=workers)
 
     def __iter__(self) -> Iterator[Batch]:
         if self._loader is None:
             raise loader_closed()
         self._end_epoch()
         config, epoch = self._config, self._epoch
+        samples = list(self._planned())
+        in_turn = iter(samples)  # FFCV's thread asks for the crops of one batch after the other
         self._decoder.resolution = config.resolution
         self._running = running = Epoch(
             self._loader,
-            np.concatenate([np.empty(0, np.int64), *self._planned()]),
+            self._plan.images(np.concatenate([np.empty(0, np.int64), *samples])),
             crops=lambda indices: config.crops(
-                indices, heights=self._heights[indices], widths=self._widths[indices], epoch=epoch
+                next(in_turn), heights=self._heights[indices], widths=self._widths[indices], epoch=epoch
             ),
             scratch=self._scratch,
         )
         try:
             for decoded in running:
-                batch = self._batch(decoded)
-                if len(batch.index):
-                    yield batch
+                yield self._batch(decoded)
         finally:
             running.close()
             if self._running is running:
@@ -110,7 +117,7 @@ class FFCVLoader(PlannedEpochs):
 
     def _batch(self, decoded: Decoded) -> Batch:
         """The batch without its bad samples."""
-        indices, images = decoded.indices, decoded.images
+        indices, images = torch.from_numpy(decoded.indices), torch.from_numpy(decoded.images)
         bad: list[int] = []
         for row in np.flatnonzero(~decoded.good).tolist():
             try:
@@ -122,12 +129,9 @@ class FFCVLoader(PlannedEpochs):
                 self.skipped.append(sample)
                 bad.append(row)
         if bad:
-            indices, images = np.delete(indices, bad), np.delete(images, bad, axis=0)
-        return Batch(
-            torch.from_numpy(images).permute(0, 3, 1, 2),
-            torch.from_numpy(self._labels[indices]),
-            torch.from_numpy(indices),
-        )
+            good = torch.tensor([row not in bad for row in range(len(indices))])
+            indices, images = indices[good], images[good]
+        return Batch(images.permute(0, 3, 1, 2), torch.from_numpy(self._labels)[indices], indices)
 
     def _decode_again(self, decoded: Decoded, row: int) -> None:
         """Put the pixels of another decoder in the place of those that FFCV's does not vouch for.

@@ -5,7 +5,6 @@ come out of the decoder, and write it into batches that are used again and again
 next. `loaders/native/` is the engine; its headers tell how each step works.
 """
 
-import os
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from loaders import _native
 from loaders._epochs import PlannedEpochs, bad_sample, epoch_ended, loader_closed
 from loaders.config import LoaderConfig
 from loaders.contract import BadSample, BadSampleError, Batch
+from loaders.cpus import num_threads
 from loaders.records import open_records
 
 __all__ = ["NativeLoader"]
@@ -30,7 +30,7 @@ class _Pending(NamedTuple):
     """A batch that the engine works on."""
 
     job: _native.BatchJob
-    indices: NDArray[np.int64]
+    samples: NDArray[np.int64]
     images: Tensor
     """uint8 [batch_size, resolution, resolution, 3]."""
     rule: _native.CropRule
@@ -38,8 +38,6 @@ class _Pending(NamedTuple):
 
 class NativeLoader(PlannedEpochs):
     """An `ImageLoader` over a `.beton` file, an ImageFolder, tar shards or a list of image files (without labels).
-
-    `num_workers` are threads, 0 means one per core.
 
     EXIF orientation is ignored, as FFCV and torchvision do. What is no JPEG (the PNG files that some folders hold) is
     decoded by torchvision in this thread, slowly. Damage outside the part of an image that a crop needs goes unseen.
@@ -74,7 +72,7 @@ class NativeLoader(PlannedEpochs):
         self._iteration = 0
         self._engine: _native.Engine | None = _native.Engine(
             self._records.native(),
-            num_threads=config.num_workers or len(os.sched_getaffinity(0)),
+            num_threads=num_threads(config.num_workers),
             scaled_decode=config.scaled_decode,
         )
 
@@ -93,16 +91,15 @@ class NativeLoader(PlannedEpochs):
         try:
             while True:
                 engine = self._engine_of(iteration)
-                while free and (indices := next(requests, None)) is not None:
+                while free and (samples := next(requests, None)) is not None:
                     images = free.popleft()
-                    job = engine.submit(indices, rule, images.numpy()[: len(indices)])
-                    pending.append(_Pending(job, indices, images, rule))
+                    job = engine.submit(samples, rule, images.numpy()[: len(samples)])
+                    pending.append(_Pending(job, samples, images, rule))
                 if not pending:
                     return
                 batch = self._finished(pending[0])
                 del engine  # an iterator that is left lying about must not keep threads that `close` is to end
-                if len(batch.index):
-                    yield batch
+                yield batch
                 free.append(pending.popleft().images)  # not earlier: the consumer had this memory until now
         finally:
             if self._engine is not None and iteration == self._iteration:
@@ -124,6 +121,7 @@ class NativeLoader(PlannedEpochs):
             ratio=config.ratio,
             center_fraction=config.center_fraction,
             max_shift=config.max_shift,
+            interpolation=config.interpolation,
         )
 
     def _memory(self) -> list[Tensor]:
@@ -139,7 +137,7 @@ class NativeLoader(PlannedEpochs):
 
     def _finished(self, pending: _Pending) -> Batch:
         """Wait for a batch and see to the samples that the engine could not make."""
-        indices, images = pending.indices, pending.images[: len(pending.indices)]
+        indices, images = self._plan.images(pending.samples), pending.images[: len(pending.samples)]
         bad: dict[int, BadSample] = {}
         for row, is_foreign, reason in pending.job.wait():
             number = int(indices[row])
@@ -147,7 +145,7 @@ class NativeLoader(PlannedEpochs):
                 if not is_foreign:
                     raise RuntimeError(reason)
                 pixels = self._records.decode(number).permute(1, 2, 0).contiguous().numpy()
-                images[row] = torch.from_numpy(_native.crop_pixels(pixels, number, pending.rule))
+                images[row] = torch.from_numpy(_native.crop_pixels(pixels, int(pending.samples[row]), pending.rule))
             except (OSError, RuntimeError) as error:
                 bad[row] = bad_sample(self._records, number, error)
         if bad and self._config.on_error == "raise":

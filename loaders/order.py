@@ -88,8 +88,14 @@ def _quasi_random(positions: NDArray[np.int64], size: int, seed: int, epoch: int
 class BatchPlan:
     """Which samples each batch of this rank holds, in every epoch.
 
+    A sample is a number: the image's index in the dataset, plus `size` for each time that the image came before in the
+    same batch, with other `repeats` than 1 (repeated augmentation, arXiv 1901.09335). Crops and flips are drawn for
+    samples. An epoch has as many batches with repeats as without, of other images each time; the repeats of an image
+    go to different ranks as far as there are enough of them, as in DeiT.
+
     Raises:
-        FastvitError: `batch_size`, `rank` or `world_size` makes no sense, or no batch would be full with `drop_last`.
+        FastvitError: `batch_size`, `rank`, `world_size` or `repeats` makes no sense, or no batch would be full with
+            `drop_last`.
 
     Examples:
         Two ranks share each global batch of six:
@@ -102,6 +108,16 @@ class BatchPlan:
         ...     print([batch.tolist() for batch in plan.batches(epoch=0)])
         [[0, 1, 2], [6, 7]]
         [[3, 4, 5], [8, 9]]
+
+        Each image twice: sample 10 is the second one of image 0, and goes to another rank than the first:
+
+        >>> options = dict(order="sequential", size=10, seed=0, batch_size=3, drop_last=True, repeats=2)
+        >>> for rank in range(2):
+        ...     plan = BatchPlan(rank=rank, world_size=2, **options)
+        ...     for batch in plan.batches(epoch=0):
+        ...         print(batch.tolist(), plan.images(batch).tolist())
+        [0, 1, 2] [0, 1, 2]
+        [10, 11, 12] [0, 1, 2]
     """
 
     order: Order
@@ -114,6 +130,8 @@ class BatchPlan:
     """Leave out the last global batch where it is not full; a rank without samples in it has one batch less."""
     rank: int = 0
     world_size: int = 1
+    repeats: int = 1
+    """Times that each image comes in a global batch."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -125,6 +143,13 @@ class BatchPlan:
                 f"batch_size must be at most the data set's {self.size} samples over {self.world_size} rank(s), "
                 f"got {self.batch_size}; choose a smaller --batch-size"
             )
+        samples = self.global_batch_size
+        if self.repeats < 1 or samples % self.repeats:
+            raise FastvitError(
+                f"repeats must divide the {samples} samples of a batch over all ranks, got {self.repeats}"
+            )
+        if self.repeats > 1 and not self.drop_last:
+            raise FastvitError(f"repeats is for training, with drop_last; without it, it must be 1, got {self.repeats}")
 
     @property
     def global_batch_size(self) -> int:
@@ -141,13 +166,29 @@ class BatchPlan:
         return full + (stop > start)
 
     def batches(self, epoch: int, *, skip: int = 0) -> Iterator[NDArray[np.int64]]:
-        """The dataset indices of this rank's batches number `skip` and later, each int64 [b] with b <= batch_size."""
+        """The samples of this rank's batches number `skip` and later, each int64 [b] with b <= batch_size."""
         for number in range(skip, self.num_batches):
+            if self.repeats > 1:
+                yield self._repeated_batch(number, epoch)
+                continue
             first = number * self.global_batch_size
             start, stop = self._rank_slice(min(self.global_batch_size, self.size - first))
-            yield epoch_order(
-                self.order, size=self.size, seed=self.seed, epoch=epoch, start=first + start, stop=first + stop
-            )
+            yield self._order(epoch, first + start, first + stop)
+
+    def images(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The positions in the dataset of these samples' images."""
+        return samples % self.size if self.repeats > 1 else samples
+
+    def _repeated_batch(self, number: int, epoch: int) -> NDArray[np.int64]:
+        """This rank's slice of a global batch: all its images for the first time, then for the second, and so on."""
+        num_images = self.global_batch_size // self.repeats
+        images = self._order(epoch, number * num_images, (number + 1) * num_images)
+        times, places = np.divmod(np.arange(*self._rank_slice(self.global_batch_size)), num_images)
+        samples: NDArray[np.int64] = images[places] + times * self.size
+        return samples
+
+    def _order(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
+        return epoch_order(self.order, size=self.size, seed=self.seed, epoch=epoch, start=start, stop=stop)
 
     def _rank_slice(self, length: int) -> tuple[int, int]:
         """This rank's positions within a global batch of `length` samples."""

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from loaders._epochs import PlannedEpochs, bad_sample, epoch_ended, loader_closed
 from loaders.config import LoaderConfig
 from loaders.contract import BadSample, BadSampleError, Batch
+from loaders.cpus import num_threads
 from loaders.errors import FastvitError
 from loaders.records import ImageRecords, open_records
 
@@ -21,7 +23,6 @@ class ResidentLoader(PlannedEpochs):
     """An `ImageLoader` over images of one size (such as CIFAR-10) that hands over whole images on `config.device`.
 
     Decoding happens once, at construction. Images are resized to the loader's resolution on the device.
-    `num_workers` are threads that decode, 0 means one per core.
 
     Raises:
         FastvitError: The dataset is missing or damaged, its images differ in size, or the config does not fit it.
@@ -43,26 +44,26 @@ class ResidentLoader(PlannedEpochs):
             raise FastvitError(f'the resident backend loads whole images: crop must be "whole", got "{config.crop}"')
         records = open_records(path)
         super().__init__(config, num_samples=len(records.labels))
-        images, self._bad = _decode_all(records, path, num_threads=config.num_workers or None)
+        images, self._bad = _decode_all(records, path, num_workers=num_threads(config.num_workers))
         if self._bad and config.on_error == "raise":
             raise BadSampleError(next(iter(self._bad.values())))
         self._images: Tensor | None = images.to(config.device)
         self._labels = torch.from_numpy(records.labels).to(config.device)
-        self._device = config.device
 
     def __iter__(self) -> Iterator[Batch]:
         if self._images is None:
             raise loader_closed()
-        for indices in self._planned():
-            if self._bad:
-                self.skipped.extend(self._bad[index] for index in indices.tolist() if index in self._bad)
-                indices = indices[[index not in self._bad for index in indices.tolist()]]
-                if not len(indices):
-                    continue
-            index = torch.from_numpy(indices).to(self._device)
+        resolution, interpolation = self._config.resolution, InterpolationMode(self._config.interpolation)
+        planned = [self._plan.images(samples) for samples in self._planned()]
+        good = planned
+        if self._bad:
+            good = [batch[[index not in self._bad for index in batch.tolist()]] for batch in planned]
+        for batch, index in zip(planned, self._on_device(good), strict=True):
+            if len(index) < len(batch):
+                self.skipped.extend(self._bad[index] for index in batch.tolist() if index in self._bad)
             images = self._images.index_select(0, index).permute(0, 3, 1, 2)
-            if images.shape[2:] != (self._config.resolution, self._config.resolution):
-                images = transforms.resize(images, [self._config.resolution, self._config.resolution], antialias=True)
+            if images.shape[2:] != (resolution, resolution):
+                images = transforms.resize(images, [resolution, resolution], interpolation, antialias=True)
                 images = images.contiguous(memory_format=torch.channels_last)
             yield Batch(images, self._labels[index], index)
             if self._images is None:
@@ -73,7 +74,7 @@ class ResidentLoader(PlannedEpochs):
         self._images = None
 
 
-def _decode_all(records: ImageRecords, path: Path, *, num_threads: int | None) -> tuple[Tensor, dict[int, BadSample]]:
+def _decode_all(records: ImageRecords, path: Path, *, num_workers: int) -> tuple[Tensor, dict[int, BadSample]]:
     """Decode every record into uint8 [n, h, w, 3] (zeros where it is damaged) and list the damaged ones by index."""
     bad: dict[int, BadSample] = {}
     num_samples = len(records.labels)
@@ -86,7 +87,7 @@ def _decode_all(records: ImageRecords, path: Path, *, num_threads: int | None) -
             return None
 
     stored: Tensor | None = None
-    with ThreadPoolExecutor(num_threads) as threads:
+    with ThreadPoolExecutor(num_workers) as threads:
         for index, image in enumerate(threads.map(decode, range(num_samples))):
             if image is None:
                 continue

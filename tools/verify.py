@@ -2,7 +2,6 @@
 
 import glob
 import json
-import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -16,6 +15,7 @@ import tyro
 
 from loaders.beton import Beton
 from loaders.companions import card_path, record_list_path
+from loaders.cpus import usable_cpus
 from loaders.errors import FastvitError
 from loaders.tar_shard import TarShard, find_shards, open_each
 from tools._command import run_command
@@ -48,7 +48,7 @@ class Verify:
     file: tyro.conf.Positional[Path]
     """A .beton file, or shards of tar or TFRecord: a folder of them, one, or a pattern such as train-*.tar."""
 
-    num_workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    num_workers: int = field(default_factory=usable_cpus)
     """Threads that decode."""
 
     def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ from torch.utils.dlpack import from_dlpack
 
 from benchmarks.peers.epochs import Epochs, open_jpegs
 from loaders import LoaderConfig
+from loaders.cpus import num_threads
 from loaders.errors import FastvitError, MissingPackageError
 
 try:
@@ -81,7 +82,7 @@ class _Feed:
 def _build_pipeline(feed: _Feed, config: LoaderConfig) -> Pipeline:
     pipeline = Pipeline(
         batch_size=config.batch_size,
-        num_threads=config.num_workers,
+        num_threads=num_threads(config.num_workers),
         device_id=None,
         prefetch_queue_depth=2,
         exec_dynamic=True,  # the other executor copies every batch

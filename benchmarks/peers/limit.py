@@ -6,6 +6,7 @@ from pathlib import Path
 from benchmarks import _limit
 from benchmarks.peers.epochs import Epochs, open_jpegs
 from loaders import LoaderConfig
+from loaders.cpus import num_threads
 
 __all__ = ["open_epochs"]
 
@@ -27,7 +28,7 @@ def open_epochs(path: Path, config: LoaderConfig) -> Epochs:
                 offsets=beton.offsets[indices],
                 sizes=beton.sizes[indices],
                 boxes=crops.boxes,
-                num_threads=config.num_workers or 0,
+                num_threads=num_threads(config.num_workers),
             )
             yield indices
 

@@ -1,9 +1,11 @@
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from loaders.atomic_file import atomic_file
+from loaders.atomic_file import atomic_file, remove_leftovers
 
 
 def test_replaces_only_at_the_end(tmp_path: Path):
@@ -37,3 +39,15 @@ def test_a_file_that_cannot_be_renamed_is_removed(tmp_path: Path):
     with pytest.raises(OSError, match="folder"), atomic_file(tmp_path / "folder") as file:
         file.write(b"new")
     assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_leftovers_of_killed_processes_go(tmp_path: Path):
+    """Of this file alone; those of this process are from one before it that had its number."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = [f".a[1].{dead.pid}.tmp", f".a[1].{os.getpid()}.tmp", ".a[1].99999999999999999999999.tmp"]
+    stay = [f".a[1].{os.getppid()}.tmp", f".a1.{dead.pid}.tmp", ".a[1].old.tmp", "a[1]"]
+    for name in (*left, *stay):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path / "a[1]")
+    assert sorted(os.listdir(tmp_path)) == sorted(stay)

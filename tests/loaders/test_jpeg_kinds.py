@@ -76,9 +76,9 @@ KINDS: dict[str, Callable[[], bytes]] = {
 }
 
 
-def rule(crop: str = "random_resized", *, resolution: int, epoch: int = 0) -> _native.CropRule:
+def rule(crop: str = "random_resized", *, resolution: int, interpolation: str = "bilinear") -> _native.CropRule:
     ranges = {"area": (0.08, 1.0), "ratio": (3 / 4, 4 / 3), "center_fraction": 0.875, "max_shift": 4}
-    return _native.CropRule(crop, resolution=resolution, seed=0, epoch=epoch, **ranges)
+    return _native.CropRule(crop, resolution=resolution, seed=0, epoch=0, interpolation=interpolation, **ranges)
 
 
 @pytest.fixture
@@ -111,12 +111,14 @@ def reasons(loader: NativeLoader) -> dict[int, str]:
     return {sample.index: sample.reason for sample in loader.skipped}
 
 
-def assert_equal_the_full_decode(loader: NativeLoader, images: list[bytes], crop: str = "random_resized") -> None:
+def assert_equal_the_full_decode(
+    loader: NativeLoader, images: list[bytes], crop: str = "random_resized", interpolation: str = "bilinear"
+) -> None:
     made = by_index(loader)
     assert not loader.skipped
     pixels = {data: decoded(data) for data in images}
     for index, data in enumerate(images):
-        expected = _native.crop_pixels(pixels[data], index, rule(crop, resolution=64))
+        expected = _native.crop_pixels(pixels[data], index, rule(crop, resolution=64, interpolation=interpolation))
         assert np.array_equal(made[index].numpy(), expected), f"{crop} {index} of {pixels[data].shape}"
 
 
@@ -135,6 +137,14 @@ def test_regions_of_every_kind_equal_the_full_decode(kind, load):
     num_crops = 40 if "progressive" in kind else 100  # each of a progressive image decodes all of it
     images = [make(kind)] * num_crops
     assert_equal_the_full_decode(load(images), images)
+
+
+@pytest.mark.parametrize("crop", ["random_resized", "center", "whole"])
+@pytest.mark.parametrize("kind", ["4:2:0", "4:2:2", "4:4:4", "grey", "progressive", "restart every 3 blocks"])
+def test_the_wider_filter_of_bicubic_gets_the_pixels_that_it_needs(kind, crop, load):
+    images = [make(kind)] * (20 if "progressive" in kind else 50)
+    loader = load(images, crop=crop, interpolation="bicubic")
+    assert_equal_the_full_decode(loader, images, crop, interpolation="bicubic")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from jpeg_builders import jpeg, photo, with_restarts
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.timeout(60)
 
 Write = Callable[..., None]
 CROP = {"area": (0.08, 1.0), "ratio": (3 / 4, 4 / 3), "center_fraction": 0.875, "max_shift": 4}
+INTERPOLATIONS = ["bilinear", "bicubic"]
 
 
 def open_loader(path: Path, **changes) -> NativeLoader:
@@ -26,8 +28,10 @@ def open_loader(path: Path, **changes) -> NativeLoader:
     return NativeLoader(path, LoaderConfig(**(options | {"num_workers": 2} | changes)))
 
 
-def rule(crop: str = "random_resized", *, resolution: int = 64, epoch: int = 0) -> _native.CropRule:
-    return _native.CropRule(crop, resolution=resolution, seed=0, epoch=epoch, **CROP)
+def rule(
+    crop: str = "random_resized", *, resolution: int = 64, epoch: int = 0, interpolation: str = "bilinear"
+) -> _native.CropRule:
+    return _native.CropRule(crop, resolution=resolution, seed=0, epoch=epoch, interpolation=interpolation, **CROP)
 
 
 def test_crops_between_restart_markers_are_the_same(write_images, tmp_path):
@@ -51,64 +55,90 @@ def test_what_cannot_be_rewritten_is_refused():
         with_restarts(whole, 0)
 
 
-def float64_resize(pixels: NDArray[np.uint8], box: list[int], side: int) -> NDArray[np.float64]:
-    """The box of an image through a triangle filter in float64, not rounded."""
+def triangle(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.maximum(0, 1 - np.abs(x))
+
+
+def cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Keys's, with a = -0.5."""
+    x = np.abs(x)
+    return np.select([x < 1, x < 2], [1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2])
+
+
+def float64_resize(
+    pixels: NDArray[np.uint8], box: list[int], side: int, kernel: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    """The box of an image through a filter in float64, not rounded, but clamped after either pass."""
     top, left, height, width = box
 
     def matrix(size: int) -> NDArray[np.float64]:
         scale = size / side
-        support = max(scale, 1.0)
         center = (np.arange(side)[:, None] + 0.5) * scale
-        weights = np.maximum(0, 1 - np.abs(np.arange(size) + 0.5 - center) / support)
+        weights = kernel((np.arange(size) + 0.5 - center) / max(scale, 1.0))
         return weights / weights.sum(1, keepdims=True)
 
     cut = pixels[top : top + height, left : left + width].astype(np.float64)
-    return np.einsum("yh,hwc,xw->yxc", matrix(height), cut, matrix(width), optimize=True)
+    columns = np.einsum("hwc,xw->hxc", cut, matrix(width), optimize=True).clip(0, 255)
+    return np.einsum("yh,hxc->yxc", matrix(height), columns, optimize=True).clip(0, 255)
 
 
+# Half a level where one number is rounded, and for bicubic the columns' results as well, whose errors the weights of
+# the rows, 1.25 without their signs, make larger.
+LARGEST_ERROR = {"bilinear": 0.75, "bicubic": 1.125}
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 @pytest.mark.parametrize("instructions", _native.resize_instructions())
 @pytest.mark.parametrize(("resolution", "crop"), [(64, "random_resized"), (224, "random_resized"), (50, "whole")])
-def test_resizing_is_within_one_level_of_float64(instructions, resolution, crop):
+def test_resizing_is_within_one_level_of_float64(instructions, resolution, crop, interpolation):
     rng = np.random.default_rng(0)
     boxes_of = {"random_resized": _native.random_resized_crops, "whole": None}[crop]
     for index in range(12):
         height, width = (int(side) for side in rng.integers(40, 400, size=2))
         pixels = np.asarray(photo(height, width)).copy()
         pixels[: height // 2] = rng.integers(256, size=(height // 2, width, 3))  # the hard case: noise
-        made = _native.crop_pixels(pixels, index, rule(crop, resolution=resolution), instructions)
+        crop_rule = rule(crop, resolution=resolution, interpolation=interpolation)
+        made = _native.crop_pixels(pixels, index, crop_rule, instructions)
         box, flip = [0, 0, height, width], False
         if boxes_of:
             sizes = np.array([index]), np.array([height]), np.array([width])
             box = boxes_of(*sizes, 0, 0, CROP["area"], CROP["ratio"])[0].tolist()
             flip = bool(_native.random_flips(sizes[0], 0, 0)[0])
-        exact = float64_resize(pixels, box, resolution)
+        exact = float64_resize(pixels, box, resolution, {"bilinear": triangle, "bicubic": cubic}[interpolation])
         if flip:
             exact = exact[:, ::-1]
         assert np.abs(made - np.rint(exact)).max() <= 1
-        assert np.abs(made - exact).max() < 0.75
+        assert np.abs(made - exact).max() < LARGEST_ERROR[interpolation]
         cut = torch.from_numpy(pixels).permute(2, 0, 1)
-        theirs = transforms.resized_crop(cut, *box, [resolution, resolution], antialias=True).permute(1, 2, 0).numpy()
+        theirs = transforms.resized_crop(
+            cut, *box, [resolution, resolution], InterpolationMode(interpolation), antialias=True
+        )
+        theirs = theirs.permute(1, 2, 0).numpy()
         difference = np.abs(made - (theirs[:, ::-1] if flip else theirs).astype(int))
         assert difference.max() <= 2
         assert difference.mean() < 0.2
 
 
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 @pytest.mark.parametrize("instructions", _native.resize_instructions())
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (3, 2), (2000, 17), (333, 4000)])
-def test_every_instruction_set_gives_the_same_pixels(instructions, size):
+def test_every_instruction_set_gives_the_same_pixels(instructions, size, interpolation):
     pixels = np.random.default_rng(1).integers(256, size=(*size, 3), dtype=np.uint8)
     for crop in ("random_resized", "center", "whole"):
         for resolution in (1, 7, 32, 225):
-            crop_rule = rule(crop, resolution=resolution)
+            crop_rule = rule(crop, resolution=resolution, interpolation=interpolation)
             made = _native.crop_pixels(pixels, 3, crop_rule, instructions)
             assert np.array_equal(made, _native.crop_pixels(pixels, 3, crop_rule, "scalar"))
 
 
-def test_validation_equals_resize_and_center_crop(photo_set):
-    loader = open_loader(photo_set.path, crop="center", resolution=96, batch_size=12)
-    (batch,) = loader
+@pytest.mark.parametrize("fraction", [0.875, 1.0])
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_validation_equals_resize_and_center_crop(photo_set, interpolation, fraction):
+    options = {"crop": "center", "interpolation": interpolation, "center_fraction": fraction}
+    (batch,) = open_loader(photo_set.path, resolution=96, batch_size=12, **options)
     for image, original in zip(batch.images, photo_set.images, strict=True):
-        resized = transforms.resize(torch.from_numpy(original).permute(2, 0, 1), [round(96 / 0.875)], antialias=True)
+        pixels = torch.from_numpy(original).permute(2, 0, 1)
+        resized = transforms.resize(pixels, [round(96 / fraction)], InterpolationMode(interpolation), antialias=True)
         difference = (image.int() - transforms.center_crop(resized, [96, 96]).int()).abs()
         assert difference.max() <= 2
         assert difference.float().mean() < 0.2
@@ -172,15 +202,21 @@ def test_damage_is_named_and_never_shows_the_previous_image(write_images, tmp_pa
     assert "100 x 160" in loader.skipped[2].reason
 
 
-def test_scaled_decoding_is_close(write_images, tmp_path):
+@pytest.mark.parametrize("crop", ["whole", "center"])
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_scaled_decoding_is_close(write_images, tmp_path, interpolation, crop):
     data = jpeg(photo(600, 800))
     write_images(tmp_path / "large.beton", [EncodedImage(data, ImageMode.JPG, 600, 800)] * 8, np.zeros(8, np.int64))
+    options = {"interpolation": interpolation, "crop": crop}
     exact, scaled = (
-        epoch_of(open_loader(tmp_path / "large.beton", crop="whole", scaled_decode=option), 0)[0].images.float()
+        epoch_of(open_loader(tmp_path / "large.beton", **options, scaled_decode=option), 0)[0].images.float()
         for option in (False, True)
     )
     assert not torch.equal(exact, scaled), "it was not scaled"
-    assert (exact - scaled).abs().mean() < 4
+    difference = (exact - scaled).abs()
+    assert difference.mean() < 4
+    for border in (difference[..., :2], difference[..., -2:], difference[..., :2, :], difference[..., -2:, :]):
+        assert border.mean() < 4, "the pixels next to the crop are part of its border"
 
 
 def test_a_forked_child_is_told_and_leaves_without_hanging(photo_set):

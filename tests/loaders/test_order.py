@@ -172,9 +172,38 @@ def test_resuming_with_other_ranks_goes_on_in_the_same_order():
     assert np.array_equal(np.concatenate(seen), epoch_order("random", size=48, seed=1, epoch=0, start=0, stop=48))
 
 
+@pytest.mark.parametrize("order", ["random", "quasi_random"])
+@pytest.mark.parametrize(("world_size", "repeats"), [(1, 3), (2, 3), (3, 3), (4, 3), (6, 3), (6, 2), (1, 12)])
+def test_images_come_several_times_in_each_global_batch(order, world_size, repeats):
+    options = {"order": order, "batch_size": 12 // world_size, "drop_last": True, "world_size": world_size}
+    ranks = [list(plan(rank=rank, repeats=repeats, **options).batches(2)) for rank in range(world_size)]
+    whole = epoch_order(order, size=53, seed=1, epoch=2, start=0, stop=53)
+    num_images = 12 // repeats
+    assert {len(batches) for batches in ranks} == {53 // 12}, "an epoch keeps its length"
+    for number, parts in enumerate(zip(*ranks, strict=True)):
+        images = whole[number * num_images : (number + 1) * num_images]
+        expected = [image + 53 * time for time in range(repeats) for image in images.tolist()]
+        assert np.concatenate(parts).tolist() == expected, "whatever the number of ranks"
+        if world_size >= repeats:
+            assert all(len(np.unique(part % 53)) == len(part) for part in parts), "copies go to different ranks"
+
+
+def test_repeats_continue_where_they_were():
+    options = {"batch_size": 12, "drop_last": True, "repeats": 2}
+    everything = list(plan(**options).batches(0))
+    rest = list(plan(**options).batches(0, skip=3))
+    assert all(np.array_equal(a, b) for a, b in zip(rest, everything[3:], strict=True))
+    samples = np.concatenate(everything)
+    assert len(np.unique(samples)) == 48
+    assert np.array_equal(plan(**options).images(samples), samples % 53)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"batch_size": 12, "drop_last": True, "repeats": 5}, "repeats must divide the 12 samples .* got 5"),
+        ({"repeats": 0}, "repeats must divide the 4 samples .* got 0"),
+        ({"repeats": 2}, "repeats is for training, with drop_last; without it, it must be 1, got 2"),
         ({"batch_size": 0}, "batch_size must be positive, got 0"),
         ({"rank": 2, "world_size": 2}, r"rank must lie in \[0, world_size=2\), got 2"),
         ({"batch_size": 54, "drop_last": True}, "53 samples over 1 rank.*got 54; choose a smaller --batch-size"),

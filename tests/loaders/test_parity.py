@@ -11,9 +11,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as transforms
 
 from loaders import BACKENDS, BadSampleError, Batch, ImageLoader, LoaderConfig, build_loader
 from loaders.crop import crop_boxes, random_flips, random_shifts
+from loaders.errors import FastvitError
 from loaders.order import epoch_order
 from loaders.records import BetonRecords
 
@@ -33,7 +36,7 @@ ALL = [
     of_backend("ffcv", num_workers=2),
     of_backend("native", num_workers=2),
     of_backend("resident", num_workers=2),
-    of_backend("synthetic", num_workers=0),
+    of_backend("synthetic", num_workers=1),
     of_backend("torch", num_workers=0),
     of_backend("torch", num_workers=2, label="torch-2-workers"),
 ]
@@ -213,6 +216,87 @@ def test_a_broken_sample_is_left_out_and_counted(backend, build, broken_set):
                 assert abs(image.float().mean() - mean) < 3, "not the pixels of this sample"
 
 
+@pytest.mark.parametrize("backend", DECODING)
+def test_a_batch_comes_even_if_nothing_is_left_of_it(backend, build, broken_set):
+    """A rank with fewer batches than the others would leave them waiting."""
+    loader = build(backend, broken_set.path, batch_size=1, order="sequential", on_error="skip")
+    batches = epoch_of(loader, 0)
+    assert [batch.index.tolist() for batch in batches] == [[0], [1], [2], [3], [], [5], [6], [7], [8]]
+    assert len(loader) == 9
+    empty = batches[4]
+    assert empty.images.shape == (0, 3, 32, 32)
+    assert empty.images.is_contiguous(memory_format=torch.channels_last)
+    assert (empty.images.dtype, empty.labels.dtype, empty.index.dtype) == (torch.uint8, torch.int64, torch.int64)
+    assert [sample.index for sample in loader.skipped] == [4]
+    (batch,) = epoch_of(build(backend, broken_set.path, batch_size=9, on_error="skip"), 1)
+    planned = epoch_order("random", size=9, seed=5, epoch=1, start=0, stop=9)
+    assert batch.index.tolist() == [index for index in planned.tolist() if index != 4], "the planned order stays"
+
+
+def test_loading_draws_no_random_numbers_of_others(backend, build, raw_set):
+    """Dropped paths come from torch's global generator: a resumed epoch must find it as it was."""
+    loader = build(backend, raw_set.path)
+    before = torch.get_rng_state()
+    epoch_of(loader, 0, skip_batches=5)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("backend", [one for one in ALL if one.id != "torch"])
+def test_no_workers_at_all_are_for_torch_alone(backend, build, raw_set):
+    if backend[0] in ("synthetic", "torch"):
+        epoch_of(build((backend[0], 0), raw_set.path), 0)
+    else:
+        with pytest.raises(ValueError, match="num_workers 0 is for the torch backend alone; leave it out"):
+            build((backend[0], 0), raw_set.path)
+
+
+@pytest.mark.parametrize("backend", DECODING)
+def test_workers_are_as_many_as_cpus_when_not_given(backend, build, raw_set, monkeypatch):
+    asked = []
+    monkeypatch.setattr("loaders.cpus.usable_cpus", lambda *, root: asked.append(root) or 2)
+    assert len(epoch_of(build((backend[0], None), raw_set.path), 0)) == 7
+    assert asked
+
+
+@pytest.mark.parametrize("backend", [one for one in DECODING if one.id != "ffcv"])
+def test_bicubic_is_antialiased_as_torchvision_does_it(backend, build, raw_set):
+    batches = epoch_of(build(backend, raw_set.path, resolution=20, interpolation="bicubic"), 0)
+    for batch in batches:
+        for image, index in zip(batch.images, batch.index.tolist(), strict=True):
+            pixels = torch.from_numpy(raw_set.images[index]).permute(2, 0, 1)
+            expected = transforms.resize(pixels, [20, 20], InterpolationMode.BICUBIC, antialias=True)
+            assert (image.int() - expected.int()).abs().max() <= 2
+    assert not same(batches, epoch_of(build(backend, raw_set.path, resolution=20), 0))
+
+
+@pytest.mark.parametrize("backend", [one for one in ALL if one.id == "ffcv"])
+def test_ffcv_refuses_bicubic(backend, build, raw_set):
+    with pytest.raises(FastvitError, match="interpolation must be left out, got bicubic; use another --data.backend"):
+        build(backend, raw_set.path, interpolation="bicubic")
+
+
+def test_images_come_several_times_in_a_batch(backend, build, raw_set):
+    options = {"drop_last": True, "crop": "whole" if backend[0] == "resident" else "random_resized", "repeats": 4}
+    loader = build(backend, raw_set.path, **options)
+    batches = epoch_of(loader, 1)
+    assert len(loader) == len(batches) == 6
+    order = epoch_order("random", size=53, seed=5, epoch=1, start=0, stop=12)
+    for number, batch in enumerate(batches):
+        assert batch.index.tolist() == 4 * order[2 * number : 2 * number + 2].tolist()
+        assert np.array_equal(batch.labels.numpy(), raw_set.labels[batch.index.numpy()])
+        if backend[0] not in ("resident", "synthetic"):
+            assert len({image.numpy().tobytes() for image in batch.images}) == 8, "each time it is cut differently"
+    assert same(epoch_of(loader, 1, skip_batches=2), batches[2:])
+    if backend[0] == "synthetic":
+        return  # its pixels are the same on each rank
+    ranks = [
+        epoch_of(build(backend, raw_set.path, **(options | {"batch_size": 2, "rank": rank, "world_size": 4})), 1)
+        for rank in range(4)
+    ]
+    joined = [Batch(*map(torch.cat, zip(*parts, strict=True))) for parts in zip(*ranks, strict=True)]
+    assert same(joined, batches)
+
+
 @pytest.mark.parametrize("backend", [one for one in DECODING if one.id in ("resident", "torch")])
 def test_an_error_without_words_is_named_by_its_kind(backend, build, raw_set, monkeypatch):
     decode = BetonRecords.decode
@@ -234,16 +318,19 @@ def area_averaged(image: NDArray[np.uint8], box: NDArray[np.int32], side: int) -
     return torch.nn.functional.interpolate(cut[None], (side, side), mode="area")[0]
 
 
+@pytest.mark.parametrize("repeats", [1, 2])
 @pytest.mark.parametrize("backend", CROPPING)
-def test_random_crops_are_the_same_everywhere(backend, build, photo_set):
+def test_random_crops_are_the_same_everywhere(backend, build, photo_set, repeats):
     """Each backend's pixels against the box and flip of crop.py, cut out of the decoded photo."""
-    (batch,) = epoch_of(build(backend, photo_set.path, batch_size=12, crop="random_resized", resolution=16), 2)
+    options = {"batch_size": 12, "crop": "random_resized", "resolution": 16, "repeats": repeats, "drop_last": True}
+    (batch,) = epoch_of(build(backend, photo_set.path, **options), 2)
     index = batch.index.numpy()
+    samples = index + 12 * (np.arange(12) // (12 // repeats))
 
     def difference(epoch: int) -> float:
         boxes = crop_boxes(
             "random_resized",
-            indices=index,
+            indices=samples,
             heights=np.array([photo_set.images[i].shape[0] for i in index]),
             widths=np.array([photo_set.images[i].shape[1] for i in index]),
             seed=5,
@@ -252,7 +339,7 @@ def test_random_crops_are_the_same_everywhere(backend, build, photo_set):
             ratio=(3 / 4, 4 / 3),
             center_fraction=0.875,
         )
-        flips = random_flips(indices=index, seed=5, epoch=epoch)
+        flips = random_flips(indices=samples, seed=5, epoch=epoch)
         assert 0 < flips.sum() < 12
         expected = [
             area_averaged(photo_set.images[i], box, 16).flip(-1 if flip else ())
@@ -364,6 +451,7 @@ def test_resident_refuses_what_it_cannot_hold(build, photo_set):
         ({"seed": -1}, r"seed must lie in \[0, 2\^64\), got -1"),
         ({"num_workers": -1}, "num_workers must not be negative, got -1"),
         ({"prefetch_batches": 0}, "prefetch_batches must be positive, got 0"),
+        ({"interpolation": "nearest"}, "interpolation must be bilinear or bicubic, got 'nearest'"),
         ({"area": (0.5, 0.1)}, r"area must be a range of positive numbers, got \(0.5, 0.1\)"),
         ({"crop": "shift", "max_shift": 16}, r"max_shift must lie in \[0, 16\), below half the resolution, got 16"),
         ({"center_fraction": 0}, r"center_fraction must lie in \(0, 1\], got 0"),

@@ -265,7 +265,7 @@ int main(int argc, char** argv) {
         if (index >= originals.size()) mutate(bytes, random);
         const int resolution = 1 + static_cast<int>(random() % 60);
         const CropRule rule{static_cast<CropKind>(random() % 4), resolution, 1, 0, {0.08, 1, 0.75, 4.0 / 3}, 0.875,
-                            (resolution - 1) / 2};
+                            (resolution - 1) / 2, static_cast<Interpolation>(random() % 2)};
         const Image image(bytes, index, rule);
         (number % 4 ? exact : scaled).take(image);
         if (index + 1 == originals.size()) {

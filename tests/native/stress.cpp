@@ -51,11 +51,12 @@ int main() {
         std::vector<std::vector<std::uint8_t>> slots(4, std::vector<std::uint8_t>(64 * 3 * 24 * 24));
         Engine engine(records, 1 + round % 5, false);
         std::vector<std::shared_ptr<BatchJob>> jobs;
-        const CropRule rule{CropKind::random_resized, 24, 1, static_cast<std::uint32_t>(round), {0.08, 1, 0.75, 4.0 / 3}, 1, 0};
+        const CropRule rule{CropKind::random_resized, 24, 1, static_cast<std::uint32_t>(round), {0.08, 1, 0.75, 4.0 / 3}, 1, 0,
+                            Interpolation::bilinear};
         for (auto& slot : slots) {
-            std::vector<std::int64_t> indices(64);
-            for (auto& index : indices) index = random() % 1000;
-            jobs.push_back(std::make_shared<BatchJob>(indices, rule, slot.data()));
+            std::vector<std::int64_t> samples(64);
+            for (auto& sample : samples) sample = random() % 3000;  // of 1000 records
+            jobs.push_back(std::make_shared<BatchJob>(samples, rule, slot.data()));
             engine.submit(jobs.back());
         }
         if (round % 3 == 0) engine.cancel();
@@ -63,7 +64,7 @@ int main() {
         for (std::size_t number = 0; number < jobs.size(); ++number) {
             while (!jobs[number]->wait_for(std::chrono::milliseconds(100))) continue;
             for (const Failure& failure : jobs[number]->failures())
-                if (!may_fail(jobs[number]->indices()[static_cast<std::size_t>(failure.row)])) return 1;
+                if (!may_fail(jobs[number]->samples()[static_cast<std::size_t>(failure.row)] % 1000)) return 1;
             for (std::uint8_t& byte : slots[number]) byte ^= 1;  // what a consumer does with its batch
             ++num_batches;
         }

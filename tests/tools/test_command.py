@@ -2,7 +2,7 @@
 
 import pytest
 
-from loaders.errors import FastvitError
+from loaders.errors import FastvitError, MissingPackageError
 from tools._command import run_command
 
 
@@ -11,7 +11,7 @@ from tools._command import run_command
     [
         (FastvitError("bad input"), 1, "error: bad input\n"),
         (OSError(28, "No space left on device", "x"), 1, "error: [Errno 28] No space left on device: 'x'\n"),
-        (ImportError("install it"), 1, "error: install it\n"),
+        (MissingPackageError("install it"), 1, "error: install it\n"),
         (KeyboardInterrupt(), 130, "interrupted: nothing is left\n"),
     ],
 )

@@ -1,11 +1,11 @@
 """Options that all converters share: what to convert, and what to make of its images."""
 
-import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from loaders.cpus import usable_cpus
 from loaders.errors import FastvitError
 from tools.convert.encode_image import Chroma, ImageEncoder, Mode
 from tools.sources.registry import Dataset
@@ -49,7 +49,7 @@ class ConversionOptions:
     chroma: Chroma = "4:2:0"
     """How finely these store colours: 4:2:0, at half the resolution, decodes fastest."""
 
-    num_workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    num_workers: int = field(default_factory=usable_cpus)
     """Threads that read and encode. The files do not depend on them."""
 
     seed: int | None = None

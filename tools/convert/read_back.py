@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders import ImageLoader, LoaderConfig, build_loader
+from loaders import LoaderConfig, build_loader
 from loaders.beton import Beton, ImageMode
 from loaders.tar_shard import TarShard
 from tools.convert.encode_image import ImageEncoder
@@ -125,7 +125,8 @@ def read_back(file: Stored, *, num_workers: int, advance: Advance) -> ReadBack:
     pending: deque[Future[None]] = deque()
     start = 0
     with closing(build_loader("native", file.path, config)) as loader, ThreadPoolExecutor(num_workers) as pool:
-        for stop in _batch_ends(loader, len(crc32s)):
+        for _ in loader:
+            stop = min(start + _BATCH_SIZE, len(crc32s))
             pending.append(pool.submit(take_checksums, start, stop))
             if len(pending) > 2 * num_workers:
                 pending.popleft().result()
@@ -156,16 +157,6 @@ def _read_back_one_by_one(file: Stored, crc32s: NDArray[np.uint32], *, num_worke
                 undecodable[number] = reason
             advance(1, int(file.sizes[number]))
     return ReadBack(crc32s, undecodable)
-
-
-def _batch_ends(loader: ImageLoader, num_records: int) -> Iterator[int]:
-    """Where each batch of an epoch ends, as they are made; batches of which nothing is left count to the next one."""
-    end = 0
-    for batch in loader:
-        end = min(num_records, (int(batch.index[-1]) // _BATCH_SIZE + 1) * _BATCH_SIZE)
-        yield end
-    if end < num_records:
-        yield num_records
 
 
 def compare_records(file: Stored, found: ReadBack, listed: RecordList) -> dict[int, list[str]]:

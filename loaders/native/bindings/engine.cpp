@@ -4,6 +4,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <chrono>
 #include <memory>
 #include <stdexcept>
@@ -31,9 +32,15 @@ CropKind crop_kind(const std::string& name) {
     throw std::invalid_argument("unknown crop " + name);
 }
 
+Interpolation interpolation_named(const std::string& name) {
+    if (name == "bilinear") return Interpolation::bilinear;
+    if (name == "bicubic") return Interpolation::bicubic;
+    throw std::invalid_argument("unknown interpolation " + name);
+}
+
 CropRule make_rule(const std::string& kind, std::int32_t resolution, std::uint64_t seed, std::uint32_t epoch,
                    std::tuple<double, double> area, std::tuple<double, double> ratio, double center_fraction,
-                   std::int32_t max_shift) {
+                   std::int32_t max_shift, const std::string& interpolation) {
     if (resolution < 1 || resolution > 16384) throw std::invalid_argument("resolution must lie in [1, 16384]");
     if (max_shift < 0 || (kind == "shift" && 2 * max_shift >= resolution))
         throw std::invalid_argument("max_shift must lie in [0, resolution / 2), got " + std::to_string(max_shift) + " of " +
@@ -44,32 +51,32 @@ CropRule make_rule(const std::string& kind, std::int32_t resolution, std::uint64
             epoch,
             {std::get<0>(area), std::get<1>(area), std::get<0>(ratio), std::get<1>(ratio)},
             center_fraction,
-            max_shift};
+            max_shift,
+            interpolation_named(interpolation)};
 }
 
 void check_images(const Images& images, std::size_t num_images, const CropRule& rule) {
     const auto side = static_cast<std::size_t>(rule.resolution);
     if (images.shape(0) != num_images || images.shape(1) != side || images.shape(2) != side)
-        throw std::invalid_argument("images must be uint8 [len(indices), resolution, resolution, 3]");
+        throw std::invalid_argument("images must be uint8 [len(samples), resolution, resolution, 3]");
 }
 
 // An engine that also keeps the arrays alive which its threads write to.
 class PythonEngine {
   public:
     PythonEngine(std::shared_ptr<const Records> records, int num_threads, bool scaled_decode)
-        : num_records_(records->size()), engine_(std::move(records), num_threads, scaled_decode) {}
+        : engine_(std::move(records), num_threads, scaled_decode) {}
 
     ~PythonEngine() { cancel(); }
     PythonEngine(const PythonEngine&) = delete;
     PythonEngine& operator=(const PythonEngine&) = delete;
 
-    std::shared_ptr<BatchJob> submit(const Int64Vector& indices, const CropRule& rule, Images images) {
-        check_images(images, indices.shape(0), rule);
-        for (std::size_t row = 0; row < indices.shape(0); ++row)
-            if (indices.data()[row] < 0 || static_cast<std::size_t>(indices.data()[row]) >= num_records_)
-                throw std::out_of_range("an index lies outside the data set");
-        auto job = std::make_shared<BatchJob>(
-            std::vector<std::int64_t>(indices.data(), indices.data() + indices.shape(0)), rule, images.data());
+    std::shared_ptr<BatchJob> submit(const Int64Vector& samples, const CropRule& rule, Images images) {
+        check_images(images, samples.shape(0), rule);
+        const std::vector<std::int64_t> numbers(samples.data(), samples.data() + samples.shape(0));
+        if (std::any_of(numbers.begin(), numbers.end(), [](std::int64_t number) { return number < 0; }))
+            throw std::out_of_range("a sample's number is negative");
+        auto job = std::make_shared<BatchJob>(numbers, rule, images.data());
         std::erase_if(in_use_, [](const auto& earlier) { return earlier.first->is_done(); });
         in_use_.emplace_back(job, std::move(images));
         const nb::gil_scoped_release unlocked;
@@ -86,7 +93,6 @@ class PythonEngine {
     }
 
   private:
-    const std::size_t num_records_;
     Engine engine_;
     std::vector<std::pair<std::shared_ptr<BatchJob>, Images>> in_use_;
 };
@@ -117,14 +123,14 @@ const ResizeKernels& kernels_named(const std::string& name) {
     throw std::invalid_argument("this machine has no instructions " + name);
 }
 
-nb::ndarray<nb::numpy, std::uint8_t> crop_pixels(const Pixels& pixels, std::int64_t index, const CropRule& rule,
+nb::ndarray<nb::numpy, std::uint8_t> crop_pixels(const Pixels& pixels, std::int64_t sample, const CropRule& rule,
                                                  const std::string& instructions) {
     auto out = new_array<std::uint8_t>(rule.resolution, rule.resolution, 3);
     const Record record{pixels.data(), pixels.size(), true, static_cast<std::int32_t>(pixels.shape(0)),
                         static_cast<std::int32_t>(pixels.shape(1))};
     const ResizeKernels& kernels = instructions.empty() ? fastest_resize_kernels() : kernels_named(instructions);
     const nb::gil_scoped_release unlocked;
-    Sampler(false, kernels).load(record, static_cast<std::size_t>(index), rule, out.data());
+    Sampler(false, kernels).load(record, static_cast<std::size_t>(sample), rule, out.data());
     return out;
 }
 
@@ -134,15 +140,15 @@ void bind_engine(nb::module_& module) {
     nb::class_<CropRule>(module, "CropRule")
         .def(nb::new_(&make_rule), nb::arg("kind"), nb::kw_only(), nb::arg("resolution"), nb::arg("seed"),
              nb::arg("epoch"), nb::arg("area"), nb::arg("ratio"), nb::arg("center_fraction"),
-             nb::arg("max_shift"));
+             nb::arg("max_shift"), nb::arg("interpolation"));
     nb::class_<BatchJob>(module, "BatchJob").def("wait", &wait);
     nb::class_<PythonEngine>(module, "Engine")
         .def(nb::init<std::shared_ptr<const Records>, int, bool>(), nb::arg("records"), nb::kw_only(),
              nb::arg("num_threads"), nb::arg("scaled_decode"))
-        .def("submit", &PythonEngine::submit, nb::arg("indices"), nb::arg("rule"), nb::arg("images"))
+        .def("submit", &PythonEngine::submit, nb::arg("samples"), nb::arg("rule"), nb::arg("images"))
         .def("cancel", &PythonEngine::cancel);
     module.def("resize_instructions", &resize_instructions);
-    module.def("crop_pixels", &crop_pixels, nb::arg("pixels"), nb::arg("index"), nb::arg("rule"),
+    module.def("crop_pixels", &crop_pixels, nb::arg("pixels"), nb::arg("sample"), nb::arg("rule"),
                nb::arg("instructions") = "");
 }
 

@@ -91,7 +91,7 @@ bool ImageConverter::start_resize(std::int32_t height, std::int32_t width, std::
     const std::size_t row_bytes = 3 * static_cast<std::size_t>(to_width);
     pixels_.resize(row_bytes * static_cast<std::size_t>(to_height + JpegDecoder::kMaxRowsAtOnce) + 3 * RowSink::kMargin);
     if (height == to_height && width == to_width) return false;
-    resizer_.start(whole_axis(height, to_height), whole_axis(width, to_width), false, pixels_.data());
+    resizer_.start(whole_axis(height, to_height), whole_axis(width, to_width), Interpolation::bilinear, false, pixels_.data());
     return true;
 }
 

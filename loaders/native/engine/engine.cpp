@@ -39,12 +39,12 @@ class SignalsBlocked {
 
 }  // namespace
 
-BatchJob::BatchJob(std::vector<std::int64_t> indices, const CropRule& rule, std::uint8_t* images)
-    : indices_(std::move(indices)),
+BatchJob::BatchJob(std::vector<std::int64_t> samples, const CropRule& rule, std::uint8_t* images)
+    : samples_(std::move(samples)),
       rule_(rule),
       images_(images),
       rows_per_claim_(std::clamp<std::size_t>(kBytesPerClaim / bytes_per_row(rule), 1, 16)),
-      rows_left_(indices_.size()) {}
+      rows_left_(samples_.size()) {}
 
 bool BatchJob::wait_for(std::chrono::milliseconds timeout) {
     std::unique_lock lock(mutex_);
@@ -61,8 +61,8 @@ std::vector<Failure> BatchJob::failures() const {
 // Relaxed, because the counter guards nothing: rows go to threads by the queue's mutex and come back by `rows_left_`.
 bool BatchJob::claim(std::size_t& begin, std::size_t& end) {
     begin = next_row_.fetch_add(rows_per_claim_, std::memory_order_relaxed);
-    end = std::min(begin + rows_per_claim_, indices_.size());
-    return begin < indices_.size();
+    end = std::min(begin + rows_per_claim_, samples_.size());
+    return begin < samples_.size();
 }
 
 void BatchJob::finish(std::size_t num_rows) {
@@ -79,8 +79,8 @@ void BatchJob::fail(Failure failure) {
 std::uint8_t* BatchJob::row(std::size_t number) const { return images_ + number * bytes_per_row(rule_); }
 
 void BatchJob::give_up() {
-    const std::size_t claimed = next_row_.exchange(indices_.size(), std::memory_order_relaxed);
-    if (claimed < indices_.size()) finish(indices_.size() - claimed);
+    const std::size_t claimed = next_row_.exchange(samples_.size(), std::memory_order_relaxed);
+    if (claimed < samples_.size()) finish(samples_.size() - claimed);
 }
 
 Engine::Engine(std::shared_ptr<const Records> records, int num_threads, bool scaled_decode)
@@ -116,7 +116,8 @@ void Engine::submit(std::shared_ptr<BatchJob> job) {
         throw std::logic_error("this loader was built before the process was forked; build it in the process that uses it");
     std::erase_if(submitted_, [](const auto& earlier) { return earlier->is_done(); });
     // The disk is read while the batches in front of this one are made.
-    for (const std::int64_t index : job->indices()) shared_->records->prefetch(static_cast<std::size_t>(index));
+    const Records& records = *shared_->records;
+    for (const std::int64_t sample : job->samples()) records.prefetch(static_cast<std::size_t>(sample) % records.size());
     submitted_.push_back(job);
     {
         const std::lock_guard lock(shared_->mutex);
@@ -172,8 +173,8 @@ class Engine::Slot {
 
   private:
     bool begin() {
-        const auto index = static_cast<std::size_t>(job_->indices()[row_]);
-        return sampler_.begin(records_.read(index, file_), index, job_->rule(), job_->row(row_));
+        const auto sample = static_cast<std::size_t>(job_->samples()[row_]);
+        return sampler_.begin(records_.read(sample % records_.size(), file_), sample, job_->rule(), job_->row(row_));
     }
 
     const Records& records_;

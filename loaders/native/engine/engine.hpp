@@ -26,12 +26,13 @@ struct Failure {
     std::string reason;
 };
 
-// A batch in the making: row i of `images`, uint8 [n, resolution, resolution, 3], becomes the crop of record indices[i].
+// A batch in the making: row i of `images`, uint8 [n, resolution, resolution, 3], becomes the crop that is drawn for
+// sample samples[i], which is record samples[i] % (number of records): see BatchPlan in loaders/order.py.
 class BatchJob {
   public:
-    BatchJob(std::vector<std::int64_t> indices, const CropRule& rule, std::uint8_t* images);
+    BatchJob(std::vector<std::int64_t> samples, const CropRule& rule, std::uint8_t* images);
 
-    const std::vector<std::int64_t>& indices() const { return indices_; }
+    const std::vector<std::int64_t>& samples() const { return samples_; }
     const CropRule& rule() const { return rule_; }
 
     // Wait until every row is made or given up, at most `timeout`; tells whether it is.
@@ -54,7 +55,7 @@ class BatchJob {
     void give_up();
 
   private:
-    const std::vector<std::int64_t> indices_;
+    const std::vector<std::int64_t> samples_;
     const CropRule rule_;
     std::uint8_t* const images_;
     const std::size_t rows_per_claim_;

@@ -21,6 +21,7 @@ struct CropRule {
     CropRange range;         // for random_resized
     double center_fraction;  // for center: share of the short side
     std::int32_t max_shift;  // for shift, in pixels: less than half of the resolution
+    Interpolation interpolation;
 };
 
 struct Placement {

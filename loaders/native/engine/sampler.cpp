@@ -9,11 +9,11 @@ namespace fastvit {
 
 namespace {
 
-Placement place(const CropRule& rule, std::size_t index, std::int32_t height, std::int32_t width) {
+Placement place(const CropRule& rule, std::size_t sample, std::int32_t height, std::int32_t width) {
     switch (rule.kind) {
         case CropKind::random_resized:
-            return place_box(random_resized_crop(rule.seed, rule.epoch, index, height, width, rule.range),
-                             rule.resolution, random_flip(rule.seed, rule.epoch, index));
+            return place_box(random_resized_crop(rule.seed, rule.epoch, sample, height, width, rule.range),
+                             rule.resolution, random_flip(rule.seed, rule.epoch, sample));
         case CropKind::center:
             return place_center(height, width, rule.resolution, rule.center_fraction);
         default:
@@ -70,19 +70,19 @@ void flip_and_shift(const std::uint8_t* pixels, std::int32_t side, bool flip, co
 
 }  // namespace
 
-bool Sampler::begin(const Record& record, std::size_t index, const CropRule& rule, std::uint8_t* out) {
+bool Sampler::begin(const Record& record, std::size_t sample, const CropRule& rule, std::uint8_t* out) {
     shifted_.reset();
     if (rule.kind == CropKind::shift) {
-        shifted_ = {out, rule.resolution, random_shift(rule.seed, rule.epoch, index, rule.max_shift),
-                    random_flip(rule.seed, rule.epoch, index)};
+        shifted_ = {out, rule.resolution, random_shift(rule.seed, rule.epoch, sample, rule.max_shift),
+                    random_flip(rule.seed, rule.epoch, sample)};
         whole_.resize(3 * static_cast<std::size_t>(rule.resolution) * static_cast<std::size_t>(rule.resolution));
         out = whole_.data();
     }
     if (!record.raw) {
-        begin_jpeg(record, index, rule, out);
+        begin_jpeg(record, sample, rule, out);
         return true;
     }
-    resize_pixels(record.data, record.width, place(rule, index, record.height, record.width), out);
+    resize_pixels(record.data, record.width, place(rule, sample, record.height, record.width), rule.interpolation, out);
     finish();
     return false;
 }
@@ -97,26 +97,26 @@ void Sampler::finish() {
     if (shifted_) flip_and_shift(whole_.data(), shifted_->side, shifted_->flip, shifted_->shift, shifted_->pixels);
 }
 
-void Sampler::begin_jpeg(const Record& record, std::size_t index, const CropRule& rule, std::uint8_t* out) {
+void Sampler::begin_jpeg(const Record& record, std::size_t sample, const CropRule& rule, std::uint8_t* out) {
     decoder_.open({record.data, record.size});
     const std::int32_t height = decoder_.height(), width = decoder_.width();
     if (record.height && (record.height != height || record.width != width))
         throw ImageError("it decodes to " + size_text(height, width) + ", where the file's table says " +
                          size_text(record.height, record.width));
-    Placement placement = place(rule, index, height, width);
+    Placement placement = place(rule, sample, height, width);
     const int shrink = scaled_decode_ ? largest_shrink(placement) : 1;
     decoder_.start(shrink);
     if (shrink > 1) {
         placement.rows = shrunk(placement.rows, shrink, decoder_.output_height());
         placement.columns = shrunk(placement.columns, shrink, decoder_.output_width());
     }
-    resizer_.start(placement.rows, placement.columns, placement.flip, out);
+    resizer_.start(placement.rows, placement.columns, rule.interpolation, placement.flip, out);
     decoder_.begin({resizer_.first_column(), resizer_.first_row(), resizer_.end_column() - resizer_.first_column(),
                     resizer_.end_row() - resizer_.first_row()});
 }
 
 void Sampler::resize_pixels(const std::uint8_t* pixels, std::int32_t width, const Placement& placement,
-                            std::uint8_t* out) {
+                            Interpolation interpolation, std::uint8_t* out) {
     const Axis &rows = placement.rows, &columns = placement.columns;
     const std::size_t stride = 3 * static_cast<std::size_t>(width);
     if (rows.is_identity() && columns.is_identity()) {
@@ -130,7 +130,7 @@ void Sampler::resize_pixels(const std::uint8_t* pixels, std::int32_t width, cons
         }
         return;
     }
-    resizer_.start(rows, columns, placement.flip, out);
+    resizer_.start(rows, columns, interpolation, placement.flip, out);
     const std::size_t row_bytes = 3 * static_cast<std::size_t>(resizer_.end_column() - resizer_.first_column());
     for (std::int32_t y = resizer_.first_row(); y < resizer_.end_row(); ++y) {
         // Copied, because the filter's loops read beyond a row's end, which may be the end of the mapped file.

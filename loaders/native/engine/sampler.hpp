@@ -25,16 +25,15 @@ class Sampler {
     // Two that take turns, in one thread, are faster than one.
     void pair_with(Sampler& other) { decoder_.pair_with(other.decoder_); }
 
-    // Begin to write the crop of `record`, which is number `index` of its data set, to `out`: RGB [resolution, resolution,
-    // 3]. False when it is finished. Throws ImageError, or ForeignImageError where the record is an image of a format that
+    // Begin to write the crop of `record`, as it is drawn for `sample`, to `out`: RGB [resolution, resolution, 3]. False when it is finished. Throws ImageError, or ForeignImageError where the record is an image of a format that
     // is decoded elsewhere.
-    bool begin(const Record& record, std::size_t index, const CropRule& rule, std::uint8_t* out);
+    bool begin(const Record& record, std::size_t sample, const CropRule& rule, std::uint8_t* out);
 
     // Make some more rows of it; false when it is finished. Throws ImageError.
     bool advance();
 
-    void load(const Record& record, std::size_t index, const CropRule& rule, std::uint8_t* out) {
-        for (bool unfinished = begin(record, index, rule, out); unfinished;) unfinished = advance();
+    void load(const Record& record, std::size_t sample, const CropRule& rule, std::uint8_t* out) {
+        for (bool unfinished = begin(record, sample, rule, out); unfinished;) unfinished = advance();
     }
 
   private:
@@ -47,8 +46,9 @@ class Sampler {
     };
 
     void finish();
-    void begin_jpeg(const Record& record, std::size_t index, const CropRule& rule, std::uint8_t* out);
-    void resize_pixels(const std::uint8_t* pixels, std::int32_t width, const Placement& placement, std::uint8_t* out);
+    void begin_jpeg(const Record& record, std::size_t sample, const CropRule& rule, std::uint8_t* out);
+    void resize_pixels(const std::uint8_t* pixels, std::int32_t width, const Placement& placement,
+                       Interpolation interpolation, std::uint8_t* out);
 
     const bool scaled_decode_;
     JpegDecoder decoder_;

@@ -1,21 +1,32 @@
 #include "resize/kernels.hpp"
 
+#include <algorithm>
+#include <limits>
 #include <vector>
 
 namespace fastvit {
 
 namespace {
 
+// `number` for an output that it fits into, or is made to fit into.
+template <typename Out, bool clamps>
+Out fit(std::int32_t number) {
+    using Limits = std::numeric_limits<Out>;
+    return static_cast<Out>(clamps ? std::clamp<std::int32_t>(number, Limits::min(), Limits::max()) : number);
+}
+
+template <bool clamps>
 void mix_rows(const std::uint8_t* const* rows, const std::int16_t* weights, int num_taps, int num_bytes,
               std::int16_t* out) {
     constexpr int kShift = kWeightBits - kMixedBits;
     for (int x = 0; x < num_bytes; ++x) {
         std::int32_t sum = 1 << (kShift - 1);
         for (int tap = 0; tap < num_taps; ++tap) sum += rows[tap][x] * weights[tap];
-        out[x] = static_cast<std::int16_t>(sum >> kShift);
+        out[x] = fit<std::int16_t, clamps>(sum >> kShift);
     }
 }
 
+template <bool clamps>
 void mix_columns(const std::int16_t* row, const std::int32_t* offsets, const std::int32_t* weights, int num_pairs,
                  int num_pixels, std::uint8_t* out) {
     constexpr int kShift = kWeightBits + kMixedBits;
@@ -29,7 +40,7 @@ void mix_columns(const std::int16_t* row, const std::int32_t* offsets, const std
                 const std::int32_t both = pairs[kPixelsPerGroup * kCopies * pair];
                 sum += taps[6 * pair] * static_cast<std::int16_t>(both) + taps[6 * pair + 3] * (both >> 16);
             }
-            out[3 * pixel + channel] = static_cast<std::uint8_t>(sum >> kShift);
+            out[3 * pixel + channel] = fit<std::uint8_t, clamps>(sum >> kShift);
         }
     }
 }
@@ -48,7 +59,7 @@ std::vector<ResizeKernels> available() {
 
 }  // namespace
 
-const ResizeKernels kernels::scalar{"scalar", mix_rows, mix_columns};
+const ResizeKernels kernels::scalar{"scalar", mix_rows<false>, mix_columns<false>, mix_rows<true>, mix_columns<true>};
 
 std::span<const ResizeKernels> resize_kernels() {
     static const std::vector<ResizeKernels> found = available();

@@ -24,11 +24,18 @@ struct ResizeKernels {
     void (*mix_rows)(const std::uint8_t* const* rows, const std::int16_t* weights, int num_taps, int num_bytes,
                      std::int16_t* out);
 
-    // The row's pixels, RGB int16 as `mix_rows` makes them, to `num_pixels` (a multiple of kPixelsPerGroup) RGB bytes.
+    // The row's pixels, RGB int16 as `mix_rows` makes them (not less than 0), to `num_pixels` (a multiple of kPixelsPerGroup) RGB bytes.
     // Pixel i begins at row[offsets[i]]; the offsets rise or fall. Weights come as pairs, of taps 2p (low half) and
     // 2p + 1: int32 [num_pixels / kPixelsPerGroup, num_pairs, kPixelsPerGroup, kCopies].
     void (*mix_columns)(const std::int16_t* row, const std::int32_t* offsets, const std::int32_t* weights, int num_pairs,
                         int num_pixels, std::uint8_t* out);
+
+    // The same for weights of either sign, whose absolute values add up to at most 2 * kWeightOne; what does not fit into
+    // the output is clamped.
+    void (*mix_rows_signed)(const std::uint8_t* const* rows, const std::int16_t* weights, int num_taps, int num_bytes,
+                            std::int16_t* out);
+    void (*mix_columns_signed)(const std::int16_t* row, const std::int32_t* offsets, const std::int32_t* weights,
+                               int num_pairs, int num_pixels, std::uint8_t* out);
 };
 
 // Those that this machine can run, the fastest first; the last one is plain C++.

@@ -43,7 +43,7 @@ struct Loops : RowLoops<Avx2> {
         return _mm256_shuffle_epi8(_mm256_inserti128_si256(_mm256_castsi128_si256(first), second, 1), pair_up);
     }
 
-    template <typename Int>
+    template <Weights kind, typename Int>
     static void mix_columns(const std::int16_t* row, const std::int32_t* offsets, const std::int32_t* weights, Int num_pairs,
                             int num_pixels, std::uint8_t* out) {
         constexpr int kShift = kWeightBits + kMixedBits;
@@ -67,6 +67,7 @@ struct Loops : RowLoops<Avx2> {
 
 }  // namespace
 
-const ResizeKernels kernels::avx2{"avx2", VectorKernels<Loops>::mix_rows, VectorKernels<Loops>::mix_columns};
+const ResizeKernels kernels::avx2{"avx2", VectorKernels<Loops>::mix_rows, VectorKernels<Loops>::mix_columns,
+                                  VectorKernels<Loops>::mix_rows_signed, VectorKernels<Loops>::mix_columns_signed};
 
 }  // namespace fastvit

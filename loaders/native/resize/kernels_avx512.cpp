@@ -43,7 +43,7 @@ struct Loops : RowLoops<Avx512> {
         return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
     }
 
-    template <typename Int>
+    template <Weights kind, typename Int>
     static void mix_columns(const std::int16_t* row, const std::int32_t* offsets, const std::int32_t* weights, Int num_pairs,
                             int num_pixels, std::uint8_t* out) {
         constexpr int kShift = kWeightBits + kMixedBits;
@@ -58,7 +58,10 @@ struct Loops : RowLoops<Avx512> {
                 const __m512i pixels = _mm512_shuffle_epi8(load_four(row + 6 * pair, offsets), pair_up);
                 sum = _mm512_add_epi32(sum, _mm512_madd_epi16(pixels, Avx512::load(weights)));
             }
-            const __m128i bytes = _mm512_cvtepi32_epi8(_mm512_srai_epi32(sum, kShift));
+            const __m512i words = _mm512_srai_epi32(sum, kShift);
+            const __m128i bytes = kind == Weights::positive
+                                      ? _mm512_cvtepi32_epi8(words)
+                                      : _mm512_cvtusepi32_epi8(_mm512_max_epi32(words, _mm512_setzero_si512()));
             _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 3 * pixel), _mm_shuffle_epi8(bytes, drop_fourth));
         }
     }
@@ -66,6 +69,7 @@ struct Loops : RowLoops<Avx512> {
 
 }  // namespace
 
-const ResizeKernels kernels::avx512{"avx512", VectorKernels<Loops>::mix_rows, VectorKernels<Loops>::mix_columns};
+const ResizeKernels kernels::avx512{"avx512", VectorKernels<Loops>::mix_rows, VectorKernels<Loops>::mix_columns,
+                                  VectorKernels<Loops>::mix_rows_signed, VectorKernels<Loops>::mix_columns_signed};
 
 }  // namespace fastvit

@@ -75,22 +75,22 @@ struct Loops {
                               std::int16_t* out) {
         constexpr int kShift = kWeightBits - kMixedBits;
         for (int x = 0; x < num_bytes; x += 16) {
-            uint32x4_t sum0 = vdupq_n_u32(0), sum1 = sum0, sum2 = sum0, sum3 = sum0;
+            int32x4_t sum0 = vdupq_n_s32(0), sum1 = sum0, sum2 = sum0, sum3 = sum0;
             for (int tap = 0; tap < num_taps; ++tap) {
                 const uint8x16_t row = vld1q_u8(rows[tap] + x);
-                const uint16x8_t low = vmovl_u8(vget_low_u8(row)), high = vmovl_high_u8(row);
-                const auto weight = static_cast<std::uint16_t>(weights[tap]);
-                sum0 = vmlal_n_u16(sum0, vget_low_u16(low), weight);
-                sum1 = vmlal_high_n_u16(sum1, low, weight);
-                sum2 = vmlal_n_u16(sum2, vget_low_u16(high), weight);
-                sum3 = vmlal_high_n_u16(sum3, high, weight);
+                const int16x8_t low = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(row)));
+                const int16x8_t high = vreinterpretq_s16_u16(vmovl_high_u8(row));
+                sum0 = vmlal_n_s16(sum0, vget_low_s16(low), weights[tap]);
+                sum1 = vmlal_high_n_s16(sum1, low, weights[tap]);
+                sum2 = vmlal_n_s16(sum2, vget_low_s16(high), weights[tap]);
+                sum3 = vmlal_high_n_s16(sum3, high, weights[tap]);
             }
-            store(out + x, {vrshrn_high_n_u32(vrshrn_n_u32(sum0, kShift), sum1, kShift),
-                            vrshrn_high_n_u32(vrshrn_n_u32(sum2, kShift), sum3, kShift)});
+            vst1q_s16(out + x, vqrshrn_high_n_s32(vqrshrn_n_s32(sum0, kShift), sum1, kShift));
+            vst1q_s16(out + x + 8, vqrshrn_high_n_s32(vqrshrn_n_s32(sum2, kShift), sum3, kShift));
         }
     }
 
-    template <typename Int>
+    template <Weights kind, typename Int>
     static void mix_columns(const std::int16_t* row, const std::int32_t* offsets, const std::int32_t* weights, Int num_pairs,
                             int num_pixels, std::uint8_t* out) {
         constexpr int kShift = kWeightBits + kMixedBits;
@@ -116,6 +116,7 @@ struct Loops {
 
 }  // namespace
 
-const ResizeKernels kernels::neon{"neon", VectorKernels<Loops>::mix_rows, VectorKernels<Loops>::mix_columns};
+const ResizeKernels kernels::neon{"neon", VectorKernels<Loops>::mix_rows, VectorKernels<Loops>::mix_columns,
+                                  VectorKernels<Loops>::mix_rows_signed, VectorKernels<Loops>::mix_columns_signed};
 
 }  // namespace fastvit

@@ -18,6 +18,9 @@ const std::uint8_t* single_row(const std::uint8_t* const* rows, const std::int16
     return nullptr;
 }
 
+// Weights that are not negative make bytes that need no clamping.
+enum class Weights { positive, any };
+
 // The kernels, of loops for each number of rows and of taps.
 template <typename Loops>
 struct VectorKernels {
@@ -37,11 +40,24 @@ struct VectorKernels {
     static void mix_columns(const std::int16_t* row, const std::int32_t* offsets, const std::int32_t* weights, int num_pairs,
                             int num_pixels, std::uint8_t* out) {
         if (num_pairs == 1)
-            Loops::mix_columns(row, offsets, weights, Number<1>(), num_pixels, out);
+            Loops::template mix_columns<Weights::positive>(row, offsets, weights, Number<1>(), num_pixels, out);
         else if (num_pairs == 2)
-            Loops::mix_columns(row, offsets, weights, Number<2>(), num_pixels, out);
+            Loops::template mix_columns<Weights::positive>(row, offsets, weights, Number<2>(), num_pixels, out);
         else
-            Loops::mix_columns(row, offsets, weights, num_pairs, num_pixels, out);
+            Loops::template mix_columns<Weights::positive>(row, offsets, weights, num_pairs, num_pixels, out);
+    }
+
+    static void mix_rows_signed(const std::uint8_t* const* rows, const std::int16_t* weights, int num_taps, int num_bytes,
+                                std::int16_t* out) {
+        Loops::mix_many_rows(rows, weights, num_taps, num_bytes, out);
+    }
+
+    static void mix_columns_signed(const std::int16_t* row, const std::int32_t* offsets, const std::int32_t* weights,
+                                   int num_pairs, int num_pixels, std::uint8_t* out) {
+        if (num_pairs == 2)
+            Loops::template mix_columns<Weights::any>(row, offsets, weights, Number<2>(), num_pixels, out);
+        else
+            Loops::template mix_columns<Weights::any>(row, offsets, weights, num_pairs, num_pixels, out);
     }
 
   private:

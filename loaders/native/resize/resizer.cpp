@@ -9,14 +9,42 @@ namespace fastvit {
 
 namespace {
 
+struct Triangle {
+    static constexpr int kSupport = 1;
+    static double weight(double distance) { return std::max(0.0, 1 - std::abs(distance)); }
+    static std::int16_t round(double weight) { return static_cast<std::int16_t>(weight + 0.5); }
+};
+
+struct Cubic {
+    static constexpr int kSupport = 2;
+    static double weight(double distance) {
+        const double x = std::abs(distance);
+        if (x < 1) return (1.5 * x - 2.5) * x * x + 1;
+        if (x < 2) return ((-0.5 * x + 2.5) * x - 4) * x + 2;
+        return 0;
+    }
+    static std::int16_t round(double weight) { return static_cast<std::int16_t>(std::lrint(weight)); }
+};
+
 std::int32_t round_up(std::int32_t number, std::int32_t multiple) {
     return (number + multiple - 1) / multiple * multiple;
 }
 
+// Mixed rows to bytes, clamped. Clamping comes first: all numbers then fit into 16 bits, and compilers make a short loop.
+void round_row(const std::int16_t* mixed, std::int32_t num_bytes, std::uint8_t* out) {
+    constexpr std::int16_t kBlack = 0, kWhite = 255 << kMixedBits;
+    for (std::int32_t x = 0; x < num_bytes; ++x) {
+        const std::int16_t inside = std::max(kBlack, std::min(kWhite, mixed[x]));
+        out[x] = static_cast<std::uint8_t>((inside + (1 << (kMixedBits - 1))) >> kMixedBits);
+    }
+}
+
 }  // namespace
 
-void AxisWeights::compute(const Axis& axis, std::int32_t taps_multiple) {
-    const double support = std::max(axis.scale, 1.0), inverse = 1.0 / support;
+void AxisWeights::compute(const Axis& axis, Interpolation interpolation, std::int32_t taps_multiple) {
+    const bool is_bicubic = interpolation == Interpolation::bicubic;
+    const double filter_scale = std::max(axis.scale, 1.0), inverse = 1.0 / filter_scale;
+    const double support = (is_bicubic ? Cubic::kSupport : Triangle::kSupport) * filter_scale;
     const auto size = static_cast<std::size_t>(axis.size);
     firsts.resize(size);
     counts.resize(size);
@@ -38,33 +66,43 @@ void AxisWeights::compute(const Axis& axis, std::int32_t taps_multiple) {
     stride = round_up(max_count, taps_multiple);
     weights.assign(size * static_cast<std::size_t>(stride), 0);
     exact_.resize(static_cast<std::size_t>(max_count));
-    for (std::size_t output = 0; output < size; ++output)
-        quantize(centers_[output], inverse, counts[output],
-                 weights.data() + output * static_cast<std::size_t>(stride));
+    if (is_bicubic)
+        quantize_all<Cubic>(inverse);
+    else
+        quantize_all<Triangle>(inverse);
+}
+
+template <typename Filter>
+void AxisWeights::quantize_all(double inverse) {
+    for (std::size_t output = 0; output < counts.size(); ++output)
+        quantize<Filter>(centers_[output], inverse, counts[output],
+                         weights.data() + output * static_cast<std::size_t>(stride));
 }
 
 // The weights of `count` inputs around a centre that lies `center` inputs behind the first, as integers that add up to
 // kWeightOne; what rounding leaves over goes to the largest.
+template <typename Filter>
 void AxisWeights::quantize(double center, double inverse, std::int32_t count, std::int16_t* out) {
     double total = 0;
     for (std::int32_t tap = 0; tap < count; ++tap) {
-        const double weight = std::max(0.0, 1 - std::abs(tap - center) * inverse);
+        const double weight = Filter::weight((tap - center) * inverse);
         exact_[static_cast<std::size_t>(tap)] = weight;
         total += weight;
     }
     const double unit = total > 0 ? kWeightOne / total : 0;
     std::int32_t left = kWeightOne, largest = 0;
     for (std::int32_t tap = 0; tap < count; ++tap) {
-        out[tap] = static_cast<std::int16_t>(exact_[static_cast<std::size_t>(tap)] * unit + 0.5);
+        out[tap] = Filter::round(exact_[static_cast<std::size_t>(tap)] * unit);
         left -= out[tap];
         if (out[tap] > out[largest]) largest = tap;
     }
     out[largest] = static_cast<std::int16_t>(out[largest] + left);
 }
 
-void Resizer::start(const Axis& rows, const Axis& columns, bool flip, std::uint8_t* out) {
-    rows_.compute(rows, 2);
-    columns_.compute(columns, 2);
+void Resizer::start(const Axis& rows, const Axis& columns, Interpolation interpolation, bool flip, std::uint8_t* out) {
+    rows_.compute(rows, interpolation, 2);
+    columns_.compute(columns, interpolation, 2);
+    interpolation_ = interpolation;
     num_rows_ = rows.size;
     num_columns_ = columns.size;
     out_ = out;
@@ -78,8 +116,11 @@ void Resizer::start(const Axis& rows, const Axis& columns, bool flip, std::uint8
         ring_.resize(slot_bytes_ * static_cast<std::size_t>(ring_rows_));
     taps_.resize(static_cast<std::size_t>(rows_.stride));
     // The last pixel's last taps, whose weights are 0, may lie behind the row.
-    mixed_row_.resize(static_cast<std::size_t>(3 * (width + columns_.stride) + kRowPadding));
+    mixed_row_.resize(static_cast<std::size_t>(3 * std::max(width + columns_.stride, num_columns_) + kRowPadding));
     line_.resize(static_cast<std::size_t>(3 * round_up(num_columns_, kPixelsPerGroup) + kOutPadding));
+    if (interpolation != Interpolation::bicubic) return;
+    filtered_bytes_ = line_.size() + kRowPadding;
+    filtered_.resize(filtered_bytes_ * static_cast<std::size_t>(ring_rows_));
 }
 
 // The columns' weights in the order in which `mix_columns` wants them, mirrored where the image is to be.
@@ -105,6 +146,7 @@ void Resizer::pair_columns(bool flip) {
 }
 
 void Resizer::push() {
+    if (interpolation_ == Interpolation::bicubic) filter_columns(slot(next_row_), filtered(next_row_));
     ++next_row_;
     while (next_output_ < num_rows_) {
         const auto output = static_cast<std::size_t>(next_output_);
@@ -117,17 +159,42 @@ void Resizer::emit(std::int32_t output) {
     const auto number = static_cast<std::size_t>(output);
     const std::int32_t first = rows_.firsts[number], count = rows_.counts[number];
     const std::int32_t num_taps = round_up(count, 2);
-    for (std::int32_t tap = 0; tap < num_taps; ++tap)
-        taps_[static_cast<std::size_t>(tap)] = slot(first + std::min(tap, count - 1));
-    kernels_.mix_rows(taps_.data(), rows_.weights.data() + number * static_cast<std::size_t>(rows_.stride), num_taps,
-                      3 * (columns_.end_input - columns_.first_input), mixed_row_.data());
+    const std::int16_t* weights = rows_.weights.data() + number * static_cast<std::size_t>(rows_.stride);
+    std::uint8_t* out = out_ + 3 * number * static_cast<std::size_t>(num_columns_);
+    if (interpolation_ == Interpolation::bicubic) {
+        for (std::int32_t tap = 0; tap < num_taps; ++tap)
+            taps_[static_cast<std::size_t>(tap)] = filtered(first + std::min(tap, count - 1));
+        emit_bicubic(weights, num_taps, out);
+    } else {
+        for (std::int32_t tap = 0; tap < num_taps; ++tap)
+            taps_[static_cast<std::size_t>(tap)] = slot(first + std::min(tap, count - 1));
+        emit_bilinear(weights, num_taps, num_rows_ - output, out);
+    }
+}
+
+void Resizer::emit_bilinear(const std::int16_t* weights, std::int32_t num_taps, std::int32_t rows_left, std::uint8_t* out) {
+    kernels_.mix_rows(taps_.data(), weights, num_taps, 3 * (columns_.end_input - columns_.first_input), mixed_row_.data());
     // Straight to the image, where what is written behind the row is overwritten by the rows to come.
     const std::size_t row_bytes = 3 * static_cast<std::size_t>(num_columns_);
-    const bool fits = (static_cast<std::size_t>(num_rows_) - number) * row_bytes >= line_.size();
-    std::uint8_t* out = out_ + number * row_bytes;
+    const bool fits = static_cast<std::size_t>(rows_left) * row_bytes >= line_.size();
     kernels_.mix_columns(mixed_row_.data(), column_offsets_.data(), column_pairs_.data(), columns_.stride / 2,
                          round_up(num_columns_, kPixelsPerGroup), fits ? out : line_.data());
     if (!fits) std::memcpy(out, line_.data(), row_bytes);
+}
+
+void Resizer::emit_bicubic(const std::int16_t* weights, std::int32_t num_taps, std::uint8_t* out) {
+    const std::int32_t row_bytes = 3 * num_columns_;
+    kernels_.mix_rows_signed(taps_.data(), weights, num_taps, row_bytes, mixed_row_.data());
+    round_row(mixed_row_.data(), row_bytes, out);
+}
+
+// Mix a row's columns for all output rows that it is part of.
+void Resizer::filter_columns(const std::uint8_t* row, std::uint8_t* out) {
+    const std::uint8_t* const rows[2] = {row, row};
+    constexpr std::int16_t kAlone[2] = {kWeightOne, 0};
+    kernels_.mix_rows(rows, kAlone, 2, 3 * (columns_.end_input - columns_.first_input), mixed_row_.data());
+    kernels_.mix_columns_signed(mixed_row_.data(), column_offsets_.data(), column_pairs_.data(), columns_.stride / 2,
+                                round_up(num_columns_, kPixelsPerGroup), out);
 }
 
 }  // namespace fastvit

@@ -1,7 +1,10 @@
-// Antialiased resizing as torchvision and Pillow define it for uint8 images (bilinear, antialias=True): a triangle as wide
-// as the larger of an input and an output pixel. Rows go in one by one, as a decoder makes them, and each output row comes
-// out as soon as the rows below it are there, so that everything stays in the cache. All of it is integer arithmetic:
-// every instruction set gives the same pixels.
+// Antialiased resizing as torchvision and Pillow define it for uint8 images (antialias=True): a filter as wide as the larger
+// of an input and an output pixel, a triangle (bilinear) or Keys's cubic with a = -0.5 (bicubic). Rows go in one by one, as a
+// decoder makes them, and each output row comes out as soon as the rows below it are there, so that everything stays in the
+// cache. All of it is integer arithmetic: every instruction set gives the same pixels.
+//
+// Rows are mixed before columns, which is less work. A cubic overshoots, and what lies outside [0, 255] between the two
+// passes is clamped there, as the two libraries do; so bicubic mixes columns first, as they do.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +13,8 @@
 #include "resize/kernels.hpp"
 
 namespace fastvit {
+
+enum class Interpolation { bilinear, bicubic };
 
 // Output i of `size` is centred at start + (i + 0.5) * scale on the input, of which only [begin, end) may be used.
 struct Axis {
@@ -23,7 +28,7 @@ struct Axis {
 // up to kWeightOne and are padded with zeros to `stride`.
 class AxisWeights {
   public:
-    void compute(const Axis& axis, std::int32_t taps_multiple);
+    void compute(const Axis& axis, Interpolation interpolation, std::int32_t taps_multiple);
 
     std::int32_t first_input, end_input;  // over all outputs
     std::int32_t stride;
@@ -31,6 +36,9 @@ class AxisWeights {
     std::vector<std::int16_t> weights;
 
   private:
+    template <typename Filter>
+    void quantize_all(double inverse);
+    template <typename Filter>
     void quantize(double center, double inverse, std::int32_t count, std::int16_t* out);
 
     std::vector<double> centers_, exact_;
@@ -46,7 +54,7 @@ class Resizer {
     explicit Resizer(const ResizeKernels& kernels) : kernels_(kernels) {}
 
     // Prepare for an image that becomes `out`, uint8 RGB [rows.size, columns.size, 3].
-    void start(const Axis& rows, const Axis& columns, bool flip, std::uint8_t* out);
+    void start(const Axis& rows, const Axis& columns, Interpolation interpolation, bool flip, std::uint8_t* out);
 
     // The inputs that are needed.
     std::int32_t first_row() const { return rows_.first_input; }
@@ -64,17 +72,26 @@ class Resizer {
     std::uint8_t* slot(std::int32_t row) {
         return ring_.data() + static_cast<std::size_t>(row & (ring_rows_ - 1)) * slot_bytes_ + 3 * kMargin;
     }
+    std::uint8_t* filtered(std::int32_t row) {
+        return filtered_.data() + static_cast<std::size_t>(row & (ring_rows_ - 1)) * filtered_bytes_;
+    }
+    void filter_columns(const std::uint8_t* row, std::uint8_t* out);
     void emit(std::int32_t output);
+    void emit_bilinear(const std::int16_t* weights, std::int32_t num_taps, std::int32_t rows_left, std::uint8_t* out);
+    void emit_bicubic(const std::int16_t* weights, std::int32_t num_taps, std::uint8_t* out);
     void pair_columns(bool flip);
 
     const ResizeKernels& kernels_;
     AxisWeights rows_, columns_;
+    Interpolation interpolation_;
     std::int32_t num_rows_, num_columns_;  // of the output
     std::uint8_t* out_;
     std::int32_t next_row_, next_output_;
     std::int32_t ring_rows_;  // a power of two
     std::size_t slot_bytes_;
     std::vector<std::uint8_t> ring_;  // the rows that the filter still needs
+    std::size_t filtered_bytes_;
+    std::vector<std::uint8_t> filtered_;  // bicubic: what mixing the columns of these rows made
     std::vector<const std::uint8_t*> taps_;
     std::vector<std::int16_t> mixed_row_;
     std::vector<std::int32_t> column_offsets_, column_pairs_;

@@ -108,7 +108,6 @@ def untrained(tmp_path) -> Callable[..., Path]:
             "config": to_dict(config),
             "num_classes": num_classes,
             "class_names": None if class_names is None else list(class_names),
-            "global_batch_size": config.batch_size,
             "progress": {"step": 12, "top1": 0.5},
             "model": model.state_dict(),
         }

@@ -1,0 +1,78 @@
+"""What is said when a run ends by an error that nobody foresaw."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fastvit_train.config import Config
+from fastvit_train.run import Run
+from loaders.errors import FastvitError
+
+__all__ = ["Place", "explain_errors"]
+
+_SIGNS_OF_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+@dataclass(slots=True)
+class Place:
+    """Where a run is."""
+
+    folder: Path
+    run: Run | None = None
+    """None until it is built."""
+
+    def __str__(self) -> str:
+        step = "before the first step" if self.run is None else f"at step {self.run.progress.step}"
+        return f"{step} of the run in {self.folder}"
+
+
+@contextmanager
+def explain_errors(config: Config, folder: Path) -> Iterator[Place]:
+    """Add to an unexpected error where the run was; say of one for want of memory what needs less of it.
+
+    Yields:
+        Where the run is: whoever builds the run enters it there.
+
+    Raises:
+        FastvitError: Memory was not enough; every other error keeps its type and its traceback.
+    """
+    place = Place(folder)
+    try:
+        yield place
+    except FastvitError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise FastvitError(f"out of memory {place}: {reason}; {_what_needs_less(config)}") from error
+        error.add_note(f"fastvit was {place}")
+        raise
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the device or the host had no memory left."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS_OF_NO_MEMORY)
+
+
+def _what_needs_less(config: Config) -> str:
+    """The options that need less memory than they do now, the harmless ones first."""
+    ways = [f"--accumulate {2 * config.accumulate} (now {config.accumulate}), which computes the same step in parts"]
+    if config.data.backend == "resident":
+        ways.append("--data.backend native (now resident), which leaves the data on the disk")
+    if config.precision == "fp32":
+        ways.append("--precision bf16 (now fp32)")
+    if "vit" in config.arch and not config.model.bf16_residual:
+        ways.append("--model.bf16-residual (now off)")
+    ways += [
+        f"--batch-size below {config.batch_size} with a lower --optim.lr",
+        f"--data.resolution below {config.data.resolution}",
+        f"an --arch smaller than {config.arch}",
+    ]
+    if config.parallel == "ddp":
+        ways.append("--parallel fsdp (now ddp) on several devices")
+    return f"what needs less: {'; '.join(ways)}"
