@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -176,7 +177,9 @@ def _write_torch_export(model: Normalizing, restored: Restored, folder: Path) ->
     path = folder / TORCH_EXPORT
     program = torch.export.export(model, (_images(restored)[:2],), dynamic_shapes=_ANY_BATCH)
     torch.export.save(program, path)
-    loaded: nn.Module = torch.export.load(path).module()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given buffer is not writable")  # torch 2.11, of its own buffer
+        loaded: nn.Module = torch.export.load(path).module()
     return loaded
 
 

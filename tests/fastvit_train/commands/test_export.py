@@ -17,6 +17,8 @@ from fastvit_train.config import AugmentConfig, Config, DataConfig, ModelConfig
 from fastvit_train.restore import restore
 from runs import TINY
 
+pytestmark = pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning")  # torch.export in 2.11
+
 AUGMENT = AugmentConfig(mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
 
 
