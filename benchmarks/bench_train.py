@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness import Contender, Turn, take_turns
 from benchmarks.options import check_positive, split_names
@@ -17,13 +16,13 @@ from benchmarks.peers.timm_train import AMP_DTYPES, timm_training
 from benchmarks.rows import Row, cost_columns, costs, measured_rows, median_ratio, print_table, speed_columns
 from fastvit_train.config import Config
 from fastvit_train.device import has_bf16_matmul
-from fastvit_train.models import build_model, set_patch_drop
-from fastvit_train.models.plain_attention import use_plain_attention
+from fastvit_train.flops import flops_per_image
+from fastvit_train.models import build_model
 from fastvit_train.presets import build_preset
 from fastvit_train.schedule import Phase, phase_of
 from loaders.errors import FastvitError
 
-__all__ = ["CONTENDERS", "BenchTrain", "Work", "bench_train", "flops_per_image"]
+__all__ = ["CONTENDERS", "BenchTrain", "Work", "bench_train", "model_flops_per_image"]
 
 
 def _contenders_of_this_machine() -> tuple[str, ...]:
@@ -144,7 +143,7 @@ def bench_train(config: BenchTrain) -> list[Row]:
     Raises:
         RuntimeError: A contender failed.
     """
-    flops = flops_per_image(config)
+    flops = model_flops_per_image(config)
     with tempfile.TemporaryDirectory() as folder:
         rows = measured_rows(
             {name: partial(_prepare, name, config, Path(folder)) for name in config.names},
@@ -156,22 +155,17 @@ def bench_train(config: BenchTrain) -> list[Row]:
     return rows
 
 
-def flops_per_image(config: BenchTrain) -> float:
-    """Floating-point operations of the model's matmuls for an image, forward and backward; a multiply-add is two."""
-    training, phase = config.training, config.phase
+def model_flops_per_image(config: BenchTrain) -> float:
+    """`flops_per_image` of the preset's model, in the phase that is measured."""
+    training = config.training
     model = build_model(
         training.arch,
         num_classes=1,
         resolution=training.data.resolution,
         config=training.model,
         phases=training.phases,
-    ).train()
-    set_patch_drop(model, phase.patch_drop)
-    use_plain_attention(model)
-    images = torch.zeros(2, 3, phase.resolution, phase.resolution)
-    with FlopCounterMode(display=False) as counter:
-        model(images).sum().backward()
-    return float(counter.get_total_flops()) / len(images)
+    )
+    return flops_per_image(model, config.phase)
 
 
 def _row(config: BenchTrain, flops: float, name: str, turns: dict[str, list[Turn]]) -> Row:

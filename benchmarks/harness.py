@@ -11,6 +11,9 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
+import torch
+
+from fastvit_train.device import peak_rss_bytes
 from loaders.errors import FastvitError, MissingPackageError
 
 try:
@@ -37,6 +40,8 @@ class Turn:
     """Of the process and its children."""
     peak_rss_bytes: int
     """Largest resident memory so far, summed over the process and its living children."""
+    peak_device_memory_bytes: int | None = None
+    """The most memory of tensors on a CUDA device so far; None of work that uses none."""
 
 
 class Contender(Generic[Subject]):
@@ -179,11 +184,13 @@ def _measure(work: Callable[[Subject], int], subject: Subject) -> Turn:
     cpu_before, start = _cpu_seconds(), time.perf_counter()
     num_images = work(subject)
     seconds = time.perf_counter() - start
+    uses_device = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     return Turn(
         num_images=num_images,
         seconds=seconds,
         cpu_seconds=_cpu_seconds() - cpu_before,
         peak_rss_bytes=_peak_rss_bytes(psutil.Process()),
+        peak_device_memory_bytes=torch.cuda.max_memory_allocated() if uses_device else None,
     )
 
 
@@ -207,9 +214,6 @@ def _peak_rss_bytes(ancestor: psutil.Process) -> int:
     """The kernel's high-water marks; shared pages count once in each process."""
     total = 0
     for process in _family(ancestor):
-        try:
-            with open(f"/proc/{process.pid}/status") as status:
-                total += next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
-        except (FileNotFoundError, ProcessLookupError, StopIteration):
-            continue
+        with suppress(FileNotFoundError, ProcessLookupError):
+            total += peak_rss_bytes(process.pid)
     return total

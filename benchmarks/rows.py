@@ -48,6 +48,7 @@ def costs(turns: Sequence[Turn]) -> Row:
         "rounds": _speeds(turns),
         "cpu_seconds_per_image": statistics.median(turn.cpu_seconds / turn.num_images for turn in turns),
         "peak_rss_bytes": max(turn.peak_rss_bytes for turn in turns),
+        "peak_device_memory_bytes": turns[-1].peak_device_memory_bytes,
     }
 
 
@@ -91,11 +92,11 @@ def _appended_rows(path: Path | None) -> Iterator[list[Row]]:
 
 def print_table(title: str, columns: Mapping[str, Sequence[str]], rows: Sequence[Row]) -> None:
     """Print columns of cells, made of the rows, the first one to the left; those without any text are left out."""
-    machine = rows[0]["machine"]
-    table = Table(
-        title=title,
-        caption=f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB",
-    )
+    machine, versions = rows[0]["machine"], rows[0]["versions"]
+    caption = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB"
+    if gpu := machine["gpu"]:
+        caption += f"\n{gpu['name']}, driver {gpu['driver']}, CUDA {gpu['cuda']}, cuDNN {gpu['cudnn']}"
+    table = Table(title=title, caption=f"{caption}, torch {versions['torch']}")
     filled = {name: cells for name, cells in columns.items() if any(cells)}
     for number, name in enumerate(filled):
         table.add_column(name, justify="right" if number else "left")
@@ -116,5 +117,10 @@ def cost_columns(rows: Sequence[Row]) -> dict[str, list[str]]:
     """The columns of the table that say what each took of the machine."""
     return {
         "CPU us/image": [f"{1e6 * row['cpu_seconds_per_image']:,.0f}" for row in rows],
-        "peak MiB": [f"{row['peak_rss_bytes'] / 2**20:,.0f}" for row in rows],
+        "peak MiB": [_mebibytes(row["peak_rss_bytes"]) for row in rows],
+        "on the GPU": [_mebibytes(row.get("peak_device_memory_bytes")) for row in rows],
     }
+
+
+def _mebibytes(num_bytes: int | None) -> str:
+    return "" if num_bytes is None else f"{num_bytes / 2**20:,.0f}"

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
+from fastvit_train.commands.options import COMMANDS, Eval, Export, Predict
 from fastvit_train.config import Config
 from fastvit_train.config_json import from_dict, to_dict
-from fastvit_train.presets import ARCH_PRESETS, PRESETS, build_preset, summary
+from fastvit_train.option_rules import reset_unused
+from fastvit_train.presets import PRESETS, build_preset, preset_of, summary
 from loaders.errors import FastvitError
 
 __all__ = ["CommandLine", "main", "parse"]
@@ -22,10 +24,15 @@ _PROG = "fastvit-train"
 _DESCRIPTION = f"""\
 Train an image classifier from a preset or a saved config, changed by options.
 
-Without --preset or --config, the preset of --arch applies, if there is one.
+Without --preset or --config, the preset of --arch or of its family applies.
 
 presets:
 {{presets}}
+
+with a trained model (--help after each says more):
+  eval CHECKPOINT            Accuracy and speed on its own or another dataset.
+  predict CHECKPOINT FILES   The classes of images, as a table, JSON or CSV.
+  export CHECKPOINT          safetensors for timm, ONNX, torch.export.
 
 exit codes:
   0    done
@@ -56,14 +63,18 @@ class CommandLine(Config):
     version: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print the version and exit."""
 
+    def __post_init__(self) -> None:
+        """Left to the `Config` that comes of it, from which what a preset has no use for any more is gone."""
+
 
 def parse(arguments: Sequence[str]) -> Config:
     """The config that the command line asks for.
 
     Args:
         arguments: As in `sys.argv[1:]`: `--preset NAME` or `--config FILE` (a run's config.json) says where to start
-            from, else the model's own preset where it has one; all other options change single fields, and a preset's
-            warm-up and averages follow its `--epochs`.
+            from, else the model's own preset or that of its family; all other options change single fields, and a
+            preset's warm-up and averages follow its `--epochs`. What they leave without use in the preset or file gets
+            its default; an option of no use on the command line itself is refused.
 
     Raises:
         FastvitError: A preset, a file or a value is not usable.
@@ -75,7 +86,7 @@ def _parse(arguments: Sequence[str]) -> tuple[CommandLine, Config]:
     """The command line, and the config that it asks for."""
     start = _start(arguments)
     known = {"preset": start.preset if start.preset in PRESETS else None}  # a saved config may have another name
-    presets = "\n".join(f"  {name:<22} {summary(name)}" for name in PRESETS)
+    presets = "\n".join(f"  {name:<{max(map(len, PRESETS))}} {summary(name)}" for name in PRESETS)
     command = tyro.cli(
         CommandLine,
         prog=_PROG,
@@ -83,7 +94,14 @@ def _parse(arguments: Sequence[str]) -> tuple[CommandLine, Config]:
         default=CommandLine(**_options(start) | known),
         args=arguments,
     )
-    return command, Config(**_options(command) | {"preset": start.preset})
+    useful = reset_unused(command, keep=_typed(arguments))
+    return command, Config(**_options(useful) | {"preset": start.preset})
+
+
+def _typed(arguments: Sequence[str]) -> set[str]:
+    """The options that the command line names, by their dotted names."""
+    names = (argument.partition("=")[0] for argument in arguments if argument.startswith("--"))
+    return {name.removeprefix("--").replace("-", "_") for name in names}
 
 
 def _options(config: Config) -> dict[str, Any]:
@@ -96,24 +114,26 @@ def _start(arguments: Sequence[str]) -> Config:
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--preset")
     start.add_argument("--config", type=Path)
-    parser.add_argument("--arch", default=Config().arch)
+    parser.add_argument("--arch")
     parser.add_argument("--epochs", type=float)
+    parser.add_argument("--data.resolution", type=int, dest="resolution")
     chosen, _ = parser.parse_known_args(arguments)
     if chosen.config is not None:
         return _read_config(chosen.config)
-    name = chosen.preset or ARCH_PRESETS.get(chosen.arch)
-    return Config() if name is None else build_preset(name, epochs=chosen.epochs)
+    name = chosen.preset or preset_of(chosen.arch or Config().arch, resolution=chosen.resolution)
+    return build_preset(name, epochs=chosen.epochs, arch=chosen.arch)
 
 
 def _read_config(path: Path) -> Config:
     try:
-        return from_dict(json.loads(path.read_text()))
-    except (OSError, TypeError, json.JSONDecodeError) as error:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: it is no JSON, or no text at all
         raise FastvitError(f"cannot read config {path}: {error}") from error
+    return from_dict(values)
 
 
 def main() -> int:
-    """Train as the command line says.
+    """Do what the command line says.
 
     Returns:
         The exit code: 0 when done, 1 after an error, 130 after Ctrl-C.
@@ -121,6 +141,36 @@ def main() -> int:
     Raises:
         RunStopped: A signal stopped the run; not caught, it is the exit code 75.
     """
+    name, *arguments = sys.argv[1:] or [""]
+    return _use(name, arguments) if name in COMMANDS else _train()
+
+
+def _use(name: str, arguments: Sequence[str]) -> int:
+    """Run a command for trained models, which is imported here because it loads torch, timm and more."""
+    try:
+        match tyro.cli(COMMANDS[name], prog=f"{_PROG} {name}", args=arguments):
+            case Eval() as options:
+                from fastvit_train.commands.eval import run_eval
+
+                run_eval(options)
+            case Predict() as options:
+                from fastvit_train.commands.predict import run_predict
+
+                return run_predict(options)
+            case Export() as options:
+                from fastvit_train.commands.export import run_export
+
+                run_export(options)
+    except (FastvitError, OSError) as error:
+        print(f"{_PROG} {name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{_PROG} {name}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _train() -> int:
     try:
         command, config = _parse(sys.argv[1:])
         if command.version:

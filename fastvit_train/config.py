@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from fastvit_train.option_rules import refuse_unused
 from loaders import BACKENDS
 from loaders.crop import Crop, Interpolation
-from loaders.errors import FastvitError
+from loaders.option_checks import check_types, require
 from loaders.order import Order
 
 __all__ = [
@@ -73,14 +74,18 @@ class DataConfig:
     """A sample that cannot be decoded ends the run by name, or is left out and counted."""
 
     def __post_init__(self) -> None:
-        _require(self.backend in BACKENDS, "data.backend", f"be one of {', '.join(sorted(BACKENDS))}", self.backend)
-        _require(self.resolution > 0, "data.resolution", "be positive", self.resolution)
+        check_types(self, "data.")
+        require(self.backend in BACKENDS, "data.backend", f"be one of {', '.join(sorted(BACKENDS))}", self.backend)
+        require(self.resolution > 0, "data.resolution", "be positive", self.resolution)
         workers = self.num_workers
-        _require(workers is None or workers >= 0, "data.num_workers", "not be negative", workers)
-        _require(0 < self.center_fraction <= 1, "data.center_fraction", "lie in (0, 1]", self.center_fraction)
-        _require(self.repeats > 0, "data.repeats", "be positive", self.repeats)
-        _require(self.timeout_seconds > 0, "data.timeout_seconds", "be positive", self.timeout_seconds)
-        _require(self.prefetch_batches > 0, "data.prefetch_batches", "be positive", self.prefetch_batches)
+        require(workers is None or workers >= 0, "data.num_workers", "not be negative", workers)
+        require(0 < self.area[0] <= self.area[1] <= 1, "data.area", "be a range in (0, 1]", self.area)
+        require(0 < self.ratio[0] <= self.ratio[1], "data.ratio", "be a range of positive numbers", self.ratio)
+        require(self.max_shift >= 0, "data.max_shift", "not be negative", self.max_shift)
+        require(0 < self.center_fraction <= 1, "data.center_fraction", "lie in (0, 1]", self.center_fraction)
+        require(self.repeats > 0, "data.repeats", "be positive", self.repeats)
+        require(self.timeout_seconds > 0, "data.timeout_seconds", "be positive", self.timeout_seconds)
+        require(self.prefetch_batches > 0, "data.prefetch_batches", "be positive", self.prefetch_batches)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,10 +113,11 @@ class ModelConfig:
     """A ViT's blocks add to a bf16 sum under bf16 autocast, instead of a float32 one: less memory traffic."""
 
     def __post_init__(self) -> None:
-        _require(0 <= self.drop_path < 1, "model.drop_path", "lie in [0, 1)", self.drop_path)
-        _require(0 <= self.patch_drop < 1, "model.patch_drop", "lie in [0, 1)", self.patch_drop)
+        check_types(self, "model.")
+        require(0 <= self.drop_path < 1, "model.drop_path", "lie in [0, 1)", self.drop_path)
+        require(0 <= self.patch_drop < 1, "model.patch_drop", "lie in [0, 1)", self.patch_drop)
         both = self.mimetic_init and self.zero_residual
-        _require(not both, "model.zero_residual", "be off with model.mimetic_init, which sets the same weights", True)
+        require(not both, "model.zero_residual", "be off with model.mimetic_init, which sets the same weights", True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,15 +152,17 @@ class AugmentConfig:
     """Standard deviation of each channel, of values in [0, 1]."""
 
     def __post_init__(self) -> None:
-        _require(self.shift >= 0, "augment.shift", "not be negative", self.shift)
-        _require(self.num_ops > 0, "augment.num_ops", "be positive", self.num_ops)
-        _require(0 <= self.magnitude <= 30, "augment.magnitude", "lie in [0, 30]", self.magnitude)
-        _require(0 <= self.color_jitter <= 1, "augment.color_jitter", "lie in [0, 1]", self.color_jitter)
+        check_types(self, "augment.")
+        require(self.shift >= 0, "augment.shift", "not be negative", self.shift)
+        require(self.num_ops > 0, "augment.num_ops", "be positive", self.num_ops)
+        require(0 <= self.magnitude <= 30, "augment.magnitude", "lie in [0, 30]", self.magnitude)
+        require(0 <= self.color_jitter <= 1, "augment.color_jitter", "lie in [0, 1]", self.color_jitter)
         for name in ("erasing_probability", "switch_probability"):
-            _require(0 <= getattr(self, name) <= 1, f"augment.{name}", "lie in [0, 1]", getattr(self, name))
+            require(0 <= getattr(self, name) <= 1, f"augment.{name}", "lie in [0, 1]", getattr(self, name))
         for name in ("mixup_alpha", "cutmix_alpha"):
-            _require(getattr(self, name) >= 0, f"augment.{name}", "not be negative", getattr(self, name))
-        _require(min(self.std) > 0, "augment.std", "be positive", self.std)
+            require(getattr(self, name) >= 0, f"augment.{name}", "not be negative", getattr(self, name))
+        require(0 <= min(self.mean) <= max(self.mean) <= 1, "augment.mean", "lie in [0, 1]", self.mean)
+        require(0 < min(self.std) <= max(self.std) <= 1, "augment.std", "lie in (0, 1]", self.std)
 
     @property
     def is_plain(self) -> bool:
@@ -182,10 +190,11 @@ class MuonConfig:
     """Optimizer of all the rest: biases, normalisation, embeddings, first layer and classifier."""
 
     def __post_init__(self) -> None:
-        _require(self.lr > 0, "optim.muon.lr", "be positive", self.lr)
-        _require(0 <= self.momentum < 1, "optim.muon.momentum", "lie in [0, 1)", self.momentum)
-        _require(self.weight_decay >= 0, "optim.muon.weight_decay", "not be negative", self.weight_decay)
-        _require(0 < self.num_iterations < 100, "optim.muon.num_iterations", "lie in [1, 99]", self.num_iterations)
+        check_types(self, "optim.muon.")
+        require(self.lr > 0, "optim.muon.lr", "be positive", self.lr)
+        require(0 <= self.momentum < 1, "optim.muon.momentum", "lie in [0, 1)", self.momentum)
+        require(self.weight_decay >= 0, "optim.muon.weight_decay", "not be negative", self.weight_decay)
+        require(0 < self.num_iterations < 100, "optim.muon.num_iterations", "lie in [1, 99]", self.num_iterations)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -207,16 +216,21 @@ class OptimConfig:
     momentum: float = 0.9
     """SGD's momentum."""
     nesterov: bool = True
-    """SGD's momentum is Nesterov's."""
+    """SGD looks ahead by one step of its momentum (Nesterov); plain momentum when off. Muon's rest sgd does so too."""
     clip_norm: float = 0.0
     """Largest norm of the gradient; 0 leaves it as it is."""
     muon: MuonConfig = field(default_factory=MuonConfig)
 
     def __post_init__(self) -> None:
-        _require(self.lr > 0, "optim.lr", "be positive", self.lr)
-        _require(0 < self.layer_decay <= 1, "optim.layer_decay", "lie in (0, 1]", self.layer_decay)
-        _require(self.weight_decay >= 0, "optim.weight_decay", "not be negative", self.weight_decay)
-        _require(self.clip_norm >= 0, "optim.clip_norm", "not be negative", self.clip_norm)
+        check_types(self, "optim.")
+        require(self.lr > 0, "optim.lr", "be positive", self.lr)
+        factor = self.norm_bias_lr_factor
+        require(factor >= 0, "optim.norm_bias_lr_factor", "not be negative", factor)
+        require(0 < self.layer_decay <= 1, "optim.layer_decay", "lie in (0, 1]", self.layer_decay)
+        require(self.weight_decay >= 0, "optim.weight_decay", "not be negative", self.weight_decay)
+        require(0 <= min(self.betas) <= max(self.betas) < 1, "optim.betas", "lie in [0, 1)", self.betas)
+        require(0 <= self.momentum < 1, "optim.momentum", "lie in [0, 1)", self.momentum)
+        require(self.clip_norm >= 0, "optim.clip_norm", "not be negative", self.clip_norm)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -233,7 +247,10 @@ class ScheduleConfig:
     """Share of the highest learning rate after the last step."""
 
     def __post_init__(self) -> None:
-        _require(self.warmup_epochs >= 0, "schedule.warmup_epochs", "not be negative", self.warmup_epochs)
+        check_types(self, "schedule.")
+        require(self.warmup_epochs >= 0, "schedule.warmup_epochs", "not be negative", self.warmup_epochs)
+        for name in ("start_fraction", "end_fraction"):
+            require(0 <= getattr(self, name) <= 1, f"schedule.{name}", "lie in [0, 1]", getattr(self, name))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -243,7 +260,8 @@ class Config:
     preset: str | None = None
     """Name of the recipe that the other options change."""
     arch: str = "vit_b16"
-    """Model: a short name (vit_b16, vit_s16, vit_ti16, vit_small_cifar, resnet18, resnet50, ...) or timm/NAME."""
+    """Model: a short name (vit_b16, vit_s16, vit_ti16, vit_small_cifar, resnet18, resnet50, ...) or timm/NAME. On the
+    command line it starts from its own preset, or from that of its family."""
     epochs: float = 130
     """Length of the run, and of the learning-rate schedule."""
     max_steps: int | None = None
@@ -256,7 +274,8 @@ class Config:
     """Start from the weights in this file instead of random ones: a run's checkpoint.pt or best.pt, or timm's weights
     (.safetensors, .pth). The head is new where the number of classes differs; position embeddings are interpolated."""
     out: Path | None = None
-    """Run folder; runs/PRESET or runs/ARCH with a number behind it when not given."""
+    """Run folder; when not given, runs/PRESET with a number behind it, or runs/ARCH where the preset was made for
+    another model."""
     resume: Literal["never", "auto"] = "never"
     """auto continues from the checkpoint in the run folder if there is one, else starts from the beginning."""
     checkpoint_every_steps: int | None = None
@@ -272,12 +291,13 @@ class Config:
     eval_every_epochs: int = 1
     """Evaluate after every so many epochs; always after the last."""
     eval_averaging: Literal["none", "flip", "flip_shift"] = "none"
-    """Also report the accuracy of predictions averaged over mirrored (and shifted) images, apart from the plain one."""
+    """Also report the accuracy of predictions averaged over mirrored (and shifted) images, apart from the plain one.
+    Shifted ones, by a pixel down and right or up and left, count half."""
     loss: Literal["cross_entropy", "bce"] = "cross_entropy"
     """Cross entropy, or binary cross entropy of every class on its own."""
     bce_target_threshold: float | None = None
     """For the loss bce: a class with more than this share of a mixed image's target counts as wholly there, the others
-    as not there; the shares themselves when not given."""
+    as not there; the shares themselves when not given. Without label_smoothing, of which it would leave nothing."""
     label_smoothing: float = 0.0
     """Share of the target that is spread over all classes."""
     accumulate: int = 1
@@ -299,7 +319,8 @@ class Config:
     sync_batch_norm: bool = False
     """Batch normalisation takes its statistics over all devices."""
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
-    """Send the metrics there too."""
+    """Send the metrics to these as well: tensorboard (into the run folder), wandb, mlflow (where their own environment
+    variables say). They need pip install 'fastvit[track]'."""
     compile: Literal["auto", "off", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "auto"
     """torch.compile mode; auto is default on cuda and off on the CPU, where it gains nothing for
     the model: there it compiles the augmentation alone, where that does more than flip and shift and a C++ compiler is
@@ -311,42 +332,47 @@ class Config:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
     def __post_init__(self) -> None:
-        _require(self.epochs > 0, "epochs", "be positive", self.epochs)
-        _require(self.max_steps is None or self.max_steps > 0, "max_steps", "be positive", self.max_steps)
-        _require(self.batch_size > 0, "batch_size", "be positive", self.batch_size)
-        _require(self.log_every_steps > 0, "log_every_steps", "be positive", self.log_every_steps)
-        _require(self.eval_every_epochs > 0, "eval_every_epochs", "be positive", self.eval_every_epochs)
-        every = self.checkpoint_every_steps
-        _require(every is None or every > 0, "checkpoint_every_steps", "be positive", every)
-        for name in ("checkpoint_every_epochs", "keep_checkpoints"):
-            _require(getattr(self, name) > 0, name, "be positive", getattr(self, name))
-        minutes = self.checkpoint_every_minutes
-        _require(minutes is None or minutes > 0, "checkpoint_every_minutes", "be positive", minutes)
+        check_types(self)
+        for name in ("epochs", "batch_size", "log_every_steps", "eval_every_epochs", "keep_checkpoints"):
+            require(getattr(self, name) > 0, name, "be positive", getattr(self, name))
+        for name in ("max_steps", *(f"checkpoint_every_{unit}" for unit in ("steps", "epochs", "minutes"))):
+            value = getattr(self, name)
+            require(value is None or value > 0, name, "be positive", value)
+        require(0 <= self.seed < 2**63, "seed", "lie in [0, 2^63)", self.seed)
+        require(0 <= self.label_smoothing < 1, "label_smoothing", "lie in [0, 1)", self.label_smoothing)
         threshold = self.bce_target_threshold
-        _require(threshold is None or 0 <= threshold < 1, "bce_target_threshold", "lie in [0, 1)", threshold)
-        _require(0 <= self.seed < 2**63, "seed", "lie in [0, 2^63)", self.seed)
-        _require(0 <= self.label_smoothing < 1, "label_smoothing", "lie in [0, 1)", self.label_smoothing)
-        parts = self.accumulate
-        _require(
-            parts > 0 and self.batch_size % parts == 0, "accumulate", f"divide batch_size {self.batch_size}", parts
-        )
-        _require(self.ema_half_life_epochs >= 0, "ema_half_life_epochs", "not be negative", self.ema_half_life_epochs)
+        require(threshold is None or 0 <= threshold < 1, "bce_target_threshold", "lie in [0, 1)", threshold)
+        smooth = threshold is not None and self.label_smoothing > 0
+        require(not smooth, "label_smoothing", "be 0 with bce_target_threshold", self.label_smoothing)
+        require(self.ema_half_life_epochs >= 0, "ema_half_life_epochs", "not be negative", self.ema_half_life_epochs)
+        require(self.device in ("auto", "cuda", "cpu"), "device", "be auto, cuda or cpu", self.device)
+        require(len(set(self.trackers)) == len(self.trackers), "trackers", "name each only once", self.trackers)
         _check_phases(self.phases)
+        self._check_shifts()
+        self._check_parts()
+        refuse_unused(self)
+
+    def _check_shifts(self) -> None:
+        """A shift must leave something of the image to reflect, also in the phase of the smallest images."""
+        side = min([self.data.resolution, *(resolution for _, resolution, _ in self.phases)])
+        shift, of_crop = self.augment.shift, self.data.max_shift
+        require(shift < side, "augment.shift", f"be below {side}, the side of the smallest images", shift)
+        if self.data.crop == "shift":
+            rule = f"be below {side / 2:g}, half the side of the smallest images"
+            require(2 * of_crop < side, "data.max_shift", rule, of_crop)
+
+    def _check_parts(self) -> None:
+        parts = self.accumulate
+        require(parts > 0 and self.batch_size % parts == 0, "accumulate", f"divide batch_size {self.batch_size}", parts)
+        # torch's CUDA graphs overwrite what the gradients of the part before stand in (pytorch issue 169545).
+        has_graphs = self.compile in ("reduce-overhead", "max-autotune")
+        rule = "be default, off or max-autotune-no-cudagraphs with accumulate above 1, which CUDA graphs cannot do"
+        require(parts == 1 or not has_graphs, "compile", rule, self.compile)
 
 
 def _check_phases(phases: tuple[tuple[float, int, float], ...]) -> None:
     ends = [0.0, *(end for end, _, _ in phases)]
     rising = all(earlier < later for earlier, later in itertools.pairwise(ends)) and ends[-1] <= 1
-    _require(rising, "phases", "end at rising shares of the run, in (0, 1]", phases)
+    require(rising, "phases", "end at rising shares of the run, in (0, 1]", phases)
     possible = all(resolution > 0 and 0 <= patch_drop < 1 for _, resolution, patch_drop in phases)
-    _require(possible, "phases", "have positive resolutions and patch dropouts in [0, 1)", phases)
-
-
-def _require(condition: bool, name: str, rule: str, value: object) -> None:
-    """Refuse the `value` of the option `name` unless the condition holds.
-
-    Raises:
-        FastvitError: It does not; the message has the rule and the value.
-    """
-    if not condition:
-        raise FastvitError(f"{name} must {rule}, got {value}")
+    require(possible, "phases", "have positive resolutions and patch dropouts in [0, 1)", phases)

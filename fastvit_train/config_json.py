@@ -38,22 +38,23 @@ def from_dict(values: dict[str, Any]) -> Config:
 
 
 def _build(kind: Any, value: Any, name: str) -> Any:  # noqa: ANN401 - the type is the argument
-    """`value`, made of JSON types, as an instance of the annotated type `kind`."""
+    """`value`, made of JSON types, as an instance of the annotated type `kind`; what does not fit, kinds refuse."""
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
-        if not isinstance(value, dict) or (unknown := sorted(set(value) - set(hints))):
-            problem = f"unknown option {name}{unknown[0]}" if isinstance(value, dict) else f"{name} must be an object"
-            raise FastvitError(f"{problem}; the config may come from another version")
+        if not isinstance(value, dict):
+            raise FastvitError(f"{name.removesuffix('.') or 'a config'} must be an object, got {value}")
+        if unknown := sorted(set(value) - set(hints)):
+            raise FastvitError(f"unknown option {name}{unknown[0]}; the config may come from another version")
         return typing.cast("Any", kind)(
             **{key: _build(hints[key], item, f"{name}{key}.") for key, item in value.items()}
         )
     if isinstance(kind, types.UnionType):
         return None if value is None else _build(typing.get_args(kind)[0], value, name)
-    if typing.get_origin(kind) is tuple:
+    if typing.get_origin(kind) is tuple and isinstance(value, list):
         kinds = typing.get_args(kind)
         if kinds[-1] is Ellipsis:
             kinds = kinds[:1] * len(value)
-        if not isinstance(value, list | tuple) or len(value) != len(kinds):
+        if len(value) != len(kinds):
             raise FastvitError(f"{name.removesuffix('.')} must be a list of {len(kinds)} values, got {value}")
         return tuple(_build(item_kind, item, name) for item_kind, item in zip(kinds, value, strict=True))
-    return Path(value) if kind is Path else value
+    return Path(value) if kind is Path and isinstance(value, str) else value

@@ -7,10 +7,19 @@ from pathlib import Path
 from fastvit_train.config import Config
 from fastvit_train.distributed import World
 from loaders import ImageLoader, LoaderConfig, build_loader
+from loaders.companions import class_names
+from loaders.crop import Crop
 from loaders.errors import FastvitError
 from loaders.records import open_records
 
-__all__ = ["build_loaders", "describe_sets", "share_of_batch"]
+__all__ = [
+    "build_loaders",
+    "describe_sets",
+    "loader_configs",
+    "share_of_batch",
+    "training_classes",
+    "validation_crop",
+]
 
 
 def build_loaders(config: Config, world: World) -> tuple[ImageLoader, ImageLoader, int]:
@@ -25,6 +34,14 @@ def build_loaders(config: Config, world: World) -> tuple[ImageLoader, ImageLoade
         raise FastvitError(
             f"{data.val} has {num_val_classes} classes, but {data.train} has {num_classes}; are they a pair?"
         )
+    training, validation = loader_configs(config, world)
+    train_loader = build_loader(data.backend, data.train, training)
+    return train_loader, build_loader(data.backend, data.val, validation), num_classes
+
+
+def loader_configs(config: Config, world: World) -> tuple[LoaderConfig, LoaderConfig]:
+    """What this rank loads for training, and for validation or any other use of the trained model."""
+    data = config.data
     training = LoaderConfig(
         batch_size=share_of_batch(config, world.world_size),
         resolution=data.resolution,
@@ -48,14 +65,18 @@ def build_loaders(config: Config, world: World) -> tuple[ImageLoader, ImageLoade
     )
     validation = replace(
         training,
-        crop="whole" if data.crop in ("whole", "shift") else "center",
+        crop=validation_crop(data.crop),
         order="sequential",
         drop_last=False,
         repeats=1,
         scaled_decode=False,
     )
-    train_loader = build_loader(data.backend, data.train, training)
-    return train_loader, build_loader(data.backend, data.val, validation), num_classes
+    return training, validation
+
+
+def validation_crop(crop: Crop) -> Crop:
+    """How a model that is trained with `crop` sees images later."""
+    return "whole" if crop in ("whole", "shift") else "center"
 
 
 def describe_sets(config: Config) -> dict[str, str]:
@@ -84,6 +105,23 @@ def share_of_batch(config: Config, world_size: int) -> int:
             f"x accumulate {config.accumulate}; change one of them"
         )
     return config.batch_size // world_size
+
+
+def training_classes(path: Path, num_classes: int) -> tuple[str, ...] | None:
+    """The names of the classes that a model learns from a dataset, by label; None where the dataset has none.
+
+    Raises:
+        FastvitError: Its card is damaged, or names fewer classes than it has.
+    """
+    names = class_names(path)
+    if names is None:
+        return None
+    if len(names) < num_classes:
+        raise FastvitError(
+            f"{path} has labels up to {num_classes - 1}, but its card names {len(names)} classes; write both again, "
+            "or move the card away"
+        )
+    return names[:num_classes]
 
 
 def _count_classes(path: Path) -> int:

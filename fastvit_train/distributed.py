@@ -1,9 +1,11 @@
 """One process or many: what torchrun tells us, and sums over the ranks."""
 
+import inspect
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch
@@ -13,7 +15,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from loaders.errors import FastvitError
 
-__all__ = ["World", "start_world", "without_averaging"]
+__all__ = ["World", "start_world"]
+
+_TORCHRUN_SETS = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+# torch 2.14 has a new name for it and warns of the old one.
+_HAS_NEW_NAME = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+_KEEP_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _HAS_NEW_NAME else "broadcast_buffers": False}
 
 T = TypeVar("T")
 
@@ -41,10 +48,19 @@ class World:
         return self.rank == 0
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model with its gradients averaged over the ranks."""
+        """The model with its gradients averaged over the ranks, bucket by bucket while the backward pass goes on.
+
+        A compiled model is split between the buckets, as torch compiles it in its first call from here (DDPOptimizer).
+        The buffers stay as they are on each rank: `average_statistics` has those of batch normalisation agree.
+        """
         if self.world_size == 1:
             return model
-        return DistributedDataParallel(model, device_ids=[self.device] if self.device.type == "cuda" else None)
+        return DistributedDataParallel(
+            model,
+            device_ids=[self.device] if self.device.type == "cuda" else None,
+            gradient_as_bucket_view=True,
+            **_KEEP_BUFFERS,
+        )
 
     def sum(self, values: Tensor) -> Tensor:
         """`values` summed over the ranks; any shape, on this rank's device."""
@@ -112,20 +128,16 @@ def _replaced(value: Any, kind: type, function: Callable[[Any], Any]) -> Any:  #
     return value
 
 
-def without_averaging(model: nn.Module) -> AbstractContextManager[None]:
-    """A context in which the gradients of a wrapped model add up on each rank, for the next pass outside to average."""
-    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
-
-
 @contextmanager
-def start_world(device: str) -> Iterator[World]:
+def start_world(device: str, *, timeout_seconds: float = 1800.0) -> Iterator[World]:
     """Join the ranks that torchrun started, or be the only one.
 
     Args:
         device: `cuda`, `cpu`, or `auto`: cuda where there is one.
+        timeout_seconds: How long a rank waits for the others before it ends the run.
 
     Raises:
-        FastvitError: The device is unknown or not there.
+        FastvitError: The device is unknown or not there, or torchrun has not said all that a rank has to know.
     """
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if kind not in ("cuda", "cpu"):
@@ -135,13 +147,29 @@ def start_world(device: str) -> Iterator[World]:
             "device is cuda, but torch sees no CUDA device; use --device cpu, or install torch for your CUDA"
         )
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    torch_device = torch.device(kind, int(os.environ.get("LOCAL_RANK", "0"))) if kind == "cuda" else torch.device(kind)
+    missing = [name for name in _TORCHRUN_SETS if name not in os.environ]
+    if world_size > 1 and missing:
+        raise FastvitError(
+            f"WORLD_SIZE is {world_size}, but {' and '.join(missing)} are not set; start the ranks with torchrun, "
+            "or unset WORLD_SIZE to train in one process"
+        )
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    torch_device = torch.device(kind, local_rank) if kind == "cuda" else torch.device(kind)
     if kind == "cuda":
+        if local_rank >= torch.cuda.device_count():
+            raise FastvitError(
+                f"this is process {local_rank + 1} of this machine, which has {torch.cuda.device_count()} CUDA "
+                "device(s); start as many as there are devices (--nproc-per-node)"
+            )
         torch.cuda.set_device(torch_device)
     if world_size == 1:
         yield World(rank=0, world_size=1, device=torch_device)
         return
-    dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+    dist.init_process_group(
+        "nccl" if kind == "cuda" else "gloo",
+        timeout=timedelta(seconds=timeout_seconds),
+        device_id=torch_device if kind == "cuda" else None,
+    )
     try:
         yield World(rank=dist.get_rank(), world_size=world_size, device=torch_device)
     finally:

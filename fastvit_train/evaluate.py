@@ -1,6 +1,6 @@
 """Evaluation: every image exactly once, on any number of ranks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
@@ -13,7 +13,8 @@ from fastvit_train.config import Config
 from fastvit_train.distributed import World
 from fastvit_train.metrics import Totals
 from fastvit_train.prefetch import Prefetcher
-from loaders import ImageLoader
+from fastvit_train.sharding import is_sharded
+from loaders import Batch, ImageLoader
 from loaders.errors import FastvitError
 
 __all__ = ["Evaluation", "evaluate"]
@@ -31,11 +32,24 @@ class Evaluation(NamedTuple):
     num_images: int
 
 
-# The views whose logits are added to those of the plain image, as (mirrored, pixels down, pixels right).
-_VIEWS: dict[str, tuple[tuple[bool, int, int], ...]] = {
+class _View(NamedTuple):
+    """An image, changed."""
+
+    weight: float
+    """Of its logits, where those of the plain image have 1."""
+    mirrored: bool
+    shift: int
+    """Pixels down and to the right."""
+
+
+# What is averaged with the plain image. Source: `tta_level` 1 and 2 of KellerJordan/cifar10-airbench.
+_VIEWS: dict[str, tuple[_View, ...]] = {
     "none": (),
-    "flip": ((True, 0, 0),),
-    "flip_shift": ((True, 0, 0), (False, 1, 1), (True, 1, 1), (False, -1, -1), (True, -1, -1)),
+    "flip": (_View(1, True, 0),),
+    "flip_shift": (
+        _View(1, True, 0),
+        *(_View(0.5, mirrored, shift) for shift in (1, -1) for mirrored in (False, True)),
+    ),
 }
 
 
@@ -48,6 +62,7 @@ def evaluate(
     world: World,
     dtype: torch.dtype,
     autocast: AbstractContextManager[object],
+    observe: Callable[[Tensor, Tensor, Tensor], None] | None = None,
     after_batch: Callable[[], None] | None = None,
 ) -> Evaluation:
     """Evaluate on all of `loader`, over all ranks.
@@ -59,6 +74,7 @@ def evaluate(
         world: The ranks that share the work.
         dtype: Of the images that the model is given.
         autocast: The context that the model runs in.
+        observe: Is shown every batch's plain logits float32 [b, classes], labels int64 [b] and index int64 [b].
         after_batch: Called after each batch; may raise to end the evaluation.
 
     Raises:
@@ -68,14 +84,20 @@ def evaluate(
     views = _VIEWS[config.eval_averaging]
     plain, averaged = Totals(world.device), Totals(world.device)
     loader.set_epoch(0)
-    for images, labels, _ in Prefetcher(loader, world.device):
+    for images, labels, index in _batches(model, loader, world):
+        if not len(labels):
+            _keep_pace(model, config, times=1 + len(views), device=world.device, autocast=autocast)
+            continue
         with autocast:
             logits = model(normalize(images, config.augment, dtype)).float()
             plain.add(F.cross_entropy(logits, labels), logits, labels)
+            if observe is not None:
+                observe(logits, labels, index)
             if views:
+                summed = logits.clone()  # the model's next call may write into the memory of its last result
                 for view in views:
-                    logits += model(normalize(_changed(images, *view), config.augment, dtype)).float()
-                averaged.add(torch.zeros((), device=world.device), logits, labels)
+                    summed += view.weight * model(normalize(_changed(images, view), config.augment, dtype)).float()
+                averaged.add(torch.zeros((), device=world.device), summed, labels)
         if after_batch is not None:
             after_batch()
     loss, hits, count = world.sum(plain.sums()).tolist()
@@ -85,7 +107,31 @@ def evaluate(
     return Evaluation(hits / count, averaged_hits / count if views else None, loss / count, int(count))
 
 
-def _changed(images: Tensor, mirrored: bool, down: int, right: int) -> Tensor:
-    flip = torch.full((len(images),), mirrored, device=images.device)
-    shift = torch.tensor([[down, right]], device=images.device).expand(len(images), 2)
+def _batches(model: nn.Module, loader: ImageLoader, world: World) -> Iterator[Batch]:
+    """The batches on the device; of a sharded model as many on every rank, empty ones at the end."""
+    num_batches = max(world.gather(len(loader))) if is_sharded(model) else 0
+    for batch in Prefetcher(loader, world.device):
+        num_batches -= 1
+        yield batch
+    nothing = torch.empty(0, dtype=torch.int64, device=world.device)
+    for _ in range(num_batches):
+        yield Batch(nothing, nothing, nothing)
+
+
+def _keep_pace(
+    model: nn.Module, config: Config, *, times: int, device: torch.device, autocast: AbstractContextManager[object]
+) -> None:
+    """Call a sharded model on a picture of nothing, as the ranks that have images need this rank's weights."""
+    if not is_sharded(model):
+        return
+    side = config.data.resolution
+    with autocast, torch.compiler.set_stance("force_eager"):  # one image is not worth compiling for
+        for _ in range(times):
+            model(torch.zeros((1, 3, side, side), device=device))
+
+
+def _changed(images: Tensor, view: _View) -> Tensor:
+    # Made on the device: a copy from the host would wait for it.
+    flip = torch.full((len(images),), view.mirrored, device=images.device)
+    shift = torch.full((len(images), 2), view.shift, device=images.device)
     return flip_and_shift(images, Augmentation(flip, shift))

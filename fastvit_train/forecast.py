@@ -2,15 +2,12 @@
 
 import math
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
 from fastvit_train.run import Run
-from fastvit_train.schedule import Phase, phase_of
+from fastvit_train.schedule import phase_of
+from fastvit_train.step_timer import FIRST_STEPS
 
 __all__ = ["Forecast"]
 
-_WARMUP_STEPS = 3  # compilation, and memory that is used for the first time
 _TIMED_STEPS = 5
 
 
@@ -25,11 +22,9 @@ class Forecast:
     """
 
     def __init__(self, run: Run) -> None:
-        self._timed_from = run.progress.step + _WARMUP_STEPS
+        self._timed_from = run.progress.step + FIRST_STEPS
         self._timed_to = self._timed_from + _TIMED_STEPS
         self._seconds_before = 0.0
-        epochs = range(run.progress.epoch, math.ceil(run.config.epochs))
-        self._costs = {phase: _cost(run, phase) for phase in {phase_of(run.config, epoch) for epoch in epochs}}
 
     def is_due(self, step: int) -> bool:
         """Whether `update` needs to know when the device is done with this step."""
@@ -52,23 +47,13 @@ class Forecast:
             )
 
     def _sum_costs(self, run: Run, start: int, stop: int) -> float:
-        """The cost of the steps from `start` to `stop`."""
+        """The operations, for an image in each, of the steps from `start` to `stop`."""
         steps = run.steps_per_epoch
         return sum(
-            self._costs[phase_of(run.config, epoch)] * (min(stop, (epoch + 1) * steps) - max(start, epoch * steps))
+            run.flops_per_image[phase_of(run.config, epoch)]
+            * (min(stop, (epoch + 1) * steps) - max(start, epoch * steps))
             for epoch in range(start // steps, math.ceil(stop / steps))
         )
-
-
-@torch.no_grad()
-def _cost(run: Run, phase: Phase) -> float:
-    """The floating-point operations of one image's way through the model."""
-    image = torch.zeros(1, 3, phase.resolution, phase.resolution, device=run.world.device)
-    run.model.eval()  # so that no batch statistics change; every epoch begins with train()
-    with FlopCounterMode(display=False) as counter:
-        run.model.forward(image)  # not run.model(image), which may be compiled: that would take a minute
-    operations: int = counter.get_total_flops()
-    return operations * (1 - phase.patch_drop)
 
 
 def _duration(seconds: float) -> str:

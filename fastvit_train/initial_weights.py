@@ -15,16 +15,13 @@ from torch import Tensor, nn
 from fastvit_train.models import classifier_names
 from loaders.errors import FastvitError
 
-__all__ = ["load_initial_weights", "read_weights"]
+__all__ = ["fill_model", "load_initial_weights", "read_weights"]
 
 _WEIGHT_KEYS = ("ema", "model", "state_dict")  # averaged weights come first; the last two are also what timm writes
 
 
 def load_initial_weights(model: nn.Module, path: Path) -> str:
-    """Replace the model's weights by those in a file.
-
-    The last layer keeps its new weights where the file's is of another shape (other classes), and position embeddings
-    of another number of patches are interpolated.
+    """Replace the model's weights by those in a file: see `fill_model`.
 
     Args:
         model: Where the weights go; its names decide.
@@ -36,7 +33,28 @@ def load_initial_weights(model: nn.Module, path: Path) -> str:
     Raises:
         FastvitError: The file cannot be read, or its weights are of another model.
     """
-    given, wanted = read_weights(path), model.state_dict()
+    kept = fill_model(model, read_weights(path), path=path)
+    return f"weights of {path}" + (f", but a new {' and '.join(kept)}" if kept else "")
+
+
+def fill_model(model: nn.Module, given: dict[str, Tensor], *, path: Path) -> list[str]:
+    """Replace the model's weights by `given` ones.
+
+    The last layer keeps its new weights where the file's is of another shape (other classes), and position embeddings
+    of another number of patches are interpolated.
+
+    Args:
+        model: Where the weights go; its names decide.
+        given: Tensors by name.
+        path: Where they are from, for messages.
+
+    Returns:
+        The names of the weights of the last layer that are new.
+
+    Raises:
+        FastvitError: The weights are of another model.
+    """
+    given, wanted = dict(given), model.state_dict()
     replaceable = classifier_names(model)
     adapted, kept, problems = dict[str, Tensor](), list[str](), list[str]()
     for name, tensor in wanted.items():
@@ -57,7 +75,7 @@ def load_initial_weights(model: nn.Module, path: Path) -> str:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise FastvitError(f"{path} does not fit the model: {'; '.join(problems[:3])}{more}; check --arch and --model")
     model.load_state_dict(adapted)
-    return f"weights of {path}" + (f", but a new {' and '.join(kept)}" if kept else "")
+    return kept
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -6,24 +6,42 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from loaders.errors import FastvitError
+
 __all__ = ["classification_loss"]
 
 
 def classification_loss(
-    logits: Tensor, targets: Tensor, *, kind: Literal["cross_entropy", "bce"], label_smoothing: float
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    kind: Literal["cross_entropy", "bce"],
+    label_smoothing: float,
+    target_threshold: float | None = None,
 ) -> Tensor:
     """The mean loss of a batch, a scalar.
 
     Args:
         logits: Floats [b, num_classes].
         targets: Labels int64 [b], or shares of the classes, floats [b, num_classes].
-        kind: `cross_entropy`, or `bce`: binary cross entropy of every class on its own, averaged over the classes too
-            (source: "ResNet strikes back", arXiv 2110.00476).
+        kind: `cross_entropy`, or `bce`: binary cross entropy of every class on its own, averaged over the classes too.
         label_smoothing: Share of the targets that is spread over all classes.
+        target_threshold: For `bce`: after smoothing, the target is 1 for every class with a larger share than this and
+            0 for the others, as in timm's `BinaryCrossEntropy`. "ResNet strikes back" (arXiv 2110.00476) has 0.2,
+            DeiT III (arXiv 2204.07118) 0. None keeps the shares.
+
+    Raises:
+        FastvitError: The kind is unknown.
     """
-    if kind == "cross_entropy":
-        return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
-    num_classes = logits.shape[1]
-    shares = targets if targets.is_floating_point() else F.one_hot(targets, num_classes).to(logits.dtype)
-    smoothed = torch.full_like(shares, 1 / num_classes).lerp(shares, 1 - label_smoothing)
-    return F.binary_cross_entropy_with_logits(logits, smoothed)
+    match kind:
+        case "cross_entropy":
+            return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+        case "bce":
+            num_classes = logits.shape[1]
+            shares = targets if targets.is_floating_point() else F.one_hot(targets, num_classes).to(logits.dtype)
+            smoothed = torch.full_like(shares, 1 / num_classes).lerp(shares, 1 - label_smoothing)
+            if target_threshold is not None:
+                smoothed = (smoothed > target_threshold).to(smoothed.dtype)
+            return F.binary_cross_entropy_with_logits(logits, smoothed)
+        case _:
+            raise FastvitError(f"loss must be cross_entropy or bce, got {kind}")

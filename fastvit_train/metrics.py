@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from fastvit_train.run_folder import METRICS
 from loaders.atomic_file import atomic_file
 
-__all__ = ["Metrics", "Totals", "read_metrics"]
+__all__ = ["Metrics", "Totals", "flop_rate", "read_metrics"]
 
 
 class Totals:
@@ -40,6 +41,8 @@ class Metrics:
     def __init__(self, folder: Path, *, is_main: bool, num_steps: int) -> None:
         self._path = folder / METRICS
         self._is_main = is_main
+        self.listeners: list[Callable[[str, int, Mapping[str, float]], None]] = []
+        """Called with the kind, the step and the figures of every line that is logged."""
         self._console = Console(quiet=not is_main, highlight=False, soft_wrap=True)
         self._progress = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
@@ -78,7 +81,10 @@ class Metrics:
             return
         line = {"kind": kind, "step": step, "epoch": epoch, **figures, "time": time.time()}
         self._append(json.dumps(_valid(line), allow_nan=False).encode() + b"\n")
-        text = "  ".join(_shown(name, value) for name, value in figures.items() if value is not None)
+        known = {name: value for name, value in figures.items() if value is not None}
+        for listen in self.listeners:
+            listen(kind, step, {"epoch": epoch, **known})
+        text = "  ".join(_shown(name, value) for name, value in known.items())
         self._progress.update(self._task, completed=step, epoch=epoch)
         if kind == "train" and not self._progress.disable:
             self._progress.update(self._task, figures=text)
@@ -114,9 +120,20 @@ def _valid(line: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def flop_rate(flops_per_second: float) -> str:
+    """A number of operations per second, in the unit that suits it."""
+    if flops_per_second < 1e12:
+        return f"{flops_per_second / 1e9:,.0f} GFLOP/s"
+    return f"{flops_per_second / 1e12:,.1f} TFLOP/s"
+
+
 def _shown(name: str, value: float) -> str:
-    if name.endswith("_fraction") or name in ("accuracy", "top1", "top1_averaged"):
+    if name.endswith(("_fraction", "_utilization")) or name in ("accuracy", "top1", "top1_averaged"):
         return f"{name.removesuffix('_fraction').replace('_', ' ')} {100 * value:.2f} %"
     if name.endswith("_seconds"):
         return f"{name.removesuffix('_seconds').replace('_', ' ')} {value / 60:.1f} min"
+    if name.endswith("_bytes"):
+        return f"{name.removesuffix('_bytes').replace('_', ' ')} {value / 2**30:.2f} GiB"
+    if name == "model_flops_per_second":
+        return flop_rate(value)
     return f"{name.replace('_', ' ')} {value:.4g}" if name != "images_per_second" else f"{value:,.0f} images/s"

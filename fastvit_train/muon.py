@@ -57,6 +57,8 @@ class FlatMuon(Muon):
                     matrix.mul_(len(matrix) ** 0.5 / matrix.norm())
         with nullcontext() if self._in_bf16 else _InFloat32():
             super().step()  # type: ignore[no-untyped-call]
+        for _, matrix in self._flattened:
+            matrix.grad = None  # a view: it would keep the memory of the gradient until the next step
 
 
 class _InFloat32(TorchFunctionMode):

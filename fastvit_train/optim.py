@@ -6,11 +6,13 @@ import torch
 from timm.models import group_parameters
 from timm.optim import Lamb
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import SGD, AdamW, Optimizer
 
 from fastvit_train.config import OptimConfig
 from fastvit_train.models import classifier_names
 from fastvit_train.muon import FlatMuon
+from fastvit_train.sharding import optimizer_shares
 from loaders.errors import FastvitError
 
 __all__ = ["Kind", "Optimizers", "build_optimizer", "clip_gradients", "layer_factors", "parameter_groups", "set_lr"]
@@ -49,7 +51,7 @@ class Optimizers:
         for part, state in zip(self._parts, states, strict=True):
             # A group that has not made a step holds nothing but what it was built with.
             built = [{name: value for name, value in group.items() if name != "params"} for group in part.param_groups]
-            part.load_state_dict(state)
+            part.load_state_dict(optimizer_shares(state, part))
             for group, settings in zip(part.param_groups, built, strict=True):
                 group.update(settings)
             for parameter, values in part.state.items():
@@ -79,13 +81,18 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizers:
 
 
 def _build(name: str, groups: list[dict[str, Any]], config: OptimConfig, *, fused: bool) -> Optimizer:
-    if name == "sgd":
-        nesterov = config.momentum > 0
-        return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=fused)
-    if name == "lamb":  # whose own clipping is off: the trainer's comes first
-        lamb: Optimizer = Lamb(groups, lr=config.lr, betas=config.betas, max_grad_norm=None)
-        return lamb
-    return AdamW(groups, lr=config.lr, betas=config.betas, fused=fused)
+    match name:
+        case "sgd":
+            nesterov = config.nesterov and config.momentum > 0  # without momentum they are the same, but torch refuses
+            fused = fused and not any(isinstance(each, DTensor) for group in groups for each in group["params"])
+            return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=fused)
+        case "lamb":  # whose own clipping is off: the trainer's comes first
+            lamb: Optimizer = Lamb(groups, lr=config.lr, betas=config.betas, max_grad_norm=None)
+            return lamb
+        case "adamw":
+            return AdamW(groups, lr=config.lr, betas=config.betas, fused=fused)
+        case _:
+            raise FastvitError(f"optim.name must be adamw, sgd, lamb or muon, got {name}")
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:

@@ -1,54 +1,64 @@
-"""Batches on their way to the device, one ahead of the step, with the time that training waits for them."""
+"""Batches on their way to the device, one ahead of the step."""
 
-import time
+import functools
 from collections.abc import Iterator
 
 import torch
 
+from fastvit_train.device_clock import DeviceClock, device_clock
 from loaders import Batch, ImageLoader
 
 __all__ = ["Prefetcher"]
 
 
 class Prefetcher:
-    """Iterates a loader's epoch with every batch on `device`; on CUDA the copy runs on its own stream."""
+    """Iterates a loader's epoch with every batch on `device`; on CUDA the copy runs on its own stream.
 
-    def __init__(self, loader: ImageLoader, device: torch.device) -> None:
+    Args:
+        loader: At the epoch that is wanted.
+        device: Where the batches go.
+        clock: It is told when the device may have to wait for a batch; one of the prefetcher's own when not given.
+    """
+
+    def __init__(self, loader: ImageLoader, device: torch.device, clock: DeviceClock | None = None) -> None:
         self._loader = loader
         self._device = device
-        self.wait_seconds = 0.0
-        """Seconds spent waiting for the loader, since construction."""
+        self._clock = device_clock(device) if clock is None else clock
 
     def __iter__(self) -> Iterator[Batch]:
         return self._copied_ahead() if self._device.type == "cuda" else self._as_they_come()
 
     def _as_they_come(self) -> Iterator[Batch]:
         batches = iter(self._loader)
-        while (batch := self._next(batches)) is not None:
+        while True:
+            self._clock.wait_begins()
+            batch = next(batches, None)
+            self._clock.wait_ends()
+            if batch is None:
+                return
             yield batch
 
     def _copied_ahead(self) -> Iterator[Batch]:
         batches = iter(self._loader)
-        copies = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        copied = self._copy_next(batches, copies)
-        while copied is not None:
-            step = torch.cuda.current_stream(self._device)
-            step.wait_stream(copies)
-            for tensor in copied:
-                tensor.record_stream(step)
-            yield copied
+        copies = _copy_stream(self._device)
+        while True:
+            self._clock.wait_begins()
             copies.synchronize()  # the loader may reuse a batch's memory once the next one is asked for
-            copied = self._copy_next(batches, copies)
+            batch = next(batches, None)
+            step = torch.cuda.current_stream(self._device)
+            if batch is not None:
+                with torch.cuda.stream(copies):
+                    batch = Batch(*(tensor.to(self._device, non_blocking=True) for tensor in batch))
+                step.wait_stream(copies)
+            self._clock.wait_ends()
+            if batch is None:
+                return
+            for tensor in batch:
+                tensor.record_stream(step)
+            yield batch
 
-    def _copy_next(self, batches: Iterator[Batch], stream: torch.cuda.Stream) -> Batch | None:
-        batch = self._next(batches)
-        if batch is None:
-            return None
-        with torch.cuda.stream(stream):
-            return Batch(*(tensor.to(self._device, non_blocking=True) for tensor in batch))
 
-    def _next(self, batches: Iterator[Batch]) -> Batch | None:
-        start = time.perf_counter()
-        batch = next(batches, None)
-        self.wait_seconds += time.perf_counter() - start
-        return batch
+@functools.cache
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream for copies to the device, always the same: memory that was freed is kept for its stream alone."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

@@ -3,15 +3,18 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from fastvit_train.device import device_name
-from fastvit_train.metrics import read_metrics
-from fastvit_train.presets import PRESETS, expectation
+from fastvit_train.config import Config
+from fastvit_train.data import share_of_batch
+from fastvit_train.device import DTYPES, device_name, peak_memory
+from fastvit_train.metrics import flop_rate, read_metrics
+from fastvit_train.presets import PRESETS, build_preset, expectation
+from fastvit_train.provenance import provenance
 from fastvit_train.run import Run
-from fastvit_train.run_folder import BEST, CHECKPOINT, METRICS, RESULT, provenance, write_json
+from fastvit_train.run_folder import BEST, CHECKPOINT, METRICS, RESULT, write_json
+from fastvit_train.step_timer import Rates, rates
 
 __all__ = ["announce", "count_parameters", "plot_run", "report"]
 
@@ -19,18 +22,35 @@ __all__ = ["announce", "count_parameters", "plot_run", "report"]
 def announce(run: Run) -> None:
     """Say what is about to happen."""
     config = run.config
+    dtype = next(name for name, dtype in DTYPES.items() if dtype == run.dtype)
     run.metrics.say(
         f"{config.arch}: {count_parameters(run.model) / 1e6:.1f} M parameters, {run.num_classes} classes, "
         f"{run.last_step} steps of {config.batch_size} images at {config.data.resolution} px"
         f"{f', first at {config.phases[0][1]} px' if config.phases else ''} "
         f"({config.epochs:g} epochs), {config.data.backend} loader, "
-        f"{'bf16' if run.dtype == torch.bfloat16 else 'fp32'} on {run.world.world_size} x "
+        f"{dtype} on {run.world.world_size} x "
         f"{device_name(run.world.device)}"
     )
     if config.compile == "auto" and not config.augment.is_plain and not run.compile_augment:
         run.metrics.say("the augmentation is not compiled and takes longer: there is no C++ compiler (g++)")
+    run.metrics.say(_batch_line(config, run.world.world_size))
     if config.preset in PRESETS:
+        preset = build_preset(config.preset, epochs=config.epochs)
+        if (preset.arch, preset.batch_size) != (config.arch, config.batch_size):
+            made_for = f"{preset.arch} and {preset.batch_size} images a step"
+            run.metrics.say(f"recipe      {config.preset}, made for {made_for}")
         run.metrics.say(f"expected    of {config.preset} as it is: {expectation(config.preset)}")
+
+
+def _batch_line(config: Config, num_devices: int) -> str:
+    """How large a step is: over all devices, on each of them, and in each of its parts."""
+    share = share_of_batch(config, num_devices)
+    parts = f", in {config.accumulate} parts of {share // config.accumulate}" if config.accumulate > 1 else ""
+    matrices = f", {config.optim.muon.lr:g} for matrices" if config.optim.name == "muon" else ""
+    return (
+        f"batch       {config.batch_size} images over {num_devices} device{'s' if num_devices > 1 else ''}: {share} on "
+        f"each{parts}; learning rate {config.optim.lr:g}{matrices}"
+    )
 
 
 def report(run: Run, *, total_seconds: float) -> dict[str, Any]:
@@ -49,8 +69,9 @@ def report(run: Run, *, total_seconds: float) -> dict[str, Any]:
         "best_step": progress.best_step,
         "train_seconds": progress.train_seconds,
         "eval_seconds": progress.eval_seconds,
-        "images_per_second": progress.num_images / progress.train_seconds,
-        "data_wait_fraction": progress.wait_seconds / progress.train_seconds,
+        "startup_seconds": progress.train_seconds - progress.steady_seconds,
+        **rates(run)._asdict(),
+        **peak_memory(run.world.device),
         "device": device_name(run.world.device),
         "world_size": run.world.world_size,
         "seed": config.seed,
@@ -66,15 +87,27 @@ def report(run: Run, *, total_seconds: float) -> dict[str, Any]:
         run.metrics.say(
             f"best        {100 * (progress.best_top1 or 0):.2f} % at step {progress.best_step}: {run.folder / BEST}"
         )
-        run.metrics.say(f"speed       {result['images_per_second']:,.0f} images/s")
+        run.metrics.say(f"speed       {_speed(rates(run))}")
         run.metrics.say(
             f"time        training {progress.train_seconds / 60:.1f} min, "
-            f"of which waiting for data {100 * result['data_wait_fraction']:.2f} %; "
+            f"of which first steps {result['startup_seconds'] / 60:.1f} min; "
             f"evaluation {progress.eval_seconds / 60:.1f} min; start and checkpoints {rest_seconds / 60:.1f} min"
         )
         run.metrics.say(f"checkpoint  {run.folder / CHECKPOINT}")
         run.metrics.say(f"curves      {curves}")
     return result
+
+
+def _speed(rates: Rates) -> str:
+    """The rates of a run in words."""
+    if rates.images_per_second is None or rates.data_wait_fraction is None or rates.model_flops_per_second is None:
+        return "not known: the run had no more than the first steps, which compile"
+    utilization = rates.model_flops_utilization
+    return (
+        f"{rates.images_per_second:,.0f} images/s; waiting for data {100 * rates.data_wait_fraction:.2f} %; "
+        f"{flop_rate(rates.model_flops_per_second)}"
+        f"{'' if utilization is None else f', {100 * utilization:.1f} % of what the hardware could do'}"
+    )
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -10,6 +10,7 @@ from fastvit_train.checkpoint import UnusableCheckpointError
 from fastvit_train.config import Config
 from fastvit_train.config_json import flatten, to_dict
 from fastvit_train.run import Progress, Run
+from fastvit_train.sharding import model_shares
 from loaders.errors import FastvitError
 
 __all__ = ["MAY_CHANGE", "changes", "resume"]
@@ -126,6 +127,7 @@ def _read(path: Path) -> dict[str, Any]:
         "progress": dict,
         "model": dict,
         "optimizer": list,
+        "scaler": dict,
         "random_states": list,
     }
     for name, kind in kinds.items():
@@ -171,10 +173,11 @@ def _restore(run: Run, state: dict[str, Any]) -> None:
         UnusableCheckpointError: It does not fit the model or the optimizer.
     """
     try:
-        run.model.load_state_dict(state["model"])
+        run.model.load_state_dict(model_shares(state["model"], run.model))
         if run.ema is not None:
-            run.ema.module.load_state_dict(state["ema"])
+            run.ema.module.load_state_dict(model_shares(state["ema"], run.ema.module))
         run.optimizer.load_state_dict(state["optimizer"])
+        run.scaler.load_state_dict(state["scaler"])
         checkpoint.restore_random_state(state["random_states"], run.world)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]

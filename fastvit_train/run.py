@@ -16,20 +16,24 @@ from torch import nn
 
 from fastvit_train import checkpoint
 from fastvit_train.augment import normalize
+from fastvit_train.batch_norm import average_statistics, synchronize_batch_norm
 from fastvit_train.config import Config
 from fastvit_train.config_json import to_dict
-from fastvit_train.data import describe_sets
-from fastvit_train.device import computes_in_bf16
+from fastvit_train.data import describe_sets, training_classes
+from fastvit_train.device import choose_fast_kernels, dtype_of
 from fastvit_train.distributed import World
 from fastvit_train.ema import build_ema
+from fastvit_train.flops import flops_per_image, peak_flops_per_second
 from fastvit_train.initial_weights import load_initial_weights
+from fastvit_train.loss_scaler import LossScaler
 from fastvit_train.metrics import Metrics
 from fastvit_train.models import build_model
 from fastvit_train.models.plain_attention import use_plain_attention
 from fastvit_train.models.vit_start import whiten_patches
 from fastvit_train.optim import Optimizers, build_optimizer
 from fastvit_train.run_folder import BEST, CHECKPOINT, older_checkpoint, remove_old_checkpoints
-from fastvit_train.schedule import total_steps
+from fastvit_train.schedule import Phase, phases_of, total_steps
+from fastvit_train.sharding import check_sharding, gathered, is_sharded, shard, units
 from fastvit_train.signals import StopSignal
 from fastvit_train.watchdog import Watchdog
 from loaders import ImageLoader
@@ -38,6 +42,7 @@ from loaders.errors import FastvitError
 __all__ = [
     "Progress",
     "Run",
+    "average_batch_norm",
     "build_placed_model",
     "checkpoint_is_due",
     "compile_models",
@@ -63,8 +68,14 @@ class Progress:
     num_images: int = 0
     train_seconds: float = 0.0
     """Time in training steps and waiting for their data, compilation included; not evaluation."""
+    steady_seconds: float = 0.0
+    """The part of it without the first steps of each shape, which compile."""
+    steady_images: int = 0
+    """Images of that part."""
+    steady_flops: float = 0.0
+    """Operations of the model for these images."""
     wait_seconds: float = 0.0
-    """The part of it spent waiting for data."""
+    """Time in that part in which the device had no data."""
     eval_seconds: float = 0.0
     evaluated_step: int = 0
     """Where the last evaluation was."""
@@ -86,12 +97,15 @@ class Run:
     folder: Path
     model: nn.Module
     parallel_model: nn.Module
-    """`model` with gradients averaged over the ranks; the same weights."""
+    """`model` with gradients averaged over the ranks; the same weights. Itself where it is sharded."""
     ema: ModelEmaV3 | None
     """The moving average of its weights, where the config asks for one."""
     optimizer: Optimizers
+    scaler: LossScaler
     metrics: Metrics
     num_classes: int
+    class_names: tuple[str, ...] | None
+    """By label, where the training set has names for them."""
     steps_per_epoch: int
     data_sets: dict[str, str]
     """What tells its data sets from others, on the main rank; see `describe_sets`."""
@@ -100,6 +114,8 @@ class Run:
     autocast: Callable[[], AbstractContextManager[object]]
     checkpoint_time: float
     """When a checkpoint was last written, or the run started, on the clock `time.monotonic`."""
+    flops_per_image: dict[Phase, float]
+    """Operations of the model for an image of each phase, forward and backward."""
     progress: Progress = field(default_factory=Progress)
     checkpoint_path: Path | None = None
     """The last good checkpoint in the folder."""
@@ -134,6 +150,14 @@ class Run:
         }
 
     @property
+    def peak_flops_per_second(self) -> float | None:
+        """What all devices together could do, where a table says it."""
+        if self.world.device.type != "cuda":
+            return None
+        peak = peak_flops_per_second(torch.cuda.get_device_name(self.world.device), self.dtype)
+        return None if peak is None else peak * self.world.world_size
+
+    @property
     def schedule_steps(self) -> int:
         """Steps that the learning-rate schedule spans."""
         return total_steps(self.config.epochs, self.steps_per_epoch)
@@ -162,34 +186,45 @@ def start_run(
         is_resumed: Leave the weights for a checkpoint to replace.
     """
     torch.manual_seed(config.seed)
-    torch.set_float32_matmul_precision("high")
+    choose_fast_kernels(world.device)
     steps_per_epoch = len(loader)
     metrics = Metrics(folder, is_main=world.is_main, num_steps=total_steps(config.epochs, steps_per_epoch))
+    dtype = dtype_of(config, world.device)
     model = build_placed_model(config, world, num_classes)
+    flops = {phase: flops_per_image(model, phase) for phase in phases_of(config)}
     if not is_resumed:
         set_initial_weights(model, config, loader, metrics)
-    optimizer = build_optimizer(model, config.optim)
-    torch.manual_seed(config.seed + world.rank)  # the same weights on every rank, but not the same dropped paths
+    if config.sync_batch_norm:
+        model = synchronize_batch_norm(model, world)
     half_life_steps = config.ema_half_life_epochs * steps_per_epoch
     ema = build_ema(model, half_life_steps=half_life_steps) if half_life_steps else None
-    compile_models(config, world.device, model, *([ema.module] if ema is not None else []))
-    dtype = torch.bfloat16 if computes_in_bf16(config, world.device) else torch.float32
+    models = [model, *([ema.module] if ema is not None else [])]
+    if config.parallel == "fsdp":
+        check_sharding(config, model, dtype, world)
+        for each in models:
+            shard(each, dtype=dtype, world=world)
+    optimizer = build_optimizer(model, config.optim)
+    torch.manual_seed(config.seed + world.rank)  # the same weights on every rank, but not the same dropped paths
+    compile_models(config, world.device, *models)
     return Run(
         config=config,
         world=world,
         folder=folder,
         model=model,
-        parallel_model=world.wrap(model),
+        parallel_model=model if is_sharded(model) else world.wrap(model),
         ema=ema,
         optimizer=optimizer,
+        scaler=LossScaler(model, optimizer, world.device, enabled=dtype == torch.float16),
         metrics=metrics,
         num_classes=num_classes,
+        class_names=training_classes(config.data.train, num_classes),
         steps_per_epoch=steps_per_epoch,
         data_sets=describe_sets(config) if world.is_main else {},
         dtype=dtype,
         compile_augment=compiles_augmentation(config, world.device),
         checkpoint_time=time.monotonic(),
-        autocast=partial(torch.autocast, world.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16),
+        autocast=partial(torch.autocast, world.device.type, dtype=dtype, enabled=dtype != torch.float32),
+        flops_per_image=flops,
     )
 
 
@@ -230,9 +265,11 @@ def compile_models(config: Config, device: torch.device, *models: nn.Module) -> 
     """Have torch.compile make each model's code when it is first called, if the config asks for it."""
     mode = resolve_compile(config, device)
     if mode is not None:
-        for model in models:
+        # What gathers the shares of a sharded model is not for torch.compile: there it has each block.
+        parts = [part for model in models for part in (units(model) if is_sharded(model) else [model])]
+        for part in parts:
             # The few resolutions of the phases get their own code; else torch would make the sizes variables.
-            model.compile(mode=mode, dynamic=False if config.phases else None)
+            part.compile(mode=mode, dynamic=False if config.phases else None)
 
 
 def resolve_compile(config: Config, device: torch.device) -> str | None:
@@ -266,12 +303,14 @@ def save_checkpoint(run: Run) -> None:
         FastvitError: The weights are no longer finite; the last checkpoint is as it was.
         OSError: On the main rank, when the disk is full: the checkpoints are as they were.
     """
+    average_batch_norm(run)
     random_states = checkpoint.random_states(run.world)
     state = {
         **_identity(run),
-        "model": run.model.state_dict(),
-        "ema": None if run.ema is None else run.ema.module.state_dict(),
-        "optimizer": run.optimizer.state_dict(),
+        "model": gathered(run.model.state_dict()),
+        "ema": None if run.ema is None else gathered(run.ema.module.state_dict()),
+        "optimizer": gathered(run.optimizer.state_dict()),
+        "scaler": run.scaler.state_dict(),
         "random_states": random_states,
     }
     _require_finite(run, state)
@@ -295,10 +334,17 @@ def save_best(run: Run) -> None:
         FastvitError: They are not finite.
         OSError: On the main rank, when the disk is full: the best weights are those before.
     """
-    state = {**_identity(run), "model": run.evaluated_model.state_dict()}
+    state = {**_identity(run), "model": gathered(run.evaluated_model.state_dict())}
     _require_finite(run, state)
     if run.world.is_main:
         checkpoint.save(run.folder / BEST, state)
+
+
+def average_batch_norm(run: Run) -> None:
+    """Have the ranks agree on the statistics of batch normalisation: before they are used, and before they are kept."""
+    average_statistics(run.model, run.world)
+    if run.ema is not None:
+        average_statistics(run.ema.module, run.world)
 
 
 def checkpoint_is_due(run: Run) -> bool:
@@ -325,7 +371,7 @@ def diverged(run: Run, what: str) -> FastvitError:
         what: What was seen, such as "the loss is nan".
     """
     gradients = [parameter.grad for parameter in run.model.parameters() if parameter.grad is not None]
-    norm = float(torch.nn.utils.get_total_norm(gradients))
+    norm = float(gathered(torch.nn.utils.get_total_norm(gradients)))
     last = f"the last good checkpoint is {run.checkpoint_path} of step {run.checkpoint_step}: add --resume auto"
     remedy = "there is no checkpoint yet" if run.checkpoint_path is None else last
     return FastvitError(
@@ -343,5 +389,7 @@ def _identity(run: Run) -> dict[str, Any]:
     return {
         "config": to_dict(run.config),
         "identity": run.identity,
+        "num_classes": run.num_classes,
+        "class_names": None if run.class_names is None else list(run.class_names),
         "progress": asdict(run.progress),
     }

@@ -2,14 +2,9 @@
 
 import errno
 import fcntl
-import importlib.metadata
 import json
 import os
-import platform
-import shlex
 import socket
-import subprocess
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +13,7 @@ from typing import Any
 
 from fastvit_train.config import Config
 from fastvit_train.config_json import to_dict
+from fastvit_train.presets import run_name
 from loaders.atomic_file import atomic_file, remove_leftovers
 from loaders.errors import FastvitError
 
@@ -30,7 +26,6 @@ __all__ = [
     "claim_folder",
     "find_checkpoints",
     "older_checkpoint",
-    "provenance",
     "remove_old_checkpoints",
     "save_config",
     "write_json",
@@ -81,7 +76,7 @@ def _make_folder(config: Config) -> tuple[Path, bool]:
         is_new = not config.out.exists()
         config.out.mkdir(parents=True, exist_ok=True)
         return config.out, is_new
-    name = (config.preset or config.arch).replace("/", "-")
+    name = run_name(config).replace("/", "-")
     number = 1
     while True:
         folder = _numbered(name, number)
@@ -160,22 +155,3 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write `values` to `path`, replacing it at once."""
     with atomic_file(path) as file:
         file.write(json.dumps(values, indent=2).encode() + b"\n")
-
-
-def provenance() -> dict[str, Any]:
-    """What was run and with what: command, commit (None outside a checkout) and versions."""
-    packages = ("fastvit", "torch", "torchvision", "timm", "numpy")
-    return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "commit": _commit(),
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in packages},
-    }
-
-
-def _commit() -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -4,8 +4,9 @@ import math
 from typing import NamedTuple
 
 from fastvit_train.config import Config, ScheduleConfig
+from loaders.errors import FastvitError
 
-__all__ = ["Phase", "lr_factor", "phase_of", "total_steps"]
+__all__ = ["Phase", "lr_factor", "phase_of", "phases_of", "total_steps"]
 
 
 class Phase(NamedTuple):
@@ -23,6 +24,11 @@ def phase_of(config: Config, epoch: int) -> Phase:
         if epoch < end * config.epochs - 1e-9:
             return Phase(resolution, patch_drop)
     return Phase(config.data.resolution, config.model.patch_drop)
+
+
+def phases_of(config: Config) -> set[Phase]:
+    """All phases of a run."""
+    return {phase_of(config, epoch) for epoch in range(math.ceil(config.epochs))}
 
 
 def total_steps(epochs: float, steps_per_epoch: int) -> int:
@@ -46,5 +52,11 @@ def lr_factor(config: ScheduleConfig, *, step: int, num_steps: int, steps_per_ep
     if step < warmup_steps:
         return config.start_fraction + (1 - config.start_fraction) * step / warmup_steps
     progress = min(1.0, (step - warmup_steps) / max(1, num_steps - warmup_steps))
-    remaining = 1 - progress if config.decay == "linear" else (1 + math.cos(math.pi * progress)) / 2
+    match config.decay:
+        case "linear":
+            remaining = 1 - progress
+        case "cosine":
+            remaining = (1 + math.cos(math.pi * progress)) / 2
+        case _:
+            raise FastvitError(f"schedule.decay must be cosine or linear, got {config.decay}")
     return config.end_fraction + (1 - config.end_fraction) * remaining

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastvit_train.augment import Augmented, augment
+from fastvit_train.augment import Augmented, Rows, augment
+from fastvit_train.batch_norm import frozen_statistics
 from fastvit_train.config import Config
 from fastvit_train.data import build_loaders, share_of_batch
-from fastvit_train.device import keep_freed_memory
-from fastvit_train.distributed import start_world, without_averaging
+from fastvit_train.device import keep_freed_memory, peak_memory
+from fastvit_train.device_clock import device_clock
+from fastvit_train.distributed import start_world
 from fastvit_train.evaluate import evaluate
 from fastvit_train.failure import explain_errors
 from fastvit_train.forecast import Forecast
@@ -25,8 +27,8 @@ from fastvit_train.prefetch import Prefetcher
 from fastvit_train.report import announce, report
 from fastvit_train.resume import resume
 from fastvit_train.run import (
-    Progress,
     Run,
+    average_batch_norm,
     checkpoint_is_due,
     diverged,
     save_best,
@@ -36,18 +38,23 @@ from fastvit_train.run import (
 from fastvit_train.run_folder import RESULT, claim_folder, find_checkpoints, save_config
 from fastvit_train.saving import check_saved, save_or_warn, stop_if_asked, stop_is_asked, stop_run
 from fastvit_train.schedule import lr_factor, phase_of
+from fastvit_train.sharding import without_averaging
+from fastvit_train.step_timer import Interval, StepTimer
+from fastvit_train.trackers import require_trackers, tracked
 from fastvit_train.watchdog import WatchedLoader
 from loaders import ImageLoader
 from loaders.atomic_file import clear_os_errors
 from loaders.errors import FastvitError
 
 __all__ = [
-    "Interval",
     "add_gradients",
     "add_gradients_of",
+    "add_nothing",
     "evaluate_if_due",
     "evaluation_is_due",
+    "images_per_rank",
     "log_interval",
+    "parts_of",
     "say_what_was_skipped",
     "train",
     "train_epoch",
@@ -66,8 +73,11 @@ def train(config: Config) -> dict[str, Any]:
         RunStopped: SIGTERM or SIGUSR1 came; the checkpoint is written.
     """
     started = time.perf_counter()
+    require_trackers(config.trackers)
     with ExitStack() as cleanup:
-        world = cleanup.enter_context(start_world(config.device))
+        # Longer than a batch is waited for: the rank whose loader stands still is to be the one that says so.
+        timeout_seconds = config.data.timeout_seconds + 600
+        world = cleanup.enter_context(start_world(config.device, timeout_seconds=timeout_seconds))
         if world.device.type == "cpu":
             keep_freed_memory()
         folder = world.from_main(lambda: cleanup.enter_context(claim_folder(config)))
@@ -82,15 +92,16 @@ def train(config: Config) -> dict[str, Any]:
         if world.is_main:
             save_config(folder, config)
         cleanup.enter_context(run.metrics)
+        cleanup.enter_context(tracked(run))
         announce(run)
-        forecast = Forecast(run)
+        forecast, timer = Forecast(run), StepTimer(device_clock(world.device))
         cleanup.enter_context(run.stop_signal)
         cleanup.enter_context(run.watchdog.watch(timeout_seconds=config.data.timeout_seconds, where=run.where))
         train_loader = WatchedLoader(train_loader, run.watchdog, config.data.train, use="training")
         val_loader = WatchedLoader(val_loader, run.watchdog, config.data.val, use="evaluation")
         while run.progress.step < run.last_step or evaluation_is_due(run):
             if not evaluation_is_due(run):  # else the run was stopped in it
-                train_epoch(run, train_loader, forecast)
+                train_epoch(run, train_loader, forecast, timer)
             stop_if_asked(run)
             evaluate_if_due(run, val_loader)
             if checkpoint_is_due(run):
@@ -101,18 +112,17 @@ def train(config: Config) -> dict[str, Any]:
         return result
 
 
-def train_epoch(run: Run, loader: ImageLoader, forecast: Forecast) -> None:
+def train_epoch(run: Run, loader: ImageLoader, forecast: Forecast, timer: StepTimer) -> None:
     """Train on the rest of the current epoch, or until the run's last step."""
     config, progress = run.config, run.progress
     run.model.train()
     phase = phase_of(config, progress.epoch)
     set_patch_drop(run.model, phase.patch_drop)
     loader.set_epoch(progress.epoch, resolution=phase.resolution, skip_batches=progress.batch)
-    totals, interval = Totals(run.world.device), Interval(progress)
-    batches = Prefetcher(loader, run.world.device)
-    waited_before = progress.wait_seconds
-    last = time.perf_counter()
-    for images, labels, index in batches:
+    totals, interval, first_batch = Totals(run.world.device), Interval(run), progress.batch
+    timer.start(progress, flops_per_image=run.flops_per_image[phase])
+    for images, labels, index in Prefetcher(loader, run.world.device, timer.clock):
+        timer.begin_step(*images.shape, phase.patch_drop)
         train_step(run, images, labels, index, totals)
         progress.step += 1
         progress.batch += 1
@@ -121,113 +131,146 @@ def train_epoch(run: Run, loader: ImageLoader, forecast: Forecast) -> None:
         stop_now = not ends and stop_is_asked(run)
         save_now = not ends and (stop_now or checkpoint_is_due(run))  # at the end it follows the evaluation
         log_now = ends or save_now or progress.step % config.log_every_steps == 0
-        wait_now = log_now or forecast.is_due(progress.step)
-        sums = run.world.sum(totals.sums().clone()).tolist() if wait_now else None  # waits for the device
-        now = time.perf_counter()
-        progress.train_seconds += now - last
-        progress.wait_seconds = waited_before + batches.wait_seconds
+        pause = log_now or forecast.is_due(progress.step)
+        if pause:
+            timer.stop()  # waits for the device
         forecast.update(run)
-        if log_now and sums is not None:
-            log_interval(run, interval, sums)
-            totals, interval = Totals(run.world.device), Interval(progress)
+        if log_now:
+            log_interval(run, interval, run.world.sum(totals.sums().clone()).tolist())
+            totals, interval = Totals(run.world.device), Interval(run)
         if progress.step == run.last_step:
             break
         if stop_now:
             stop_run(run)
         if save_now:
             save_or_warn(save_checkpoint, run)
-        last = time.perf_counter()
-    else:
-        if not progress.batch:
-            raise FastvitError(f"{config.data.train} gave no image to train on: {loader.skipped[0]}")
-        if progress.batch < run.steps_per_epoch:  # every sample of a batch was left out
-            sums = run.world.sum(totals.sums().clone()).tolist()
-            if sums[2]:
-                log_interval(run, interval, sums)
-            progress.batch = run.steps_per_epoch
-    say_what_was_skipped(run, loader)
+        if pause and not ends:
+            timer.start(progress, flops_per_image=run.flops_per_image[phase])
+    num_skipped, example = say_what_was_skipped(run, loader)
+    if num_skipped == run.steps_per_epoch * config.batch_size and not first_batch:
+        raise FastvitError(f"{config.data.train} gave no image to train on; {example}")
     if progress.batch == run.steps_per_epoch:
         progress.epoch += 1
         progress.batch = 0
 
 
-def say_what_was_skipped(run: Run, loader: ImageLoader) -> None:
-    """Count the samples that a loader left out of its epoch, with an example."""
-    if loader.skipped:
-        run.metrics.say(f"left out {len(loader.skipped)} samples, such as {loader.skipped[0]}")
+def say_what_was_skipped(run: Run, loader: ImageLoader) -> tuple[int, str]:
+    """Say how many samples the loaders of all ranks left out of their epoch, with an example; returns both."""
+    if run.config.data.on_error == "raise":
+        return 0, ""
+    of_ranks = run.world.gather((len(loader.skipped), list(loader.skipped[:1])))
+    num_skipped = sum(count for count, _ in of_ranks)
+    example = next((f"{sample.name}: {sample.reason}" for _, first in of_ranks for sample in first), "")
+    if num_skipped:
+        run.metrics.say(f"left out {num_skipped} sample{'s' if num_skipped > 1 else ''}, such as {example}")
+    return num_skipped, example
 
 
 def train_step(run: Run, images: Tensor, labels: Tensor, index: Tensor, totals: Totals) -> None:
-    """One optimizer step; nothing in it waits for the device."""
-    config, step = run.config, run.progress.step
-    generator = torch.Generator(run.world.device).manual_seed((config.seed << 40 ^ step << 12 ^ run.world.rank) % 2**63)
-    batch = augment(
-        images,
-        labels,
-        config.augment,
-        index=index,
-        epoch=run.progress.epoch,
-        num_classes=run.num_classes,
-        generator=generator,
-        dtype=run.dtype,
-        # A batch from which the loader left samples out is not worth compiling for.
-        compiled=run.compile_augment and len(images) == share_of_batch(config, run.world.world_size),
-    )
+    """One optimizer step; nothing in it waits for the device, but in float16 the look at the gradients.
+
+    A rank without images makes it with the others; without other ranks there is none to make.
+    """
+    config, world, step = run.config, run.world, run.progress.step
+    share = share_of_batch(config, world.world_size)
+    # A batch from which the loader left samples out is not worth compiling for.
+    is_whole = len(images) == share
+    if world.world_size == 1 and not len(images):
+        return
+    batch = Augmented(images.to(run.dtype), labels, labels)
+    if len(images):
+        batch = augment(
+            images,
+            labels,
+            config.augment,
+            index=index,
+            epoch=run.progress.epoch,
+            num_classes=run.num_classes,
+            generator=torch.Generator(world.device).manual_seed((config.seed << 40 ^ step << 12) % 2**63),
+            dtype=run.dtype,
+            rows=Rows(world.rank, world.rank * share, config.batch_size),
+            compiled=run.compile_augment and is_whole,
+        )
     factor = lr_factor(config.schedule, step=step, num_steps=run.schedule_steps, steps_per_epoch=run.steps_per_epoch)
     set_lr(run.optimizer, factor)
     run.model.zero_grad(set_to_none=True)  # not after the step: `diverged` looks at the gradients of the last one
-    add_gradients(run, batch, totals)
+    with nullcontext() if is_whole else torch.compiler.set_stance("force_eager"):
+        add_gradients(run, batch, totals)
+    run.scaler.unscale()
     clip_gradients(run.model, config.optim.clip_norm)
-    run.optimizer.step()
+    run.scaler.step()
     if run.ema is not None:
         run.ema.update(run.model, step=step + 1)
 
 
 def add_gradients(run: Run, batch: Augmented, totals: Totals) -> None:
     """Add up the gradients of a batch's mean loss, part by part as `accumulate` has it."""
-    parts = list(zip(*(whole.chunk(run.config.accumulate) for whole in batch), strict=True))
+    parts = parts_of(batch, run.config.accumulate)
+    mean_count = images_per_rank(run, len(batch.images))
     # What autocast makes of the weights lasts until the outermost one ends: all parts share it.
     with torch.autocast(run.world.device.type, enabled=False):
         for number, part in enumerate(parts, start=1):
             with nullcontext() if number == len(parts) else without_averaging(run.parallel_model):
-                add_gradients_of(Augmented(*part), run, share=len(part[0]) / len(batch.images), totals=totals)
+                if len(part.images):
+                    add_gradients_of(part, run, share=len(part.images) / mean_count, totals=totals)
+                else:
+                    add_nothing(part, run)
 
 
-def add_gradients_of(part: Augmented, run: Run, *, share: float, totals: Totals) -> None:
+def parts_of(batch: Augmented, count: int) -> list[Augmented]:
+    """Divide a batch into `count` parts, empty ones at the end where it has fewer images.
+
+    Every rank has as many parts, so that the ranks meet in each.
+    """
+    return [Augmented(*part) for part in zip(*(whole.tensor_split(count) for whole in batch), strict=True)]
+
+
+def images_per_rank(run: Run, count: int) -> float | Tensor:
+    """The mean number of images that a rank has in this step, of which it has `count` itself.
+
+    The gradients of the ranks are averaged: divided by this, each image counts the same, whatever its rank left out.
+    """
+    if run.config.data.on_error == "raise" or run.world.world_size == 1:  # then all have as many
+        return count
+    total = run.world.sum(torch.full((), count, dtype=torch.float32, device=run.world.device))
+    return (total / run.world.world_size).clamp(min=1 / run.world.world_size)
+
+
+def add_gradients_of(part: Augmented, run: Run, *, share: float | Tensor, totals: Totals) -> None:
     """Add the gradients of `share` times the mean loss of a part."""
     config = run.config
     with run.autocast():
         logits = run.parallel_model(part.images).float()
-        loss = classification_loss(logits, part.targets, kind=config.loss, label_smoothing=config.label_smoothing)
-    (loss * share).backward()  # type: ignore[no-untyped-call]
+        loss = classification_loss(
+            logits,
+            part.targets,
+            kind=config.loss,
+            label_smoothing=config.label_smoothing,
+            target_threshold=config.bce_target_threshold,
+        )
+    run.scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]
     totals.add(loss, logits, part.labels)
 
 
-class Interval:
-    """What has happened since its construction: for the figures of one log line."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._start = (progress.num_images, progress.train_seconds, progress.wait_seconds)
-
-    def rates(self) -> tuple[float, float]:
-        """Images per second of training time, and the share of it spent waiting for data."""
-        now = (self._progress.num_images, self._progress.train_seconds, self._progress.wait_seconds)
-        images, seconds, waited = (later - earlier for later, earlier in zip(now, self._start, strict=True))
-        return images / seconds, waited / seconds
+def add_nothing(part: Augmented, run: Run) -> None:
+    """Go through the model on a picture of nothing, for the other ranks: they wait for this rank's gradients."""
+    with frozen_statistics(run.model), run.autocast():
+        logits = run.parallel_model(part.images.new_zeros((1, *part.images.shape[1:]))).float()
+    (logits.sum() * 0).backward()
 
 
 def log_interval(run: Run, interval: Interval, sums: list[float]) -> None:
     """Log the training metrics since the last time.
 
     Raises:
-        FastvitError: The loss is no longer finite.
+        FastvitError: The loss is no longer finite, or in float16 the gradients.
     """
     loss_sum, hits, count = sums
     progress = run.progress
+    if not count:  # every sample since the last time was left out
+        return
     if not math.isfinite(loss_sum):
         raise diverged(run, f"the loss is {loss_sum}")
-    images_per_second, wait_fraction = interval.rates()
     run.metrics.log(
         "train",
         step=progress.step,
@@ -235,9 +278,11 @@ def log_interval(run: Run, interval: Interval, sums: list[float]) -> None:
         loss=loss_sum / count,
         accuracy=hits / count,
         lr=run.optimizer.param_groups[0]["lr"],
-        images_per_second=images_per_second,
-        data_wait_fraction=wait_fraction,
+        loss_scale=run.scaler.read_scale(),
+        **interval.rates()._asdict(),
+        **peak_memory(run.world.device),
         train_seconds=progress.train_seconds,
+        startup_seconds=progress.train_seconds - progress.steady_seconds,
     )
 
 
@@ -254,6 +299,7 @@ def evaluate_if_due(run: Run, loader: ImageLoader) -> None:
     if not evaluation_is_due(run):
         return
     start = time.perf_counter()
+    average_batch_norm(run)
     result = evaluate(
         run.evaluated_model,
         loader,

@@ -1,10 +1,12 @@
 """What every backend does in the same way: which epoch comes next, and what to say when something is wrong."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from loaders.config import LoaderConfig
 from loaders.contract import BadSample
@@ -56,3 +58,9 @@ class PlannedEpochs:
     def _planned(self) -> Iterator[NDArray[np.int64]]:
         """The samples of each batch of the epoch that `set_epoch` chose; `BatchPlan.images` has their indices."""
         return self._plan.batches(self._epoch, skip=self._skip_batches)
+
+    def _on_device(self, batches: Sequence[NDArray[np.int64]]) -> Iterator[Tensor]:
+        """The same indices on the config's device, copied at once: a copy waits for all that the device has to do."""
+        if batches:
+            indices = torch.from_numpy(np.concatenate(batches)).to(self._config.device)
+            yield from torch.split(indices, [len(batch) for batch in batches])

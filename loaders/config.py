@@ -1,13 +1,13 @@
 """What to load and how: the options that every backend takes."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from loaders.crop import Crop, Crops, Interpolation, crop_boxes, random_flips, random_shifts
-from loaders.errors import FastvitError
+from loaders.option_checks import check_types, require
 from loaders.order import BatchPlan, Order
 
 # torch takes seconds to import, which `fastvit-train --help` must not wait for: it is only named here.
@@ -90,29 +90,25 @@ class LoaderConfig:
     `resolution`: faster, but the pixels differ from those of a full decode."""
 
     def __post_init__(self) -> None:
-        if self.resolution < 1:
-            raise FastvitError(f"resolution must be positive, got {self.resolution}")
-        if not 0 <= self.seed < 2**64:
-            raise FastvitError(f"seed must lie in [0, 2^64), got {self.seed}")
-        if self.num_workers is not None and self.num_workers < 0:
-            raise FastvitError(f"num_workers must not be negative, got {self.num_workers}")
-        if self.interpolation not in get_args(Interpolation):
-            raise FastvitError(
-                f"interpolation must be {' or '.join(get_args(Interpolation))}, got {self.interpolation!r}"
-            )
-        if self.prefetch_batches < 1:
-            raise FastvitError(f"prefetch_batches must be positive, got {self.prefetch_batches}")
-        if not 0 < self.center_fraction <= 1:
-            raise FastvitError(f"center_fraction must lie in (0, 1], got {self.center_fraction}")
+        import torch
+
+        check_types(self)
+        require(isinstance(self.device, torch.device), "device", "be a torch.device", repr(self.device))
+        for name in ("resolution", "batch_size", "world_size", "prefetch_batches", "repeats"):
+            require(getattr(self, name) > 0, name, "be positive", getattr(self, name))
+        require(0 <= self.seed < 2**64, "seed", "lie in [0, 2^64)", self.seed)
+        require(0 <= self.rank < self.world_size, "rank", f"lie in [0, world_size={self.world_size})", self.rank)
+        require(self.num_workers is None or self.num_workers >= 0, "num_workers", "not be negative", self.num_workers)
+        require(0 < self.center_fraction <= 1, "center_fraction", "lie in (0, 1]", self.center_fraction)
         for name, (low, high) in {"area": self.area, "ratio": self.ratio}.items():
-            if not 0 < low <= high:
-                raise FastvitError(f"{name} must be a range of positive numbers, got ({low}, {high})")
-        if self.area[1] > 1:
-            raise FastvitError(f"area must end at 1 or below, got {self.area}")
-        if self.max_shift < 0 or (self.crop == "shift" and 2 * self.max_shift >= self.resolution):
-            raise FastvitError(
-                f"max_shift must lie in [0, {self.resolution / 2:g}), below half the resolution, got {self.max_shift}"
-            )
+            require(0 < low <= high, name, "be a range of positive numbers", (low, high))
+        require(self.area[1] <= 1, "area", "end at 1 or below", self.area)
+        require(
+            self.max_shift >= 0 and (self.crop != "shift" or 2 * self.max_shift < self.resolution),
+            "max_shift",
+            f"lie in [0, {self.resolution / 2:g}), below half the resolution",
+            self.max_shift,
+        )
 
     def crops(
         self, samples: NDArray[np.int64], *, heights: NDArray[np.int64], widths: NDArray[np.int64], epoch: int

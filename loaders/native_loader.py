@@ -1,4 +1,4 @@
-"""The `native` backend: our C++ engine over a `.beton` file, an ImageFolder or tar shards.
+"""The `native` backend: our C++ engine over a `.beton` file, an ImageFolder, tar shards or a list of files.
 
 Threads that live as long as the loader decode just the part of each JPEG that its crop needs, resize it while its rows
 come out of the decoder, and write it into batches that are used again and again. Python only says which samples come
@@ -7,7 +7,7 @@ next. `loaders/native/` is the engine; its headers tell how each step works.
 
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,7 +37,7 @@ class _Pending(NamedTuple):
 
 
 class NativeLoader(PlannedEpochs):
-    """An `ImageLoader` over a `.beton` file, an ImageFolder or tar shards.
+    """An `ImageLoader` over a `.beton` file, an ImageFolder, tar shards or a list of image files (without labels).
 
     EXIF orientation is ignored, as FFCV and torchvision do. What is no JPEG (the PNG files that some folders hold) is
     decoded by torchvision in this thread, slowly. Damage outside the part of an image that a crop needs goes unseen.
@@ -56,7 +56,7 @@ class NativeLoader(PlannedEpochs):
         >>> loader.close()
     """
 
-    def __init__(self, path: Path, config: LoaderConfig) -> None:
+    def __init__(self, path: Path | Sequence[Path], config: LoaderConfig) -> None:
         if not _native.uses_own_huffman_decoder:
             # Without stacklevel, so that the warning is always of this line and is shown once.
             warnings.warn(  # noqa: B028

@@ -16,7 +16,7 @@ from loaders.beton import Beton, ImageMode
 from loaders.errors import FastvitError
 from loaders.tar_shard import TarShard, find_shards, open_each
 
-__all__ = ["BetonRecords", "FolderRecords", "ImageRecords", "TarRecords", "open_records"]
+__all__ = ["BetonRecords", "FileRecords", "FolderRecords", "ImageRecords", "TarRecords", "open_records"]
 
 
 class ImageRecords(Protocol):
@@ -86,7 +86,35 @@ class BetonRecords:
         )
 
 
-class FolderRecords:
+class FileRecords:
+    """Image files in the order given, without labels: all have the label 0.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from loaders.records import FileRecords
+        >>> records = FileRecords([Path("photos/dog/9.jpg"), Path("photos/cat/0.jpg")])
+        >>> records.name(0), tuple(records.decode(0).shape)
+        ('photos/dog/9.jpg', (3, 120, 160))
+    """
+
+    def __init__(self, files: Sequence[Path | str]) -> None:
+        self._files = [str(file) for file in files]
+        self.labels = np.zeros(len(self._files), np.int64)
+
+    def decode(self, index: int) -> Tensor:
+        """See `ImageRecords.decode`."""
+        return _decode_rgb(read_file(self._files[index]))
+
+    def name(self, index: int) -> str:
+        """See `ImageRecords.name`."""
+        return self._files[index]
+
+    def native(self) -> _native.Records:
+        """See `ImageRecords.native`."""
+        return _native.file_records(self._files)
+
+
+class FolderRecords(FileRecords):
     """The images of a folder with one sub-folder per class, numbered as torchvision's ImageFolder does.
 
     Raises:
@@ -105,20 +133,8 @@ class FolderRecords:
             samples = ImageFolder(path).samples
         except FileNotFoundError as error:
             raise FastvitError(f"{path} is not an ImageFolder (CLASS/IMAGE.jpg below it): {error}") from error
-        self._files: list[str] = [file for file, _ in samples]
+        super().__init__([file for file, _ in samples])
         self.labels = np.array([label for _, label in samples], dtype=np.int64)
-
-    def decode(self, index: int) -> Tensor:
-        """See `ImageRecords.decode`."""
-        return _decode_rgb(read_file(self._files[index]))
-
-    def name(self, index: int) -> str:
-        """See `ImageRecords.name`."""
-        return self._files[index]
-
-    def native(self) -> _native.Records:
-        """See `ImageRecords.native`."""
-        return _native.file_records(self._files)
 
 
 class TarRecords:
@@ -165,8 +181,8 @@ class TarRecords:
         return shard, index - int(self._ends[part]) + len(shard.labels)
 
 
-def open_records(path: Path) -> ImageRecords:
-    """Open a `.beton` file, an ImageFolder or tar shards; `find_shards` says which paths name the last.
+def open_records(path: Path | Sequence[Path]) -> ImageRecords:
+    """Open a `.beton` file, an ImageFolder, tar shards (`find_shards` says which paths name them) or a list of files.
 
     Raises:
         FastvitError: `path` is missing, damaged, or holds no images.
@@ -181,6 +197,8 @@ def open_records(path: Path) -> ImageRecords:
         [0 0 0 0 0 1 1 1 1 1] (3, 120, 160)
         [0 0 0 0 0 1 1 1 1 1] (3, 120, 160)
     """
+    if not isinstance(path, Path):
+        return FileRecords(path)
     if shards := find_shards(path):
         return TarRecords(shards)
     return FolderRecords(path) if path.is_dir() else BetonRecords(path)

@@ -49,17 +49,18 @@ class ResidentLoader(PlannedEpochs):
             raise BadSampleError(next(iter(self._bad.values())))
         self._images: Tensor | None = images.to(config.device)
         self._labels = torch.from_numpy(records.labels).to(config.device)
-        self._device = config.device
 
     def __iter__(self) -> Iterator[Batch]:
         if self._images is None:
             raise loader_closed()
         resolution, interpolation = self._config.resolution, InterpolationMode(self._config.interpolation)
-        for indices in map(self._plan.images, self._planned()):
-            if self._bad:
-                self.skipped.extend(self._bad[index] for index in indices.tolist() if index in self._bad)
-                indices = indices[[index not in self._bad for index in indices.tolist()]]
-            index = torch.from_numpy(indices).to(self._device)
+        planned = [self._plan.images(samples) for samples in self._planned()]
+        good = planned
+        if self._bad:
+            good = [batch[[index not in self._bad for index in batch.tolist()]] for batch in planned]
+        for batch, index in zip(planned, self._on_device(good), strict=True):
+            if len(index) < len(batch):
+                self.skipped.extend(self._bad[index] for index in batch.tolist() if index in self._bad)
             images = self._images.index_select(0, index).permute(0, 3, 1, 2)
             if images.shape[2:] != (resolution, resolution):
                 images = transforms.resize(images, [resolution, resolution], interpolation, antialias=True)

@@ -42,9 +42,8 @@ class SyntheticLoader(PlannedEpochs):
             raise loader_closed()
         if self._images.shape[2:] != (self._config.resolution, self._config.resolution):
             self._images = self._noise()
-        for indices in map(self._plan.images, self._planned()):
-            index = torch.from_numpy(indices).to(self._config.device)
-            yield Batch(self._images[: len(indices)], self._labels[index], index)
+        for index in self._on_device([self._plan.images(samples) for samples in self._planned()]):
+            yield Batch(self._images[: len(index)], self._labels[index], index)
             if self._images is None:
                 raise epoch_ended()
 

@@ -1,11 +1,12 @@
 """Small runs that tests train, and the weights that they leave."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
 import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from torch import nn
 from fastvit_train import checkpoint
 from fastvit_train.config import AugmentConfig, Config, DataConfig, OptimConfig, ScheduleConfig
 from fastvit_train.config_json import to_dict
+from loaders import BadSample, Batch, ImageLoader
 
 TINY = "timm/test_vit"  # timm's own model for tests: 0.4 M parameters
 
@@ -42,6 +44,31 @@ def tiny_run(out: Path, data: DataConfig) -> Config:
         optim=OptimConfig(lr=3e-3),
         schedule=ScheduleConfig(warmup_epochs=1),
     )
+
+
+class LeavingOut:
+    """A loader that leaves some samples of another one out, as `on_error skip` does, even all of a batch."""
+
+    def __init__(self, loader: ImageLoader, samples: set[int]) -> None:
+        self._loader = loader
+        self._samples = torch.tensor(sorted(samples), dtype=torch.int64)
+        self.skipped: list[BadSample] = []
+
+    def set_epoch(self, epoch: int, **options: int | None) -> None:
+        self._loader.set_epoch(epoch, **options)
+        self.skipped = []
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._loader:
+            bad = torch.isin(batch.index, self._samples)
+            self.skipped.extend(BadSample(index, f"record {index}", "noise") for index in batch.index[bad].tolist())
+            yield Batch(*(part[~bad] for part in batch))
+
+    def close(self) -> None:
+        self._loader.close()
 
 
 def tiny_cifar_vit(*, num_classes: int, resolution: int, any_resolution: bool = False, **options: object) -> nn.Module:
@@ -110,3 +137,26 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 def same(mine: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     """Whether two models have the same weights, bit by bit."""
     return mine.keys() == other.keys() and all(torch.equal(mine[name], other[name]) for name in mine)
+
+
+def names_of(config: object, prefix: str = "") -> Iterator[str]:
+    """The dotted names of a config's options."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from names_of(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name
+
+
+def replaced(config: Any, options: dict[str, Any]) -> Any:
+    """The config with other values of the options, which have dotted names."""
+    tree: dict[str, Any] = {}
+    for name, value in options.items():
+        section, _, rest = name.partition(".")
+        tree.setdefault(section, {})[rest] = value
+    values = {
+        section: inner[""] if "" in inner else replaced(getattr(config, section), inner)
+        for section, inner in tree.items()
+    }
+    return dataclasses.replace(config, **values)

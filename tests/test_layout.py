@@ -41,6 +41,9 @@ COMMANDS = {
     "tools.write_dali",
     "tools.write_ffcv",
     "fastvit_train.cli",
+    "fastvit_train.commands.eval",
+    "fastvit_train.commands.export",
+    "fastvit_train.commands.predict",
     "benchmarks.cli",
 }
 # Compiled modules: they have no source to read here.

@@ -13,12 +13,13 @@ import tyro
 
 from loaders.atomic_file import atomic_file
 from loaders.beton import Beton, BetonStream, EncodedImage, ImageMode
+from loaders.companions import card_path, record_list_path
 from loaders.errors import FastvitError
 from tools._command import run_command
 from tools.convert.partial_beton import FIELDS
 from tools.convert.progress import Advance, conversion_progress
-from tools.listings.card import Card, card_path, read_card
-from tools.listings.record_list import SkippedLine, format_line, read_record_list, record_list_path
+from tools.listings.card import Card, read_card
+from tools.listings.record_list import SkippedLine, format_line, read_record_list
 
 __all__ = ["Merge", "main", "merge"]
 

@@ -14,6 +14,7 @@ import numpy as np
 import tyro
 
 from loaders.beton import Beton
+from loaders.companions import card_path, record_list_path
 from loaders.cpus import usable_cpus
 from loaders.errors import FastvitError
 from loaders.tar_shard import TarShard, find_shards, open_each
@@ -28,8 +29,6 @@ from tools.convert.read_back import (
     load_record_list,
     read_back,
 )
-from tools.listings.card import card_path
-from tools.listings.record_list import record_list_path
 
 __all__ = ["CardCounts", "FileSet", "Report", "Verify", "find_sets", "main", "verify"]
 

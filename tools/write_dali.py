@@ -13,6 +13,7 @@ from typing import Literal
 import tyro
 
 from loaders.atomic_file import atomic_file
+from loaders.companions import record_list_path
 from loaders.errors import FastvitError
 from tools._command import run_command
 from tools.convert.claim import INTERRUPTED, claim, locked
@@ -23,7 +24,7 @@ from tools.convert.options import ConversionOptions, part_path
 from tools.convert.outcome import Outcome, describe
 from tools.convert.progress import Advance, conversion_progress
 from tools.listings.card import Card
-from tools.listings.record_list import RecordLine, SkippedLine, format_line, read_record_list, record_list_path
+from tools.listings.record_list import RecordLine, SkippedLine, format_line, read_record_list
 from tools.shards.format import ImageExtension, ShardFormat
 from tools.shards.writer import SHARD_FORMATS, ShardWriter
 

@@ -104,8 +104,10 @@ def kornia_batches(job: AugmentJob) -> Batches:
     moments = (job.config.mean, job.config.std)
     mean, std = (torch.tensor(values, device=job.device)[:, None, None] for values in moments)
 
+    images = job.images.to(job.device)
+
     def batches(number: int) -> Iterator[Tensor]:
         for _ in range(number):
-            yield (policy(job.images.to(job.device).float() / 255) - mean) / std
+            yield (policy(images.float() / 255) - mean) / std
 
     return batches

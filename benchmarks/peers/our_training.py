@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.peers.matmuls import record_matmuls
-from fastvit_train.config import Config
+from fastvit_train.config import Config, DataConfig
 from fastvit_train.data import build_loaders
 from fastvit_train.device import keep_freed_memory
 from fastvit_train.distributed import start_world
@@ -26,7 +26,11 @@ __all__ = ["Loading", "Matmuls", "Training", "on_noise"]
 
 def on_noise(config: Config) -> Config:
     """The same run on noise that is in memory."""
-    return replace(config, data=replace(config.data, backend="synthetic"))
+    data = config.data  # of whose options noise has no use for any that says how an image is made
+    noise = DataConfig(
+        backend="synthetic", train=data.train, val=data.val, resolution=data.resolution, order=data.order
+    )
+    return replace(config, data=noise)
 
 
 class Training:

@@ -16,8 +16,19 @@ from fastvit_train.augment.mixing import ERASED, Mixing, draw_erased, draw_mixin
 from fastvit_train.augment.ops import channels, pack
 from fastvit_train.augment.policies import Jitter, Layer, apply_jitter, apply_layers, draw_jitter, draw_layers
 from fastvit_train.config import AugmentConfig
+from loaders.errors import FastvitError
 
-__all__ = ["Augmentation", "Augmented", "apply", "augment", "compiled_apply", "draw", "flip_and_shift", "normalize"]
+__all__ = [
+    "Augmentation",
+    "Augmented",
+    "Rows",
+    "apply",
+    "augment",
+    "compiled_apply",
+    "draw",
+    "flip_and_shift",
+    "normalize",
+]
 
 
 class Augmentation(NamedTuple):
@@ -37,32 +48,62 @@ class Augmentation(NamedTuple):
     """What comes from another sample."""
 
 
+class Rows(NamedTuple):
+    """Which rows of the batch over all ranks a rank has: those from `first` on."""
+
+    rank: int
+    first: int
+    total: int
+    """Rows of all ranks."""
+
+
 def draw(
-    config: AugmentConfig, *, index: Tensor, resolution: int, epoch: int, generator: torch.Generator
+    config: AugmentConfig,
+    *,
+    index: Tensor,
+    resolution: int,
+    epoch: int,
+    generator: torch.Generator,
+    rows: Rows | None = None,
 ) -> Augmentation:
     """Draw the parameters for the samples `index` (int64 [b]) on the device of `index` and `generator`.
+
+    Every rank draws for the rows of all ranks and takes its own, so that a sample gets the same on any number of them.
+    Only the operations of a policy, which are dealt out evenly to the samples of a rank, are drawn by each rank.
 
     An alternating flip mirrors one half of the dataset in even epochs and the other half in odd ones, so that two
     epochs show every image both ways (source: arXiv 2404.00498).
     """
     num_samples, device = len(index), index.device
-    if config.flip == "alternating":
-        mixed = index * 0x9E3779B1  # hashed twice, so that the halves don't follow how the dataset is sorted
-        mixed = (mixed ^ (mixed >> 16)) * 0x85EBCA6B
-        flip = ((mixed >> 20) & 1) == epoch % 2
-    elif config.flip == "random":
-        flip = torch.randint(2, (num_samples,), generator=generator, device=device, dtype=torch.bool)
-    else:
-        flip = torch.zeros(num_samples, device=device, dtype=torch.bool)
-    shift = torch.randint(-config.shift, config.shift + 1, (num_samples, 2), generator=generator, device=device)
-    shape = (num_samples, resolution, resolution)
+    rank, first, total = rows or Rows(0, 0, num_samples)
+    own = slice(first, first + num_samples)
+    match config.flip:
+        case "alternating":
+            mixed = index * 0x9E3779B1  # hashed twice, so that the halves don't follow how the dataset is sorted
+            mixed = (mixed ^ (mixed >> 16)) * 0x85EBCA6B
+            flip = ((mixed >> 20) & 1) == epoch % 2
+        case "random":
+            flip = torch.randint(2, (total,), generator=generator, device=device, dtype=torch.bool)[own]
+        case "none":
+            flip = torch.zeros(num_samples, device=device, dtype=torch.bool)
+        case _:
+            raise FastvitError(f"augment.flip must be none, random or alternating, got {config.flip}")
+    shift = torch.randint(-config.shift, config.shift + 1, (total, 2), generator=generator, device=device)[own]
+    shape = (total, resolution, resolution)
+    layers = draw_layers(config, shape, generator)
+    if num_samples < total:  # what was drawn for all has brought `generator` to where it is on one rank
+        of_rank = torch.Generator(device).manual_seed(generator.initial_seed() ^ (rank + 1))
+        layers = draw_layers(config, (num_samples, resolution, resolution), of_rank)
+    jitter = draw_jitter(config.color_jitter, total, generator)
+    erased = draw_erased(config.erasing_probability, shape, generator)
+    mixing = draw_mixing(config, shape, generator)
     return Augmentation(
         flip,
         shift,
-        draw_layers(config, shape, generator),
-        draw_jitter(config.color_jitter, num_samples, generator),
-        draw_erased(config.erasing_probability, shape, generator),
-        draw_mixing(config, shape, generator),
+        layers,
+        None if jitter is None else Jitter(*(drawn[own] for drawn in jitter)),
+        None if erased is None else erased[own],
+        None if mixing is None else Mixing(*(drawn[own] for drawn in mixing)),
     )
 
 
@@ -168,6 +209,7 @@ def augment(
     num_classes: int,
     generator: torch.Generator,
     dtype: torch.dtype,
+    rows: Rows | None = None,
     compiled: bool = False,
 ) -> Augmented:
     """Draw and apply the augmentation of a batch.
@@ -181,9 +223,10 @@ def augment(
         num_classes: Length of mixed targets.
         generator: On the device of the images; all randomness comes from it.
         dtype: Of the resulting images.
+        rows: Where they are in the batch over all ranks; they are all of it when not given.
         compiled: Compile what is applied, again for every shape.
     """
-    augmentation = draw(config, index=index, resolution=images.shape[-1], epoch=epoch, generator=generator)
+    augmentation = draw(config, index=index, resolution=images.shape[-1], epoch=epoch, generator=generator, rows=rows)
     transform = compiled_apply() if compiled else apply
     inputs = transform(images, augmentation, config, dtype)
     if augmentation.mixing is None:

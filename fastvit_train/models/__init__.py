@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ from fastvit_train.models.resnet_fast import ResNetFast
 from fastvit_train.models.vit_start import start_vit
 from loaders.errors import FastvitError
 
-__all__ = ["MODELS", "build_model", "classifier_names", "set_patch_drop"]
+__all__ = ["MODELS", "build_model", "classifier_names", "set_patch_drop", "timm_equivalent"]
 
 _SHORT_NAMES = {
     "resnet18": "resnet18",
@@ -64,20 +65,16 @@ def _resnet_cifar(
     return model
 
 
+# What makes timm's `vit_small_patch16_224` the small ViT for small images.
+_VIT_SMALL_CIFAR = {"patch_size": 4, "embed_dim": 384, "depth": 6, "num_heads": 6, "mlp_ratio": 4}
+
+
 def _vit_small_cifar(
     *, num_classes: int, resolution: int, any_resolution: bool = False, **options: object
 ) -> nn.Module:
     """The small ViT of the reference experiments: 6 layers, 6 heads, dim 384, MLP 1536, patch 4; 10.7 M parameters."""
     model: nn.Module = timm.models.VisionTransformer(
-        img_size=resolution,
-        patch_size=4,
-        embed_dim=384,
-        depth=6,
-        num_heads=6,
-        mlp_ratio=4,
-        num_classes=num_classes,
-        dynamic_img_size=any_resolution,
-        **options,
+        img_size=resolution, num_classes=num_classes, dynamic_img_size=any_resolution, **_VIT_SMALL_CIFAR, **options
     )
     return model
 
@@ -162,6 +159,25 @@ def _options(config: ModelConfig, phases: Sequence[tuple[float, int, float]]) ->
     if config.qk_norm:
         options["qk_norm"] = True
     return options
+
+
+def timm_equivalent(arch: str, *, resolution: int, config: ModelConfig) -> tuple[str, dict[str, Any]] | None:
+    """The model of timm that takes a trained model's weights and computes the same.
+
+    Returns:
+        Its name and arguments for `timm.create_model`, besides the number of classes; None where timm has no such
+        model.
+    """
+    # Dropped paths and patches are of the training alone.
+    arguments = _options(replace(config, drop_path=0.0, patch_drop=0.0), ())
+    if arch == "vit_small_cifar":
+        return "vit_small_patch16_224", {**_VIT_SMALL_CIFAR, "img_size": resolution, **arguments}
+    name = _SHORT_NAMES.get(arch, arch.removeprefix(_TIMM_PREFIX))
+    if name == arch:
+        return None
+    if timm.get_pretrained_cfg_value(name, "fixed_input_size"):
+        arguments["img_size"] = resolution
+    return name, arguments
 
 
 def set_patch_drop(model: nn.Module, share: float) -> None:

@@ -99,10 +99,12 @@ def _zero_residuals(model: VisionTransformer) -> None:
 
 
 def _keep_residuals_in_bf16(model: VisionTransformer) -> None:
-    """Round the sum of patches and positions, in float32 as the positions are, to what autocast computes in."""
+    """Round the sum of patches and positions, in float32 as the positions are, to bf16 under autocast to it."""
     model.norm_pre.register_forward_hook(_round_as_autocast)
 
 
 def _round_as_autocast(module: nn.Module, inputs: object, output: Tensor) -> Tensor:  # noqa: ARG001 - a hook's
     kind = output.device.type
-    return output.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else output
+    # Not to float16, which a sum over all blocks may leave.
+    in_bf16 = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16
+    return output.bfloat16() if in_bf16 else output

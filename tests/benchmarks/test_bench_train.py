@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from benchmarks.bench_train import CONTENDERS, BenchTrain, flops_per_image
+from benchmarks.bench_train import CONTENDERS, BenchTrain, model_flops_per_image
 from benchmarks.cli import main
 from fastvit_train.models import MODELS
 from runs import tiny_cifar_vit
@@ -58,12 +58,12 @@ def test_timms_bf16_is_left_out_where_it_takes_minutes(monkeypatch, has_matmul):
 
 def test_flops_are_those_of_the_phase():
     """A multiply-add is two; the backward pass takes twice the forward one, less the gradient of the pixels."""
-    last = flops_per_image(BenchTrain(at=1))
+    last = model_flops_per_image(BenchTrain(at=1))
     tokens, dim = 64, 384
     per_block = 2 * tokens * 12 * dim**2 + 4 * tokens**2 * dim
     patches, head = 2 * tokens * 48 * dim, 2 * dim
     assert last == pytest.approx(3 * (6 * per_block + head) + 2 * patches, rel=1e-6)
-    assert flops_per_image(BenchTrain(at=0)) < 0.3 * last
+    assert model_flops_per_image(BenchTrain(at=0)) < 0.3 * last
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from benchmarks.bench_convert import BenchConvert
 from benchmarks.bench_loader import BenchLoader
 from benchmarks.bench_train import BenchTrain
 from fastvit_train.cli import parse
+from fastvit_train.commands.options import COMMANDS
 from fastvit_train.config import Config
 from fastvit_train.config_json import to_dict
 from tools.get_cifar10 import GetCifar10
@@ -49,6 +50,8 @@ def check(words: list[str]) -> None:
         ValueError: A value is not usable.
     """
     match words:
+        case ["fastvit-train", name, *options] if name in COMMANDS:
+            tyro.cli(COMMANDS[name], args=options)
         case ["fastvit-train", *options] | ["torchrun", _, _, "-m", "fastvit_train.cli", *options]:
             parse(options)
         case ["fastvit-data", name, *options]:
@@ -102,5 +105,7 @@ def test_named_targets_exist(page) -> None:
 @cache
 def all_options() -> set[str]:
     """The names of the options that tyro makes of our configs."""
-    parsers = [tyro.extras.get_parser(config) for config in (Config, *DATA.values(), *BENCH.values())]
+    parsers = [
+        tyro.extras.get_parser(config) for config in (Config, *COMMANDS.values(), *DATA.values(), *BENCH.values())
+    ]
     return {name for parser in parsers for action in parser._actions for name in action.option_strings}

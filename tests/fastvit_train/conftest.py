@@ -1,8 +1,10 @@
 """A run that tests change, and one that is trained once for all of them."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+import torch.distributed as dist
 
 from fastvit_train.config import Config, DataConfig
 from fastvit_train.train import train
@@ -34,6 +36,14 @@ def config(tmp_path, data_sets, monkeypatch) -> Config:
     """A run that is not trained yet, in the test's folder; without the picture of its curves, which takes longest."""
     monkeypatch.setattr("fastvit_train.report.plot_run", lambda folder: folder / "curves.png")
     return tiny_run(tmp_path / "run", data_sets)
+
+
+@pytest.fixture
+def group() -> Iterator[None]:
+    """A process group of this process alone: with it, models are wrapped and sharded as on many ranks."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
 
 
 @pytest.fixture

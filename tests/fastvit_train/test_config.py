@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from fastvit_train.config import AugmentConfig
+from fastvit_train.config import AugmentConfig, Config
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,8 @@ from fastvit_train.config import AugmentConfig
 def test_augmentation_out_of_range_is_refused(changes, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         AugmentConfig(**changes)
+
+
+def test_a_target_threshold_leaves_nothing_of_label_smoothing():
+    with pytest.raises(ValueError, match=r"label_smoothing must be 0 with bce_target_threshold, got 0\.1"):
+        Config(loss="bce", bce_target_threshold=0.2, label_smoothing=0.1)

@@ -1,5 +1,6 @@
 """The run's two loaders: what of the config reaches them, and data sets that are refused."""
 
+import json
 from dataclasses import fields, replace
 
 import numpy as np
@@ -7,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from fastvit_train.cli import parse
 from fastvit_train.config import Config, DataConfig
-from fastvit_train.data import build_loaders
+from fastvit_train.data import build_loaders, share_of_batch, training_classes
 from fastvit_train.distributed import World
 from loaders import LoaderConfig
 from loaders.beton import EncodedImage, ImageMode
@@ -74,6 +76,32 @@ def test_no_option_of_the_loaders_is_left_out():
     assert shared == LOADED.keys()
 
 
+@pytest.mark.parametrize("name", ["resnet50", "vit_b16", "resnet50_cifar"])
+def test_any_number_of_ranks_trains_the_same_recipe(name):
+    """The ranks share the batch: nothing else of the recipe knows how many they are."""
+    alone = parse(["--arch", name])
+    for num_ranks in (1, 2, 4, 8):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("WORLD_SIZE", str(num_ranks))  # as torchrun has it
+            config = parse(["--arch", name])
+        assert config == alone
+        assert share_of_batch(config, num_ranks) * num_ranks == alone.batch_size
+
+
+def test_each_rank_loads_its_share_of_the_batch(large_jpegs, monkeypatch):
+    seen = []
+    monkeypatch.setattr("fastvit_train.data.build_loader", lambda backend, path, config: seen.append(config))
+    data = DataConfig(train=large_jpegs, val=large_jpegs)
+    build_loaders(Config(batch_size=96, data=data), World(rank=3, world_size=8, device=torch.device("cpu")))
+    assert [(config.batch_size, config.rank, config.world_size) for config in seen] == [(12, 3, 8)] * 2
+
+
+def test_a_batch_that_ranks_and_parts_cannot_share_is_refused():
+    message = r"batch_size 96 .* multiple of 8 devices x accumulate 8; change one of them"
+    with pytest.raises(ValueError, match=message):
+        share_of_batch(Config(batch_size=96, accumulate=8), 8)
+
+
 def test_validation_data_with_other_classes_is_refused(data_sets, make_set):
     other = make_set("other.beton", 30, num_classes=7).path
     with pytest.raises(ValueError, match="has 7 classes, but .* has 4"):
@@ -86,3 +114,14 @@ def test_negative_labels_are_refused(data_sets, write_images, tmp_path):
     write_images(tmp_path / "negative.beton", records, np.array([0, -1, 2]))
     with pytest.raises(ValueError, match=r"negative\.beton: record 1 has label -1; labels count from 0"):
         build_loaders(Config(data=replace(data_sets, train=tmp_path / "negative.beton")), ALONE)
+
+
+def test_the_names_of_the_classes_come_from_the_card(own_data):
+    path = own_data.data.train
+    assert training_classes(path, 4) is None
+    card = path.with_name(path.name + ".json")
+    card.write_text(json.dumps({"class_names": ["a", "b", "c", "d", "no image has it"]}))
+    assert training_classes(path, 4) == ("a", "b", "c", "d")
+    card.write_text(json.dumps({"class_names": ["a", "b", "c"]}))
+    with pytest.raises(ValueError, match=r"train\.beton has labels up to 3, but its card names 3 classes"):
+        training_classes(path, 4)

@@ -20,11 +20,27 @@ def test_the_processors_features_decide():
     assert device.has_bf16_matmul(CPU) == bool({"avx512_bf16", "amx_tile"} & features)
 
 
-@pytest.mark.parametrize("has_matmul", [True, False])
-def test_auto_takes_bf16_where_it_is_fast(monkeypatch, has_matmul):
+@pytest.mark.parametrize(
+    ("kind", "has_matmul", "automatic"),
+    [
+        ("cpu", True, torch.bfloat16),
+        ("cpu", False, torch.float32),
+        ("cuda", True, torch.bfloat16),
+        ("cuda", False, torch.float16),
+    ],
+)
+def test_auto_takes_bf16_where_it_is_fast_and_else_what_the_device_is_good_at(monkeypatch, kind, has_matmul, automatic):
     monkeypatch.setattr(device, "has_bf16_matmul", lambda _: has_matmul)
-    chosen = {name: device.computes_in_bf16(Config(precision=name), CPU) for name in ("auto", "bf16", "fp32")}
-    assert chosen == {"auto": has_matmul, "bf16": True, "fp32": False}
+    names = ("auto", "bf16", "fp16", "fp32")
+    chosen = {name: device.dtype_of(Config(precision=name), torch.device(kind)) for name in names}
+    assert chosen == {"auto": automatic, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_cudnn_times_its_convolutions_on_cuda(monkeypatch, kind):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    device.choose_fast_kernels(torch.device(kind))
+    assert torch.backends.cudnn.benchmark == (kind == "cuda")
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told so")

@@ -74,7 +74,8 @@ def test_predictions_are_averaged_over_the_views(averaging):
     for mine, wanted in zip(model.seen, expected, strict=True):
         torch.testing.assert_close(mine, wanted / 255, atol=1e-6, rtol=0)
     logits = torch.stack([Watching()(view / 255) for view in expected])
-    correct = [rows.argmax(dim=1) == torch.tensor([0, 1, 0]) for rows in (logits[0], logits.sum(dim=0))]
+    weights = torch.tensor([2.0, 2, 1, 1, 1, 1])[: len(expected), None, None]
+    correct = [rows.argmax(dim=1) == torch.tensor([0, 1, 0]) for rows in (logits[0], (weights * logits).sum(dim=0))]
     assert result.top1 == pytest.approx(correct[0].float().mean().item())
     assert result.num_images == 3
     if averaging == "none":
@@ -83,6 +84,42 @@ def test_predictions_are_averaged_over_the_views(averaging):
         assert result.top1_averaged == pytest.approx(correct[1].float().mean().item())
         assert result.top1_averaged < result.top1
     assert not model.training
+
+
+class Scripted(nn.Module):
+    """Answers its calls with one set of logits after the other, all in the same memory, as a CUDA graph does."""
+
+    def __init__(self, answers: Tensor) -> None:
+        super().__init__()
+        self._answers = iter(answers)
+        self._memory = torch.empty_like(answers[0])
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self._memory.copy_(next(self._answers))
+
+
+def airbenchs_mean(logits: Tensor) -> Tensor:
+    """The mean over the views [6, b, classes] in our order, as airbench's infer_mirror_translate has it."""
+    plain, down, up = (0.5 * logits[first] + 0.5 * logits[first + 1] for first in (0, 2, 4))
+    return 0.5 * plain + 0.5 * torch.stack([down, up]).mean(0)
+
+
+def test_the_views_have_airbenchs_weights():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(6, 300, 3, generator=generator)
+    labels = torch.randint(3, (300,), generator=generator)
+    result = evaluate(
+        Scripted(logits),
+        Images(torch.zeros(300, 3, 8, 8, dtype=torch.uint8), labels.tolist()),
+        Config(eval_averaging="flip_shift"),
+        world=ALONE,
+        dtype=torch.float32,
+        autocast=nullcontext(),
+    )
+    weighted, equal = ((mean.argmax(dim=1) == labels).sum() for mean in (airbenchs_mean(logits), logits.mean(dim=0)))
+    assert weighted != equal, "the weights make a difference"
+    assert result.top1_averaged * 300 == pytest.approx(weighted.item())
+    assert result.top1 * 300 == pytest.approx((logits[0].argmax(dim=1) == labels).sum().item())
 
 
 def test_averaging_leaves_the_plain_accuracy_as_it_is(trained, config):

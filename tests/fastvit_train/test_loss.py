@@ -22,6 +22,28 @@ def test_binary_cross_entropy_is_timms(logits, smoothing):
     torch.testing.assert_close(ours, BinaryCrossEntropy(smoothing=smoothing)(logits, LABELS))
 
 
+@pytest.mark.parametrize("threshold", [0.0, 0.2, 0.5])
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.21, 0.5, 0.9])
+@pytest.mark.parametrize("mixed", [True, False])
+def test_a_target_threshold_is_timms(logits, threshold, share, mixed):
+    first, second = F.one_hot(LABELS, 5).float(), F.one_hot(LABELS.flip(0), 5).float()
+    targets = share * first + (1 - share) * second if mixed else LABELS
+    ours = classification_loss(logits, targets, kind="bce", label_smoothing=0.0, target_threshold=threshold)
+    timms = BinaryCrossEntropy(smoothing=0.0, target_threshold=threshold)
+    torch.testing.assert_close(ours, timms(logits, targets))
+    kept = classification_loss(logits, targets, kind="bce", label_smoothing=0.0)
+    assert mixed == (not torch.allclose(ours, kept)), "whole targets are 0 and 1 already"
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 0.9, 0.99])
+def test_the_threshold_comes_after_smoothing_as_in_timm(logits, smoothing):
+    """Of five classes, so much smoothing leaves 0.18 and 0.198 for those that are not there."""
+    threshold = 0.15
+    ours = classification_loss(logits, LABELS, kind="bce", label_smoothing=smoothing, target_threshold=threshold)
+    timms = BinaryCrossEntropy(smoothing=smoothing, target_threshold=threshold)
+    torch.testing.assert_close(ours, timms(logits, LABELS))
+
+
 @pytest.mark.parametrize("kind", ["cross_entropy", "bce"])
 def test_shares_of_one_class_are_its_label(logits, kind):
     shares = F.one_hot(LABELS, 5).float()
@@ -37,3 +59,8 @@ def test_mixed_shares_mix_the_losses(logits):
             for shares in (0.3 * first + 0.7 * second, first, second)
         )
         torch.testing.assert_close(mixed, 0.3 * apart[0] + 0.7 * apart[1])
+
+
+def test_an_unknown_loss_is_refused():
+    with pytest.raises(ValueError, match="loss must be cross_entropy or bce, got focal"):
+        classification_loss(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64), kind="focal", label_smoothing=0.0)

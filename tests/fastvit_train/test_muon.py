@@ -1,5 +1,7 @@
 """Muon on matrices and filters."""
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -69,6 +71,16 @@ def test_a_weight_without_a_gradient_stays():
     before = [weight.detach().clone() for weight in weights]
     optimizer.step()
     assert all(torch.equal(weight, old) for weight, old in zip(weights, before, strict=True))
+
+
+def test_gradients_are_let_go_after_a_step():
+    weight = nn.Parameter(torch.randn(4, 2, 3, 3))
+    optimizer = FlatMuon([{"params": [weight], "lr": 0.1, "weight_decay": 0.0}], MuonConfig())
+    weight.grad = torch.randn_like(weight)
+    memory = weakref.ref(weight.grad.untyped_storage())
+    optimizer.step()
+    weight.grad = None
+    assert memory() is None
 
 
 def test_the_state_can_be_saved_and_goes_on_with_the_same_bits(tmp_path):

@@ -46,16 +46,33 @@ def test_the_learning_rate_reaches_every_group(name):
     assert not torch.equal(before[3], model[1].bias)
 
 
-def test_sgd_is_nesterov_with_coupled_decay():
-    weight = nn.Parameter(torch.tensor([[2.0]]))
+# Gradient with decay 1 + 0.25 * 2 = 1.5; Nesterov adds momentum times the buffer, which is the gradient at first.
+@pytest.mark.parametrize(
+    ("nesterov", "momentum", "change"), [(True, 0.5, 2.25), (False, 0.5, 1.5), (True, 0, 1.5), (False, 0, 1.5)]
+)
+def test_sgds_momentum_is_as_asked_and_its_decay_coupled(nesterov, momentum, change):
     layer = nn.Linear(1, 1, bias=False)
-    layer.weight = weight
-    optimizer = build_optimizer(layer, OptimConfig(name="sgd", lr=0.1, momentum=0.5, weight_decay=0.25))
+    layer.weight = nn.Parameter(torch.tensor([[2.0]]))
+    config = OptimConfig(name="sgd", lr=0.1, momentum=momentum, nesterov=nesterov, weight_decay=0.25)
+    optimizer = build_optimizer(layer, config)
     set_lr(optimizer, 1.0)
-    weight.grad = torch.tensor([[1.0]])
+    layer.weight.grad = torch.tensor([[1.0]])
     optimizer.step()
-    # gradient with decay 1 + 0.25 * 2 = 1.5; Nesterov adds momentum times the buffer: 1.5 + 0.5 * 1.5
-    assert weight.item() == pytest.approx(2 - 0.1 * 2.25)
+    assert layer.weight.item() == pytest.approx(2 - 0.1 * change)
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_muons_rest_takes_nesterov_too(nesterov):
+    model = build_model("resnet_fast_cifar", num_classes=3, resolution=32)
+    rest = MuonConfig(rest="sgd")
+    optimizer = build_optimizer(model, OptimConfig(name="muon", momentum=0.5, nesterov=nesterov, muon=rest))
+    set_lr(optimizer, 1.0)
+    before = model.head.weight.detach().clone()
+    model(torch.randn(4, 3, 32, 32)).square().sum().backward()
+    decayed = model.head.weight.grad + 0.1 * before
+    optimizer.step()
+    factor = 1.5 if nesterov else 1.0
+    torch.testing.assert_close(before - model.head.weight, 1e-3 * factor * decayed)
 
 
 def test_clipping():

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from fastvit_train.config import Config
+from fastvit_train.cli import parse
+from fastvit_train.config import Config, ModelConfig
 from fastvit_train.models import MODELS
-from fastvit_train.presets import ARCH_PRESETS, PRESETS, build_preset, expectation
+from fastvit_train.presets import ARCH_PRESETS, FAMILIES, PRESETS, build_preset, expectation, preset_of, run_name
 from fastvit_train.schedule import lr_factor, phase_of, total_steps
 from fastvit_train.train import train
 from runs import tiny_cifar_vit
@@ -18,6 +19,7 @@ NUM_IMAGES = {"cifar10": 50_000, "finetune": 50_000, "imagenet": 1_281_167}
 TINY = {
     "vit_b16": "timm/test_vit",
     "vit_s16": "timm/test_vit",
+    "timm/deit3_small_patch16_224": "timm/test_vit",
     "resnet50": "timm/test_resnet",
     "resnet50_cifar": "timm/test_resnet",
 }
@@ -49,6 +51,7 @@ def small(config: Config, make_set, out, num_classes: int = 3) -> Config:
     val_set = make_set(f"{out.name}/val.beton", 8, num_classes=num_classes)
     return replace(
         config,
+        model=replace(config.model, bf16_residual=False),  # of no use in fp32, and refused there
         arch=TINY.get(config.arch, config.arch),
         batch_size=8,
         accumulate=min(2, config.accumulate),
@@ -93,6 +96,9 @@ def test_durations_follow_the_epochs(name):
         ("finetune-cifar10", 9_991, 500),  # ViT, table 4 and appendix B.1.1: 10,000 and 500
         ("imagenet-vit-s16-90", 112_590, 10_008),  # big_vision: warmup_steps=10_000
         ("imagenet-resnet50-ffcv", 110_088, 2_502),  # ffcv-imagenet: epochs 88, peak at epoch 2
+        ("imagenet-resnet50-rsb-a2", 187_500, 3_125),  # RSB, table 2: 300 epochs of batches of 2048, 5 of warm-up
+        ("imagenet-resnet50-rsb-a3", 62_500, 3_125),  # 100 epochs
+        ("imagenet-vit-s16-deit3", 500_000, 3_125),  # DeiT III: 800 epochs of batches of 2048, 5 of warm-up
         ("cifar10-quick", 600, 138),
     ],
 )
@@ -133,8 +139,126 @@ def test_models_have_presets_of_their_own_kind():
         assert build_preset(name).arch == arch
 
 
+@pytest.mark.parametrize(
+    ("arch", "resolution", "name"),
+    [
+        ("resnet50", None, "imagenet-resnet50-ffcv"),
+        ("resnet50", 32, "imagenet-resnet50-ffcv"),
+        ("resnet18", None, "imagenet-resnet50-ffcv"),
+        ("resnet18", 65, "imagenet-resnet50-ffcv"),
+        ("resnet18", 64, "cifar10-resnet50"),
+        ("resnet18_cifar", None, "cifar10-resnet50"),
+        ("vit_ti16", None, "imagenet-vit-s16-90"),
+        ("vit_ti16", 32, "cifar10-vit-small"),
+        ("timm/resnet18.a1_in1k", None, "imagenet-resnet50-ffcv"),
+        ("timm/test_resnet", None, "imagenet-resnet50-ffcv"),
+        ("timm/vit_tiny_patch16_224", 224, "imagenet-vit-s16-90"),
+        ("timm/swin_tiny_patch4_window7_224", None, "imagenet-vit-s16-90"),
+        ("timm/convnext_atto", None, "imagenet-vit-s16-90"),
+    ],
+)
+def test_a_model_without_a_preset_takes_its_familys(arch, resolution, name):
+    assert preset_of(arch, resolution=resolution) == name
+
+
+def test_every_model_of_ours_has_a_recipe():
+    assert {preset_of(arch) for arch in MODELS} <= PRESETS.keys()
+    for family in FAMILIES:
+        assert {family.preset, family.small_preset} <= PRESETS.keys()
+
+
+@pytest.mark.parametrize("arch", ["timm/mixer_b16_224", "timm/efficientnet_b0", "nope"])
+def test_a_model_of_no_family_is_refused_with_a_way_out(arch):
+    with pytest.raises(
+        ValueError, match=rf"no recipe for {arch}; choose one with --preset, such as --preset .* --arch"
+    ):
+        preset_of(arch)
+
+
+def test_of_another_preset_a_model_keeps_its_own_shape():
+    plain, ours, other = (build_preset("cifar10-vit-small-fast", arch=arch) for arch in (None, "vit_ti16", "resnet18"))
+    assert ours == replace(plain, arch="vit_ti16")
+    assert (other.arch, other.model, other.optim) == ("resnet18", ModelConfig(), plain.optim)
+    assert other.phases == ((0.55, 24, 0.0), (0.8, 32, 0.0))
+
+
+@pytest.mark.parametrize("arch", ["timm/test_resnet", "timm/test_vit", "timm/test_convnext"])
+def test_a_familys_recipe_trains_another_model(arch, make_set, tmp_path, monkeypatch, capsys):
+    """What the family's own model has and this one may not have is left out; the run says where its recipe is from."""
+    monkeypatch.setattr("fastvit_train.report.plot_run", lambda folder: folder / "curves.png")
+    config = parse(["--arch", arch, "--epochs", "1"])
+    assert train(small(config, make_set, tmp_path / "run"))["steps"] == 2
+    preset = build_preset(config.preset)
+    line = f"recipe      {config.preset}, made for {preset.arch} and {preset.batch_size} images a step\n"
+    assert line in capsys.readouterr().out
+
+
+def test_a_run_is_called_after_its_preset_or_its_model():
+    assert run_name(build_preset("cifar10-quick")) == "cifar10-quick"
+    assert run_name(parse(["--arch", "resnet18"])) == "resnet18"
+    assert run_name(Config(arch="resnet18")) == "resnet18"
+    assert run_name(Config(preset="mine", arch="resnet18")) == "mine"
+
+
 def test_muons_other_rates_are_airbenchs():
     optim = build_preset("cifar10-resnet-fast").optim
     assert optim.lr / 2000 == pytest.approx(0.67 * (9 / 256) ** 2)  # logits are divided by 9 here and by 256 there
     assert optim.lr * optim.norm_bias_lr_factor / 2000 == pytest.approx(0.053)
     assert optim.lr * optim.weight_decay == pytest.approx(2e-6 * 2000)
+
+
+def test_sgd_has_the_momentum_of_its_source():
+    """airbench's SGD is Nesterov's; ffcv-imagenet, ViT's fine-tuning and He et al. have plain momentum."""
+    configs = {name: recipe() for name, recipe in PRESETS.items()}
+    assert {name: config.optim.nesterov for name, config in configs.items() if config.optim.name == "sgd"} == {
+        "cifar10-quick": True,
+        "cifar10-resnet50": False,
+        "finetune-cifar10": False,
+        "imagenet-resnet50-ffcv": False,
+    }
+    assert build_preset("cifar10-resnet-fast").optim.nesterov
+
+
+# Images as big_vision, ffcv-imagenet, timm (RSB) and DeiT III see them.
+@pytest.mark.parametrize(
+    ("name", "area", "center_fraction", "interpolation", "mean"),
+    [
+        ("imagenet-vit-s16-90", (0.05, 1), 224 / 256, "bilinear", 0.5),
+        ("imagenet-vit-b16-130", (0.05, 1), 224 / 256, "bilinear", 0.5),
+        ("finetune-cifar10", None, None, "bilinear", 0.5),
+        ("imagenet-resnet50-ffcv", (0.08, 1), 224 / 256, "bilinear", 0.485),
+        ("imagenet-resnet50-rsb-a2", (0.08, 1), 0.95, "bicubic", 0.485),
+        ("imagenet-resnet50-rsb-a3", (0.08, 1), 0.95, "bicubic", 0.485),
+        ("imagenet-vit-s16-deit3", (0.08, 1), 1.0, "bicubic", 0.485),
+    ],
+)
+def test_images_are_those_of_the_source(name, area, center_fraction, interpolation, mean):
+    config = build_preset(name)
+    data = config.data
+    assert (data.interpolation, config.augment.mean[0]) == (interpolation, mean)
+    if area is None:
+        assert data.crop == "whole"
+    else:
+        assert (data.crop, data.area, data.center_fraction) == ("random_resized", area, center_fraction)
+
+
+def test_mixed_images_count_as_in_the_sources_of_the_loss():
+    thresholds = {name: PRESETS[name]().bce_target_threshold for name in PRESETS if PRESETS[name]().loss == "bce"}
+    assert thresholds == {
+        "imagenet-resnet50-rsb-a2": 0.2,
+        "imagenet-resnet50-rsb-a3": 0.2,
+        "imagenet-vit-s16-deit3": 0.0,
+    }
+    repeats = {name: PRESETS[name]().data.repeats for name in thresholds}
+    assert list(repeats.values()) == [3, 1, 3]
+
+
+def test_rates_of_lamb_start_and_end_as_the_sources_have_them():
+    for name, highest, first, last in (
+        ("imagenet-resnet50-rsb-a2", 5e-3, 1e-4, 1e-6),
+        ("imagenet-resnet50-rsb-a3", 8e-3, 1e-4, 1e-6),
+        ("imagenet-vit-s16-deit3", 4e-3, 1e-6, 1e-5),
+    ):
+        config = build_preset(name)
+        fractions = (1, config.schedule.start_fraction, config.schedule.end_fraction)
+        assert [config.optim.lr * fraction for fraction in fractions] == pytest.approx([highest, first, last])

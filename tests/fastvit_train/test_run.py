@@ -14,9 +14,9 @@ from fastvit_train import checkpoint
 from fastvit_train.config import AugmentConfig, Config, ModelConfig, OptimConfig
 from fastvit_train.evaluate import Evaluation
 from fastvit_train.metrics import read_metrics
-from fastvit_train.run import save_checkpoint
+from fastvit_train.run import Run, save_checkpoint
 from fastvit_train.run_folder import find_checkpoints
-from fastvit_train.train import train, train_step
+from fastvit_train.train import add_gradients, train, train_step
 from runs import same, save_config, weights
 
 
@@ -72,6 +72,29 @@ def test_levers_resume_bit_by_bit(levers, name):
     assert (result["top1"], result["weights"]) == (reference["top1"], "ema")
 
 
+@pytest.mark.parametrize("name", ["sgd", "muon"])
+def test_float16_resumes_bit_by_bit_with_its_scale(config, monkeypatch, name):
+    """Gradients overflow in the first and the third step: no optimizer takes them, and the run does not end."""
+
+    def overflowing(run: Run, *arguments: object) -> None:
+        add_gradients(run, *arguments)
+        if run.progress.step in (0, 2):
+            run.model.head.weight.grad[0, 0] = float("inf")
+
+    monkeypatch.setattr("fastvit_train.train.add_gradients", overflowing)
+    optim = OptimConfig(name=name, lr=3e-3, clip_norm=1.0)
+    config = replace(config, precision="fp16", max_steps=5, log_every_steps=1, accumulate=2, optim=optim)
+    whole = replace(config, out=config.out.with_name("whole"))
+    train(whole)
+    for last in (1, 3, 5):
+        train(replace(config, max_steps=last, resume="auto"))
+    mine, other = (checkpoint.load(folder / "checkpoint.pt") for folder in (config.out, whole.out))
+    assert same(mine["model"], other["model"])
+    assert mine["scaler"] == other["scaler"]
+    scales = [line["loss_scale"] for line in read_metrics(config.out / "metrics.jsonl") if line["kind"] == "train"]
+    assert scales == [2**15] * 2 + [2**14] * 3
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_killed_run_resumes_bit_by_bit(config):
@@ -94,6 +117,13 @@ def test_a_killed_run_resumes_bit_by_bit(config):
     assert same(weights(config.out), weights(whole.out))
     steps = [line["step"] for line in read_metrics(metrics) if line["kind"] == "train"]
     assert steps == list(range(1, 161)), "lines from after the checkpoint must not come twice"
+
+
+def test_a_run_chooses_fast_kernels_for_its_device(config, monkeypatch):
+    devices = []
+    monkeypatch.setattr("fastvit_train.run.choose_fast_kernels", devices.append)
+    train(replace(config, max_steps=1))
+    assert devices == [torch.device("cpu")]
 
 
 def test_resume_without_a_checkpoint_starts_anew(config):

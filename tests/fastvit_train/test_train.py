@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,12 +11,16 @@ from timm.layers import PatchDropout
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastvit_train.config import AugmentConfig, ModelConfig, OptimConfig
-from fastvit_train.metrics import read_metrics
-from fastvit_train.models import MODELS
-from fastvit_train.train import add_gradients, train
+from fastvit_train.augment import augment
+from fastvit_train.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, ScheduleConfig
+from fastvit_train.data import build_loaders
+from fastvit_train.distributed import World, start_world
+from fastvit_train.metrics import Totals, read_metrics
+from fastvit_train.models import MODELS, build_model
+from fastvit_train.run import start_run
+from fastvit_train.train import add_gradients, images_per_rank, train, train_step
 from loaders.beton import EncodedImage, ImageMode
-from runs import same, weights
+from runs import LeavingOut, same, weights
 
 
 def test_a_run_learns_and_reports(trained):
@@ -49,6 +54,41 @@ def test_a_run_learns_and_reports(trained):
     assert json.loads((config.out / "config.json").read_text())["arch"] == config.arch
 
 
+def test_a_run_says_how_large_its_steps_are(config, capsys):
+    train(replace(config, accumulate=4, max_steps=1))
+    line = "batch       32 images over 1 device: 32 on each, in 4 parts of 8; learning rate 0.003\n"
+    assert line in capsys.readouterr().out
+    train(replace(config, max_steps=1, optim=OptimConfig(name="muon"), out=config.out.with_name("muon")))
+    line = "batch       32 images over 1 device: 32 on each; learning rate 0.001, 0.02 for matrices\n"
+    assert line in capsys.readouterr().out
+
+
+def test_ranks_draw_apart(config, monkeypatch):
+    """The augmentation of a rank and its dropped paths are its own, and the weights are those of all."""
+    seeds, dropped, starts = set(), set(), []
+
+    def recording(*args, generator, **options):
+        seeds.add(generator.initial_seed())
+        return augment(*args, generator=generator, **options)
+
+    monkeypatch.setattr("fastvit_train.train.augment", recording)
+    with start_world("cpu") as alone:
+        loader, _, num_classes = build_loaders(config, alone)
+        batch = next(iter(loader))
+        for rank in range(3):
+            world = replace(alone, rank=rank)
+            run = start_run(config, world, config.out.with_name(f"rank{rank}"), loader, num_classes)
+            starts.append(run.model.state_dict()["head.weight"].clone())
+            dropped.add(torch.rand(()).item())
+            train_step(run, *batch, Totals(world.device))
+            run.progress.step = 1
+            train_step(run, *batch, Totals(world.device))
+    assert len(seeds) == 6, "each rank and each step has its own"
+    assert len(dropped) == 3
+    assert torch.equal(starts[0], starts[1])
+    assert torch.equal(starts[0], starts[2])
+
+
 def test_the_same_config_gives_the_same_weights(trained, config):
     train(config)
     assert same(weights(config.out), weights(trained.config.out))
@@ -66,6 +106,57 @@ def test_every_optimizer_learns(config, name):
 
 def test_the_loss_of_every_class_apart_learns(config):
     assert train(replace(config, epochs=5, loss="bce", label_smoothing=0.1))["top1"] > 0.9
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_a_run_learns_in_the_precision_that_is_asked_for(config, monkeypatch, capsys, precision):
+    seen = []
+
+    class Watching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 4)
+
+        def forward(self, images):
+            logits = self.layer(images.mean(dim=(2, 3)))
+            seen.append((images.dtype, logits.dtype))
+            return logits
+
+    monkeypatch.setitem(MODELS, "watching", lambda **_: Watching())
+    config = replace(config, arch="watching", precision=precision, epochs=15, optim=OptimConfig(lr=0.1))
+    assert train(config)["top1"] > 0.9
+    dtype = {"fp16": torch.float16, "fp32": torch.float32}[precision]
+    assert set(seen[1:]) == {(dtype, dtype)}, "all but the forecast's"
+    assert f", {precision} on 1 x cpu" in capsys.readouterr().out
+
+
+def first_loss(config, **changes) -> float:
+    """The loss of the first step."""
+    out = config.out.with_name("-".join(f"{name}{value}" for name, value in changes.items()) or "plain")
+    train(replace(config, max_steps=1, log_every_steps=1, compile="off", out=out, **changes))
+    return read_metrics(out / "metrics.jsonl")[0]["loss"]
+
+
+def test_label_smoothing_reaches_the_loss(config):
+    assert first_loss(config) != pytest.approx(first_loss(config, label_smoothing=0.3), rel=1e-3)
+
+
+def test_the_target_threshold_reaches_the_loss(config):
+    config = replace(config, loss="bce", augment=AugmentConfig(mixup_alpha=1.0))
+    assert first_loss(config) != pytest.approx(first_loss(config, bce_target_threshold=0.2), rel=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_gradients_are_clipped_whole_and_unscaled(config, precision, accumulate):
+    """A step of plain SGD at rate 1 goes as far as the clipped gradient is long."""
+    torch.manual_seed(config.seed)
+    start = build_model(config.arch, num_classes=4, resolution=32).state_dict()
+    optim = OptimConfig(name="sgd", lr=1.0, momentum=0.0, weight_decay=0.0, clip_norm=0.01)
+    config = replace(config, precision=precision, accumulate=accumulate, optim=optim, max_steps=1)
+    train(replace(config, schedule=ScheduleConfig(warmup_epochs=0)))
+    moved = [(weight - start[name]).square().sum() for name, weight in weights(config.out).items()]
+    assert sum(moved).sqrt().item() == pytest.approx(0.01, rel=1e-3)
 
 
 @pytest.mark.slow
@@ -180,12 +271,92 @@ def test_batches_that_are_left_out_whole_do_not_stop_the_epochs(config, write_im
         assert epochs == [1, 2, 3, 3]  # three steps an epoch: the twelfth comes before the end of the fourth
 
 
+@pytest.fixture
+def leave_out(monkeypatch):
+    """Have the training loader leave these samples out, even all of a batch."""
+
+    def leave(samples: range) -> None:
+        def built(*args):
+            train_loader, *rest = build_loaders(*args)
+            return LeavingOut(train_loader, set(samples)), *rest
+
+        monkeypatch.setattr("fastvit_train.train.build_loaders", built)
+
+    return leave
+
+
+@pytest.fixture
+def in_order(config) -> Config:
+    """Samples 0 to 31 are the first batch of four; those that cannot be read are left out."""
+    return replace(config, log_every_steps=1, data=replace(config.data, order="sequential", on_error="skip"))
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_a_batch_without_images_counts_but_changes_nothing(in_order, leave_out, capsys, accumulate):
+    """The second batch of each epoch; of the third, three images are left, fewer than parts."""
+    leave_out(range(32, 93))
+    config = replace(in_order, accumulate=accumulate, optim=OptimConfig(name="sgd", lr=0.01))
+    train(replace(config, max_steps=1))
+    first = weights(config.out)
+    train(replace(config, max_steps=2, resume="auto"))
+    assert same(weights(config.out), first)
+    capsys.readouterr()
+    assert train(replace(config, resume="auto"))["steps"] == 12
+    assert "left out 61 samples, such as record 32: noise" in capsys.readouterr().out
+    lines = [line for line in read_metrics(config.out / "metrics.jsonl") if line["kind"] == "train"]
+    assert [line["step"] for line in lines] == [1, 3, 4, 5, 7, 8, 9, 11, 12], "nothing to log of steps 2, 6 and 10"
+
+
+def test_an_epoch_without_images_ends_the_run(in_order, leave_out):
+    leave_out(range(128))
+    with pytest.raises(ValueError, match=r"train\.beton gave no image to train on; record 0: noise"):
+        train(in_order)
+
+
+def test_a_batch_that_is_not_whole_is_not_compiled_for(in_order, leave_out, monkeypatch):
+    """It is computed without torch.compile: code for its size would hardly be used again."""
+    seen = []
+
+    class Watching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 4)
+
+        def forward(self, images):
+            if self.training:
+                seen.append((len(images), torch.compiler.is_compiling()))
+            return self.layer(images.mean(dim=(2, 3)))
+
+    monkeypatch.setitem(MODELS, "watching", lambda **_: Watching())
+    compiling = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **_: compiling(self, backend="eager"))
+    monkeypatch.setattr("fastvit_train.run.compiles_augmentation", lambda *_: False)
+    leave_out(range(40, 45))
+    train(replace(in_order, arch="watching", epochs=1, compile="default"))
+    assert seen == [(32, True), (27, False), (32, True), (32, True)]
+
+
+def test_images_of_all_ranks_count_the_same():
+    """A rank with one image and one with three: with weights 1/2 and 3/2 the mean over ranks is that over images."""
+
+    class One(World):
+        def sum(self, values):
+            return values + 3
+
+    run = SimpleNamespace(
+        config=Config(data=DataConfig(on_error="skip")), world=One(rank=0, world_size=2, device=torch.device("cpu"))
+    )
+    assert 1 / float(images_per_rank(run, 1)) == 0.5
+    run.config = Config()
+    assert images_per_rank(run, 7) == 7, "ranks have equally many and ask nobody"
+
+
 def test_samples_left_out_of_validation_are_counted(config, write_images, encode_jpeg, tmp_path, capsys):
     good = encode_jpeg(np.zeros((32, 32, 3), np.uint8))
     records = [EncodedImage(b"noise" if index == 5 else good, ImageMode.JPG, 32, 32) for index in range(20)]
     write_images(tmp_path / "bad.beton", records, np.arange(20) % 4)
     train(replace(config, max_steps=1, data=replace(config.data, val=tmp_path / "bad.beton", on_error="skip")))
-    assert "left out 1 samples, such as BadSample(index=5" in capsys.readouterr().out
+    assert f"left out 1 sample, such as record 5 of {tmp_path / 'bad.beton'}: " in capsys.readouterr().out
     assert read_metrics(config.out / "metrics.jsonl")[-1]["num_images"] == 19
 
 
@@ -202,6 +373,13 @@ def test_a_loss_that_is_not_finite_ends_the_run(config, monkeypatch):
     monkeypatch.setitem(MODELS, "diverging", lambda **_: _Diverging())
     with pytest.raises(ValueError, match=r"the loss is nan at step 2 .*; a lower --optim\.lr"):
         train(replace(config, arch="diverging"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_float16_on_the_gpu(config, name):
+    optim = OptimConfig(name=name, lr=3e-3, clip_norm=1.0)
+    assert train(replace(config, epochs=5, device="cuda", precision="fp16", optim=optim))["top1"] > 0.9
 
 
 @pytest.mark.gpu

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from loaders.beton import Beton, EncodedImage, ImageMode
+from loaders.companions import record_list_path
 from loaders.tar_shard import TarShard
 from tools.convert import read_back
-from tools.listings.record_list import RecordLine, SkippedLine, format_line, read_record_list, record_list_path
+from tools.listings.record_list import RecordLine, SkippedLine, format_line, read_record_list
 from tools.verify import main
 
 pytestmark = pytest.mark.timeout(60)

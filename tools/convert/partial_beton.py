@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from loaders.beton import BetonError, BetonStream, EncodedImage, FieldKind, ImageMode
+from loaders.companions import card_path, record_list_path
 from loaders.errors import FastvitError
 from tools.convert.claim import claim
 from tools.convert.job import Job
 from tools.convert.outcome import Outcome
-from tools.listings.card import Card, card_path
-from tools.listings.record_list import RecordLine, SkippedLine, format_line, read_record_list, record_list_path
+from tools.listings.card import Card
+from tools.listings.record_list import RecordLine, SkippedLine, format_line, read_record_list
 
 __all__ = ["FIELDS", "PartialBeton", "partial_beton", "partial_paths"]
 

@@ -1,7 +1,6 @@
 """The card beside a converted data set: what was written, from what, and how."""
 
 import json
-import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,7 @@ from typing import Any
 from loaders.atomic_file import atomic_file
 from loaders.errors import FastvitError
 
-__all__ = ["Card", "card_path", "read_card"]
-
-_SHARD_NUMBER = re.compile(r"-?[0-9]+$")
-_SHARD_EXTENSIONS = (".tar", ".tfrecord")
+__all__ = ["Card", "read_card"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,10 +77,3 @@ def read_card(path: Path) -> Card:
         raise FastvitError(f"{path}: {error.strerror}; the card must lie next to its file") from error
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise FastvitError(f"{path}: no card of this version ({error}); convert again") from error
-
-
-def card_path(file: Path) -> Path:
-    """Where the card of a converted file lies: shards whose names differ in their number alone have one together."""
-    if file.suffix in _SHARD_EXTENSIONS:
-        return file.with_name(_SHARD_NUMBER.sub("", file.stem) + ".json")
-    return file.with_name(file.name + ".json")

@@ -1,7 +1,7 @@
 """What a converter wrote: one line for each sample of its source, in the order in which they were written.
 
-The list lies beside the file that it is about (`record_list_path`). Its columns are separated by tabs, text is escaped
-as in a manifest and UTF-8; bytes of names that are not stay as they are.
+The list lies next to the file that it is about (`loaders.companions.record_list_path`). Its columns are separated by
+tabs, text is escaped as in a manifest and UTF-8; bytes of names that are not stay as they are.
 
     CRC32 NUM_BYTES FORMAT HEIGHT WIDTH LABEL TREATMENT NAME        a sample that became the next record
     skipped LABEL REASON NAME                                       a sample that was left out
@@ -17,7 +17,7 @@ from typing import NamedTuple
 from loaders.errors import FastvitError
 from tools.listings.manifest import escape, unescape
 
-__all__ = ["RecordLine", "SkippedLine", "format_line", "read_record_list", "record_list_path"]
+__all__ = ["RecordLine", "SkippedLine", "format_line", "read_record_list"]
 
 _NUMBER = r"([0-9]{1,18})"
 _TEXT = r"([^\t]+)"
@@ -50,11 +50,6 @@ class SkippedLine(NamedTuple):
     reason: str
     name: str
     """The sample's name in its source."""
-
-
-def record_list_path(path: Path) -> Path:
-    """Where the record list of the file `path` lies."""
-    return path.with_name(path.name + ".records.tsv")
 
 
 def format_line(line: RecordLine | SkippedLine) -> bytes:

@@ -1,7 +1,6 @@
 """What was converted before as a source to convert again: WebDataset's tar shards and `.beton` files."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders.beton import Beton, ImageMode
+from loaders.companions import classes_on_cards
 from loaders.errors import FastvitError
 from loaders.tar_shard import TarShard, find_shards, open_each
-from tools.listings.card import card_path
-from tools.sources.class_names import classes_of, read_card_classes
+from tools.sources.class_names import classes_of
 from tools.sources.names import checked_name, shard_names
 
 __all__ = ["BetonSample", "BetonSource", "TarSample", "TarShards"]
@@ -62,7 +61,7 @@ class TarShards:
         if not self._ends[-1]:
             raise FastvitError(f"{path}: no image with a label in any shard; name shards with samples")
         labels = np.concatenate([shard.labels for shard in self._shards])
-        self.class_names = classes_of(labels, _shard_classes(paths), where=str(path))
+        self.class_names = classes_of(labels, classes_on_cards(paths), where=str(path))
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -112,7 +111,7 @@ class BetonSource:
         self._beton = Beton(path)
         self._labels = self._beton.labels
         _ = self._beton.modes  # a file without images is refused here
-        self.class_names = classes_of(self._labels, read_card_classes(card_path(path)), where=str(path))
+        self.class_names = classes_of(self._labels, classes_on_cards([path]), where=str(path))
 
     def __len__(self) -> int:
         return self._beton.num_samples
@@ -148,14 +147,3 @@ def _open_shard(path: Path) -> TarShard:
             raise FastvitError(f"{path}: two images {name!r}; write the shard again with a name for each")
         names.add(name)
     return shard
-
-
-def _shard_classes(paths: Sequence[Path]) -> tuple[str, ...] | None:
-    """The classes' names, if there is a card beside the shards; several must agree."""
-    cards = sorted(set(map(card_path, paths)))
-    found = {names: card for card in cards if (names := read_card_classes(card)) is not None}
-    if len(found) > 1:
-        raise FastvitError(
-            f"{' and '.join(map(str, found.values()))} name different classes; convert one after the other"
-        )
-    return next(iter(found), None)

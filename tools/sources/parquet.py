@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from loaders.companions import checked_classes
 from loaders.errors import FastvitError, MissingPackageError
 
 try:
@@ -23,7 +24,7 @@ except ImportError as error:
         "pip install 'fastvit[convert]'"
     ) from error
 
-from tools.sources.class_names import checked_classes, classes_of
+from tools.sources.class_names import classes_of
 from tools.sources.names import shard_names
 from tools.sources.parquet_row_groups import RowGroup, RowGroups, damaged, open_parquet
 

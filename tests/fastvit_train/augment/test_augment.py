@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as transforms
 
-from fastvit_train.augment import Augmentation, apply, augment, compiled_apply, draw, flip_and_shift, normalize
+from fastvit_train.augment import Augmentation, Rows, apply, augment, compiled_apply, draw, flip_and_shift, normalize
 from fastvit_train.augment.mixing import inside
 from fastvit_train.augment.ops import pack
 from fastvit_train.augment.policies import POLICIES
@@ -173,3 +173,30 @@ def test_erased_pixels_have_the_mean_colour():
     assert erased.any()
     assert (result[erased] == 0).all()
     assert torch.allclose(result[~erased], plain[~erased], atol=1e-5)
+
+
+def test_ranks_draw_what_one_rank_draws_for_their_rows():
+    """All but the operations of a policy, which are dealt out evenly to each rank's images."""
+    config = AugmentConfig(
+        flip="random",
+        shift=2,
+        policy="randaugment",
+        color_jitter=0.3,
+        erasing_probability=0.5,
+        mixup_alpha=0.8,
+        cutmix_alpha=1.0,
+    )
+    options = {"resolution": 32, "epoch": 0}
+    alone = draw(config, index=torch.arange(16), generator=seeded(), **options)
+    ranks = [
+        draw(config, index=torch.arange(8), generator=seeded(), rows=Rows(rank, 8 * rank, 16), **options)
+        for rank in range(2)
+    ]
+    for name in ("flip", "shift", "erased"):
+        assert torch.equal(torch.cat([getattr(drawn, name) for drawn in ranks]), getattr(alone, name)), name
+    for name in ("jitter", "mixing"):
+        for whole, *parts in zip(getattr(alone, name), *(getattr(drawn, name) for drawn in ranks), strict=True):
+            assert torch.equal(torch.cat(parts), whole), name
+    first, second = (drawn.layers[0] for drawn in ranks)
+    assert len(first.place) == len(second.place) == 8
+    assert not torch.equal(first.place, second.place)

@@ -75,7 +75,9 @@ def test_residuals_are_bf16_under_autocast_alone(is_on):
     exact = model(images)
     with torch.autocast("cpu", torch.bfloat16):
         rounded = model(images)
-    assert seen == [torch.float32, torch.bfloat16 if is_on else torch.float32]
+    with torch.autocast("cpu", torch.float16):
+        model(images)
+    assert seen == [torch.float32, torch.bfloat16 if is_on else torch.float32, torch.float32]
     torch.testing.assert_close(rounded.float(), exact, atol=0.05, rtol=0.05)
 
 

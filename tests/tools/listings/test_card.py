@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tools.listings.card import Card, card_path, read_card
+from loaders.companions import card_path
+from tools.listings.card import Card, read_card
 
 CARD = Card(
     dataset="folder",

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tools.listings.record_list import RecordLine, SkippedLine, format_line, read_record_list, record_list_path
+from loaders.companions import record_list_path
+from tools.listings.record_list import RecordLine, SkippedLine, format_line, read_record_list
 
 LINES = [
     RecordLine(0xDEADBEEF, 109_527, "jpg", 375, 500, 0, "kept", "n01440764/n01440764_10026.JPEG"),

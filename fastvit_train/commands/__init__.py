@@ -1,0 +1,1 @@
+"""What `fastvit-train` does with a trained model: one module for each command."""

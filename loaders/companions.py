@@ -1,0 +1,142 @@
+"""The files that the converters leave next to a dataset, as far as loading needs them: its classes and its names."""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from loaders.errors import FastvitError
+from loaders.tar_shard import find_shards
+
+__all__ = ["card_path", "checked_classes", "class_names", "classes_on_cards", "record_list_path", "source_names"]
+
+_SHARD_NUMBER = re.compile(r"-?[0-9]+$")
+_SHARD_EXTENSIONS = (".tar", ".tfrecord")
+
+
+def card_path(file: Path) -> Path:
+    """Where the card of a converted file lies: shards whose names differ in their number alone have one together.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from loaders.companions import card_path
+        >>> print(card_path(Path("data/train.beton")), card_path(Path("shards/train-0001.tar")))
+        data/train.beton.json shards/train.json
+    """
+    if file.suffix in _SHARD_EXTENSIONS:
+        return file.with_name(_SHARD_NUMBER.sub("", file.stem) + ".json")
+    return file.with_name(file.name + ".json")
+
+
+def record_list_path(file: Path) -> Path:
+    """Where the record list of a converted file lies.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from loaders.companions import record_list_path
+        >>> print(record_list_path(Path("data/train.beton")))
+        data/train.beton.records.tsv
+    """
+    return file.with_name(file.name + ".records.tsv")
+
+
+def class_names(path: Path) -> tuple[str, ...] | None:
+    """The names of a dataset's classes, by label: an ImageFolder's folders, or what the card has; None without one.
+
+    Args:
+        path: A `.beton` file, an ImageFolder or tar shards (`find_shards` says which paths name them).
+
+    Raises:
+        FastvitError: A card is damaged, or those of several shards differ.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from loaders.companions import class_names
+        >>> class_names(Path("photos"))
+        ('cat', 'dog')
+    """
+    shards = find_shards(path)
+    if not shards and path.is_dir():
+        return tuple(sorted(entry.name for entry in os.scandir(path) if entry.is_dir()))
+    return classes_on_cards(shards or [path])
+
+
+def classes_on_cards(files: Sequence[Path]) -> tuple[str, ...] | None:
+    """The names of the classes, by label, that the card next to converted files has; None without a card.
+
+    Raises:
+        FastvitError: A card is damaged, or there are several that differ.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from loaders.companions import classes_on_cards
+        >>> classes_on_cards([Path("train.beton")]) is None  # it has no card
+        True
+    """
+    cards = sorted(set(map(card_path, files)))
+    found = {names: card for card in cards if (names := _read_classes(card)) is not None}
+    if len(found) > 1:
+        raise FastvitError(
+            f"{' and '.join(map(str, found.values()))} name different classes; take the files of one after the other"
+        )
+    return next(iter(found), None)
+
+
+def _read_classes(card: Path) -> tuple[str, ...] | None:
+    if not card.is_file():
+        return None
+    try:
+        names = json.loads(card.read_bytes())["class_names"]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise FastvitError(
+            f"{card}: no card with class_names; fix it, or move it away to number the classes"
+        ) from error
+    return checked_classes(names, where=str(card))
+
+
+def checked_classes(names: object, *, where: str) -> tuple[str, ...]:
+    """A list of classes' names that was read from JSON, as a tuple.
+
+    Raises:
+        FastvitError: It is none.
+
+    Examples:
+        >>> from loaders.companions import checked_classes
+        >>> checked_classes(["cat", "dog"], where="classes.json")
+        ('cat', 'dog')
+    """
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise FastvitError(f"{where}: the class names are {str(names)[:80]}, expected a list of strings")
+    return tuple(names)
+
+
+def source_names(path: Path) -> list[str] | None:
+    """What the images of a converted dataset were called in its source, in its order; None without a record list.
+
+    The names are as they stand in the list: what its writer escaped stays escaped.
+
+    Args:
+        path: A `.beton` file or tar shards.
+
+    Raises:
+        OSError: A list cannot be read.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from loaders.companions import source_names
+        >>> source_names(Path("train.beton")) is None  # no converter wrote it
+        True
+    """
+    lists = [record_list_path(file) for file in find_shards(path) or [path]]
+    if not all(path.is_file() for path in lists):
+        return None
+    return [name for path in lists for name in _listed_names(path)]
+
+
+def _listed_names(path: Path) -> Iterator[str]:
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+        for line in file:
+            columns = line.rstrip("\n").split("\t")
+            if columns[0] != "skipped":
+                yield columns[-1]
