@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fastvit_train.config import DataConfig
 from fastvit_train.failure import explain_errors
 from fastvit_train.train import train, train_step
 from loaders.errors import FastvitError
@@ -66,7 +65,7 @@ def test_too_little_memory_says_what_needs_less(config, monkeypatch, error):
 
 
 def test_what_is_used_already_is_not_recommended(config):
-    config = replace(config, precision="fp32", arch="resnet50", data=DataConfig(backend="native"))
+    config = replace(config, precision="fp32", arch="resnet50", data=replace(config.data, backend="native"))
     with pytest.raises(FastvitError, match="before the first step") as refusal, explain_errors(config, config.out):
         raise MemoryError
     assert "--precision bf16 (now fp32)" in str(refusal.value)
