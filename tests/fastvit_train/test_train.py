@@ -64,11 +64,11 @@ def test_a_run_says_how_large_its_steps_are(config, capsys):
 
 
 def test_ranks_draw_apart(config, monkeypatch):
-    """The augmentation of a rank and its dropped paths are its own, and the weights are those of all."""
-    seeds, dropped, starts = set(), set(), []
+    """The rows of the batch that a rank draws and its dropped paths are its own, and the weights are those of all."""
+    drawn, dropped, starts = set(), set(), []
 
-    def recording(*args, generator, **options):
-        seeds.add(generator.initial_seed())
+    def recording(*args, generator, rows, **options):
+        drawn.add((generator.initial_seed(), rows.first))
         return augment(*args, generator=generator, **options)
 
     monkeypatch.setattr("fastvit_train.train.augment", recording)
@@ -83,7 +83,8 @@ def test_ranks_draw_apart(config, monkeypatch):
             train_step(run, *batch, Totals(world.device))
             run.progress.step = 1
             train_step(run, *batch, Totals(world.device))
-    assert len(seeds) == 6, "each rank and each step has its own"
+    assert len({seed for seed, _ in drawn}) == 2, "each step has its own, for the rows of all ranks"
+    assert len(drawn) == 6
     assert len(dropped) == 3
     assert torch.equal(starts[0], starts[1])
     assert torch.equal(starts[0], starts[2])
