@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from fastvit_train import checkpoint
+from fastvit_train.checkpoint import UnusableCheckpointError
 from fastvit_train.config import Config
 from fastvit_train.config_json import from_dict
 from fastvit_train.device import choose_fast_kernels, dtype_of
@@ -84,7 +85,10 @@ def restore(path: Path, *, resolution: int | None = None) -> Restored:
         'cat'
     """
     found = find_checkpoint(path)
-    state = checkpoint.load(found)
+    try:
+        state = checkpoint.load(found)
+    except UnusableCheckpointError as error:
+        raise FastvitError(f"{found}: {error}; name another checkpoint") from error
     config = from_dict(state["config"])
     if resolution is not None:
         config = replace(config, data=replace(config.data, resolution=resolution))

@@ -116,6 +116,8 @@ def predict(
     predictions = list[Prediction]()
     with closing(NativeLoader(files, replace(validation, on_error="skip"))) as loader:
         for images, _, index in loader:
+            if not len(index):
+                continue  # none of these files can be decoded
             with autocast():
                 logits = restored.model(normalize(images.to(world.device), config.augment, dtype)).float()
             shares = logits.sigmoid() if config.loss == "bce" else logits.softmax(dim=1)
