@@ -45,7 +45,7 @@ def test_it_trains_a_few_steps(name, make_set, tmp_path, monkeypatch):
 
 
 def small(config: Config, make_set, out, num_classes: int = 3) -> Config:
-    """The recipe over 16 images in batches of 8, with a small model where its own is large, and nothing compiled."""
+    """The recipe over 16 images in batches of 8, or 6 where each comes three times, with a small model where its own is large, and nothing compiled."""
     out.mkdir()
     train_set = make_set(f"{out.name}/train.beton", 16, num_classes=num_classes)
     val_set = make_set(f"{out.name}/val.beton", 8, num_classes=num_classes)
@@ -53,7 +53,7 @@ def small(config: Config, make_set, out, num_classes: int = 3) -> Config:
         config,
         model=replace(config.model, bf16_residual=False),  # of no use in fp32, and refused there
         arch=TINY.get(config.arch, config.arch),
-        batch_size=8,
+        batch_size=8 // config.data.repeats * config.data.repeats,
         accumulate=min(2, config.accumulate),
         max_steps=3,
         out=out,
