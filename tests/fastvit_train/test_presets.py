@@ -45,7 +45,10 @@ def test_it_trains_a_few_steps(name, make_set, tmp_path, monkeypatch):
 
 
 def small(config: Config, make_set, out, num_classes: int = 3) -> Config:
-    """The recipe over 16 images in batches of 8, or 6 where each comes three times, with a small model where its own is large, and nothing compiled."""
+    """The recipe over 16 images, with a small model where its own is large, and nothing compiled.
+
+    In batches of 8, or of 6 where each image comes three times.
+    """
     out.mkdir()
     train_set = make_set(f"{out.name}/train.beton", 16, num_classes=num_classes)
     val_set = make_set(f"{out.name}/val.beton", 8, num_classes=num_classes)

@@ -44,7 +44,7 @@ class Options:
         {"choice": "two"},
         {"pair": (0, 1)},
         {"triples": ((0.5, 1), (1, 2))},
-        {"unknown": object()},
+        {"unknown": b"anything"},
     ],
     ids=str,
 )
