@@ -38,7 +38,8 @@ MOMENTS = {
     "between epochs": (training, "say_what_was_skipped"),
 }
 SAME_IN_METRICS = ("kind", "step", "epoch", "loss", "accuracy", "top1", "num_images", "lr")
-TIMES = ("train_seconds", "wait_seconds", "eval_seconds")
+# A process that resumes has first steps of its own: they count in no rate.
+TIMES = ("train_seconds", "wait_seconds", "eval_seconds", "steady_seconds", "steady_images", "steady_flops")
 
 
 class Calls(NamedTuple):

@@ -39,7 +39,9 @@ def wait_for_step(process: subprocess.Popen, config: Config, step: int) -> None:
         if any(line["step"] >= step for line in read_metrics(config.out / "metrics.jsonl")):
             return
         time.sleep(0.02)
-    raise AssertionError(f"the run did not come to step {step}: {process.poll()}")
+    process.kill()
+    output, _ = process.communicate()
+    raise AssertionError(f"the run did not come to step {step}: {output}")
 
 
 @pytest.mark.parametrize("backend", ["native", "torch", "resident"])

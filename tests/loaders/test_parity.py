@@ -451,7 +451,7 @@ def test_resident_refuses_what_it_cannot_hold(build, photo_set):
         ({"seed": -1}, r"seed must lie in \[0, 2\^64\), got -1"),
         ({"num_workers": -1}, "num_workers must not be negative, got -1"),
         ({"prefetch_batches": 0}, "prefetch_batches must be positive, got 0"),
-        ({"interpolation": "nearest"}, "interpolation must be bilinear or bicubic, got 'nearest'"),
+        ({"interpolation": "nearest"}, "interpolation must be one of bilinear, bicubic, got nearest"),
         ({"area": (0.5, 0.1)}, r"area must be a range of positive numbers, got \(0.5, 0.1\)"),
         ({"crop": "shift", "max_shift": 16}, r"max_shift must lie in \[0, 16\), below half the resolution, got 16"),
         ({"center_fraction": 0}, r"center_fraction must lie in \(0, 1\], got 0"),
