@@ -128,6 +128,26 @@ def _replaced(value: Any, kind: type, function: Callable[[Any], Any]) -> Any:  #
     return value
 
 
+def _own_store(world_size: int, *, timeout: timedelta) -> dict[str, Any]:
+    """Where the ranks find each other, as `init_process_group` takes it: after a restart, at another place than before.
+
+    torchrun keeps its store over restarts, with the addresses that the ranks had (torch 2.14.1): a new rank that reads
+    one waits for a process that is gone. With several machines, whose counts of restarts differ, this is torch's to do.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or os.environ["LOCAL_WORLD_SIZE"] != str(world_size):
+        return {}
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(  # type: ignore[attr-defined]  # documented, but not in torch's list of names
+        host, port, world_size=world_size, is_master=False, timeout=timeout
+    )
+    prefix = f"start-{os.environ['TORCHELASTIC_RESTART_COUNT']}"
+    return {
+        "store": dist.PrefixStore(prefix, store),  # type: ignore[attr-defined]
+        "rank": int(os.environ["RANK"]),
+        "world_size": world_size,
+    }
+
+
 @contextmanager
 def start_world(device: str, *, timeout_seconds: float = 1800.0) -> Iterator[World]:
     """Join the ranks that torchrun started, or be the only one.
@@ -170,6 +190,7 @@ def start_world(device: str, *, timeout_seconds: float = 1800.0) -> Iterator[Wor
         "nccl" if kind == "cuda" else "gloo",
         timeout=timedelta(seconds=timeout_seconds),
         device_id=torch_device if kind == "cuda" else None,
+        **_own_store(world_size, timeout=timedelta(seconds=timeout_seconds)),
     )
     try:
         yield World(rank=dist.get_rank(), world_size=world_size, device=torch_device)
