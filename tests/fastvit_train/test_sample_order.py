@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from fastvit_train.config import Config
+from fastvit_train.augment import draw
+from fastvit_train.config import AugmentConfig, Config
 from fastvit_train.train import train, train_step
 from runs import same, weights
 
@@ -52,3 +53,19 @@ def test_a_quasi_random_run_resumes_bit_by_bit(config, trained_on):
     train(replace(config, resume="auto"))
     assert trained_on == expected
     assert same(weights(config.out), weights(whole.out))
+
+
+def test_alternating_flips_show_every_image_both_ways(config, monkeypatch):
+    flips = [{}, {}]
+
+    def record(augment_config, *, index, epoch, **options):
+        drawn = draw(augment_config, index=index, epoch=epoch, **options)
+        flips[len(flips[0]) >= 128].update(zip(index.tolist(), drawn.flip.tolist(), strict=True))
+        return drawn
+
+    monkeypatch.setattr("fastvit_train.augment.draw", record)
+    train(replace(config, epochs=2, augment=AugmentConfig(flip="alternating")))
+    first, second = flips
+    both = first.keys() & second.keys()
+    assert len(both) > 100
+    assert all(first[sample] != second[sample] for sample in both)
