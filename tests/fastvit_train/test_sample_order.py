@@ -69,3 +69,16 @@ def test_alternating_flips_show_every_image_both_ways(config, monkeypatch):
     both = first.keys() & second.keys()
     assert len(both) > 100
     assert all(first[sample] != second[sample] for sample in both)
+
+
+def test_every_step_of_every_seed_draws_its_own_augmentation(config, monkeypatch):
+    seeds = []
+
+    def record(augment_config, *, generator, **options):
+        seeds.append(generator.initial_seed())
+        return draw(augment_config, generator=generator, **options)
+
+    monkeypatch.setattr("fastvit_train.augment.draw", record)
+    for seed in (0, 1):
+        train(replace(config, seed=seed, max_steps=3, out=config.out.with_name(f"seed{seed}")))
+    assert len(set(seeds)) == 6
