@@ -4,8 +4,9 @@ import argparse
 import importlib.metadata
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,52 +143,52 @@ def main() -> int:
         RunStopped: A signal stopped the run; not caught, it is the exit code 75.
     """
     name, *arguments = sys.argv[1:] or [""]
-    return _use(name, arguments) if name in COMMANDS else _train()
+    if name in COMMANDS:
+        return _end(partial(_use, name, arguments), f"{_PROG} {name}", interrupted="interrupted")
+    return _end(_train, _PROG, interrupted="interrupted; --resume auto continues from the last checkpoint")
+
+
+def _end(work: Callable[[], int], prog: str, *, interrupted: str) -> int:
+    """Do the work; returns its exit code, or that of an error or of Ctrl-C, which are one message each."""
+    try:
+        return work()
+    except (FastvitError, OSError) as error:
+        notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+        print(f"{prog}: {error}{notes}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{prog}: {interrupted}", file=sys.stderr)
+        return 130
 
 
 def _use(name: str, arguments: Sequence[str]) -> int:
     """Run a command for trained models, which is imported here because it loads torch, timm and more."""
-    try:
-        match tyro.cli(COMMANDS[name], prog=f"{_PROG} {name}", args=arguments):
-            case Eval() as options:
-                from fastvit_train.commands.eval import run_eval
+    match tyro.cli(COMMANDS[name], prog=f"{_PROG} {name}", args=arguments):
+        case Eval() as options:
+            from fastvit_train.commands.eval import run_eval
 
-                run_eval(options)
-            case Predict() as options:
-                from fastvit_train.commands.predict import run_predict
+            run_eval(options)
+        case Predict() as options:
+            from fastvit_train.commands.predict import run_predict
 
-                return run_predict(options)
-            case Export() as options:
-                from fastvit_train.commands.export import run_export
+            return run_predict(options)
+        case Export() as options:
+            from fastvit_train.commands.export import run_export
 
-                run_export(options)
-    except (FastvitError, OSError) as error:
-        print(f"{_PROG} {name}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"{_PROG} {name}: interrupted", file=sys.stderr)
-        return 130
+            run_export(options)
     return 0
 
 
 def _train() -> int:
-    try:
-        command, config = _parse(sys.argv[1:])
-        if command.version:
-            print(f"fastvit {importlib.metadata.version('fastvit')}")
-        elif command.print_config:
-            print(json.dumps(to_dict(config), indent=2))
-        else:
-            from fastvit_train.train import train  # loads torch, timm and more, which the other ways need not wait for
+    command, config = _parse(sys.argv[1:])
+    if command.version:
+        print(f"fastvit {importlib.metadata.version('fastvit')}")
+    elif command.print_config:
+        print(json.dumps(to_dict(config), indent=2))
+    else:
+        from fastvit_train.train import train  # loads torch, timm and more, which the other ways need not wait for
 
-            train(config)
-    except (FastvitError, OSError) as error:
-        notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-        print(f"{_PROG}: {error}{notes}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"{_PROG}: interrupted; --resume auto continues from the last checkpoint", file=sys.stderr)
-        return 130
+        train(config)
     return 0
 
 

@@ -18,9 +18,8 @@ from pathlib import Path
 import torch
 
 import fastvit_train.train as training
-from conftest import make_raw_set
-from fastvit_train.config import Config, DataConfig
-from kills import start
+from fastvit_train.config import Config
+from kills import data_sets, start
 from runs import tiny_run
 
 BARS = " ▁▂▃▄▅▆▇█"
@@ -87,12 +86,7 @@ def main() -> int:
     figures: dict[str, list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        data = DataConfig(
-            train=make_raw_set(work / "train.beton", 140, num_classes=4).path,
-            val=make_raw_set(work / "val.beton", 50, num_classes=4, seed=1).path,
-            crop="whole",
-            resolution=32,
-        )
+        data = data_sets(work)
         for backend in options.backends:
             config = tiny_run(work / backend, replace(data, backend=backend, num_workers=2))
             config = replace(config, epochs=options.epochs, ema_half_life_epochs=0.5)

@@ -57,6 +57,16 @@ class Kill(NamedTuple):
     delay: float
 
 
+def data_sets(folder: Path) -> DataConfig:
+    """140 images to train on and 50 to evaluate on, of four classes."""
+    return DataConfig(
+        train=make_raw_set(folder / "train.beton", 140, num_classes=4).path,
+        val=make_raw_set(folder / "val.beton", 50, num_classes=4, seed=1).path,
+        crop="whole",
+        resolution=32,
+    )
+
+
 def killed_run(folder: Path, data: DataConfig, backend: str) -> Config:
     """24 steps in 6 epochs with a checkpoint every 3 steps, with all that has a state."""
     return replace(
@@ -208,12 +218,7 @@ def main() -> int:
     num_different = 0
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        data = DataConfig(
-            train=make_raw_set(work / "train.beton", 140, num_classes=4).path,
-            val=make_raw_set(work / "val.beton", 50, num_classes=4, seed=1).path,
-            crop="whole",
-            resolution=32,
-        )
+        data = data_sets(work)
         print("backend   kill moment          call  after ms  resumed at step  result")
         for backend in options.backends:
             whole = killed_run(work / backend / "whole", data, backend)
