@@ -78,6 +78,7 @@ def encoded(photo_set) -> list[bytes]:
 
 def epoch_of(backend: str, path: Path, epoch: int = 1, **changes) -> list[Batch]:
     options = {"batch_size": 5, "resolution": 48, "crop": "random_resized", "order": "random", "drop_last": False}
+    options["num_workers"] = 0 if backend == "torch" else 2  # processes for 12 images only take time
     loader = build_loader(backend, path, LoaderConfig(**(options | {"seed": 3} | changes)))
     loader.set_epoch(epoch)
     batches = [Batch(*(tensor.clone() for tensor in batch)) for batch in loader]
