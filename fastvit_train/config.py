@@ -325,6 +325,9 @@ class Config:
     """torch.compile mode; auto is default on cuda and off on the CPU, where it gains nothing for
     the model: there it compiles the augmentation alone, where that does more than flip and shift and a C++ compiler is
     there."""
+    cuda_graph: Literal["auto", "on", "off"] = "auto"
+    """Make each training step from a CUDA graph, which the host queues at once instead of kernel by kernel. auto does
+    so on one cuda device for steps that are so short that the device would wait for the host."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

@@ -55,7 +55,7 @@ class FlatMuon(Muon):
             for group in self.param_groups:
                 for matrix in group["params"]:
                     matrix.mul_(len(matrix) ** 0.5 / matrix.norm())
-        with nullcontext() if self._in_bf16 else _InFloat32():
+        with _RatesOnDevice(), nullcontext() if self._in_bf16 else _InFloat32():
             super().step()  # type: ignore[no-untyped-call]
         for _, matrix in self._flattened:
             matrix.grad = None  # a view: it would keep the memory of the gradient until the next step
@@ -75,6 +75,22 @@ class _InFloat32(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401 - as torch has it
         return args[0].clone() if func is Tensor.bfloat16 else func(*args, **(kwargs or {}))
+
+
+class _RatesOnDevice(TorchFunctionMode):
+    """Has torch's Muon add updates without reading the learning rate on the host, which waits for the device."""
+
+    def __torch_function__(
+        self,
+        func: Any,  # noqa: ANN401 - as torch has it
+        types: Any,  # noqa: ANN401
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - as torch has it
+        if func is Tensor.add_ and kwargs and isinstance(kwargs.get("alpha"), Tensor):
+            weight, update = args
+            return weight.add_(update.to(weight.dtype) * kwargs["alpha"])
+        return func(*args, **(kwargs or {}))
 
 
 def _as_matrix(filters: Tensor, *, like: Tensor) -> Tensor:
