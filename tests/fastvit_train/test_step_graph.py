@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -12,11 +11,9 @@ from torch.nn import functional as F
 
 from fastvit_train import checkpoint
 from fastvit_train.config import AugmentConfig, Config, ModelConfig, MuonConfig, OptimConfig
-from fastvit_train.distributed import World
 from fastvit_train.metrics import read_metrics
-from fastvit_train.schedule import Phase, phases_of
-from fastvit_train.step_graph import WARM_UP_STEPS, StepGraph, graphed_phases
-from fastvit_train.step_timer import FIRST_STEPS
+from fastvit_train.schedule import phases_of
+from fastvit_train.step_graph import StepGraph
 from fastvit_train.train import train
 from runs import same
 from step_recorder import StepRecorder
