@@ -91,11 +91,12 @@ class StepGraph:
             self._num_warm_ups += 1
             return self._recorder.warm_up(partial(step, *batch))
         if self._recording is None:
-            self._inputs = [torch.empty_like(tensor) for tensor in batch]
+            self._inputs = [tensor.clone() for tensor in batch]
             self._recording = self._recorder.record(partial(step, *self._inputs))
             self._gradients = [parameter.grad for parameter in self._parameters]
-        for mine, given in zip(self._inputs, batch, strict=True):
-            mine.copy_(given)
+        else:
+            for mine, given in zip(self._inputs, batch, strict=True):
+                mine.copy_(given)
         self._recording.replay()
         self._show_gradients()
         return self._recording.result

@@ -58,6 +58,8 @@ class RecordedStep(TorchDispatchMode):
         for argument in func._schema.arguments:
             if argument.name in kwargs and argument.alias_info is not None and argument.alias_info.is_write:
                 self._keep(kwargs[argument.name])
+        if name == "native_batch_norm":  # its schema keeps quiet about the running statistics
+            self._keep(args[3:5])
         results = func(*args, **kwargs)
         given = {tensor.untyped_storage().data_ptr() for tensor in _tensors((args, kwargs))}
         self._own |= {tensor.untyped_storage().data_ptr() for tensor in _tensors(results)} - given
@@ -89,6 +91,7 @@ class StepRecorder:
         self.num_warm_ups = 0
         self.num_recordings = 0
         self.num_replays = 0
+        self.num_waits = 0
 
     def warm_up(self, step: Callable[[], Tensor]) -> Tensor:
         self.num_warm_ups += 1
@@ -101,7 +104,7 @@ class StepRecorder:
         return recorded
 
     def wait(self) -> None:
-        pass
+        self.num_waits += 1
 
     def _count(self) -> None:
         self.num_replays += 1
