@@ -35,12 +35,18 @@ class Muon(Optimizer):
     """
 
     def __init__(self, groups: Sequence[dict[str, Any]], config: MuonConfig) -> None:
-        self._config = config
+        self._normalize = config.normalize
         self._dtype = torch.bfloat16 if has_bf16_matmul(groups[0]["params"][0].device) else torch.float32
         self._weights: dict[Tensor, nn.Parameter] = {}
         super().__init__(
             [{**group, "params": [self._matrix_of(weight) for weight in group["params"]]} for group in groups],
-            {"lr": config.lr, "weight_decay": config.weight_decay},
+            # Under the names that torch's has for them.
+            {
+                "lr": config.lr,
+                "weight_decay": config.weight_decay,
+                "momentum": config.momentum,
+                "ns_steps": config.num_iterations,
+            },
         )
 
     def _matrix_of(self, weight: nn.Parameter) -> nn.Parameter:
@@ -54,19 +60,20 @@ class Muon(Optimizer):
         for group in self.param_groups:
             matrices = [matrix for matrix in group["params"] if self._weights[matrix].grad is not None]
             if matrices:
-                self._update(matrices, group["lr"], group["weight_decay"])
+                self._update(matrices, group)
 
-    def _update(self, matrices: list[Tensor], lr: float | Tensor, weight_decay: float) -> None:
-        directions = self._directions(matrices)
-        if self._config.normalize:
+    def _update(self, matrices: list[Tensor], group: dict[str, Any]) -> None:
+        directions = self._directions(matrices, group["momentum"])
+        changes = self._changes(directions, group["lr"], num_iterations=group["ns_steps"])
+        if self._normalize:
             factors = torch._foreach_reciprocal(torch._foreach_norm(matrices))
             torch._foreach_mul_(factors, [len(matrix) ** 0.5 for matrix in matrices])
             torch._foreach_mul_(matrices, factors)
-        if weight_decay:
-            torch._foreach_mul_(matrices, 1 - lr * weight_decay)
-        torch._foreach_add_(matrices, self._changes(directions, lr))
+        if group["weight_decay"]:
+            torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(matrices, changes)
 
-    def _directions(self, matrices: list[Tensor]) -> list[Tensor]:
+    def _directions(self, matrices: list[Tensor], momentum: float) -> list[Tensor]:
         """The gradients with Nesterov's momentum, which becomes one step older."""
         weights = [self._weights[matrix] for matrix in matrices]
         gradients = [_as_matrix(weight.grad, like=weight) for weight in weights if weight.grad is not None]
@@ -74,17 +81,17 @@ class Muon(Optimizer):
             if matrix not in self.state:
                 self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
         buffers = [self.state[matrix]["momentum_buffer"] for matrix in matrices]
-        torch._foreach_lerp_(buffers, gradients, 1 - self._config.momentum)
-        return list(torch._foreach_lerp(gradients, buffers, self._config.momentum))
+        torch._foreach_lerp_(buffers, gradients, 1 - momentum)
+        return list(torch._foreach_lerp(gradients, buffers, momentum))
 
-    def _changes(self, directions: list[Tensor], lr: float | Tensor) -> list[Tensor]:
+    def _changes(self, directions: list[Tensor], lr: float | Tensor, *, num_iterations: int) -> list[Tensor]:
         """What to add to the matrices: the directions made orthogonal, times the rate."""
         changes = list(directions)
         # It has a dimension, so that bf16 times it is float32.
         rate = torch.full((1,), -1.0, dtype=torch.float32, device=directions[0].device) * lr
         for wide, tall in _stacks(directions):
             stack = torch.stack([*(directions[number] for number in wide), *(directions[number].mT for number in tall)])
-            stack = _orthogonalize(stack.to(self._dtype), self._config.num_iterations)
+            stack = _orthogonalize(stack.to(self._dtype), num_iterations)
             for numbers, part in ((wide, stack[: len(wide)]), (tall, stack[len(wide) :].mT)):
                 if numbers:
                     ratio = max(1.0, part.shape[1] / part.shape[2]) ** 0.5
