@@ -11,7 +11,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from fastvit_train.config import OptimConfig
 from fastvit_train.models import classifier_names
-from fastvit_train.muon import FlatMuon
+from fastvit_train.muon import Muon
 from fastvit_train.sharding import optimizer_shares
 from loaders.errors import FastvitError
 
@@ -92,7 +92,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizers:
         others = [group for group in groups if group["kind"] != "matrix"]
         if not matrices:
             raise FastvitError("optim.name is muon, but the model has no matrix between first layer and classifier")
-        return Optimizers(FlatMuon(matrices, config.muon), _build(config.muon.rest, others, config, fused=fused))
+        return Optimizers(Muon(matrices, config.muon), _build(config.muon.rest, others, config, fused=fused))
     return Optimizers(_build(config.name, groups, config, fused=fused))
 
 
