@@ -326,8 +326,8 @@ class Config:
     the model: there it compiles the augmentation alone, where that does more than flip and shift and a C++ compiler is
     there."""
     cuda_graph: Literal["auto", "on", "off"] = "auto"
-    """Make each training step from a CUDA graph, which the host queues at once instead of kernel by kernel. auto does
-    so on one cuda device for steps that are so short that the device would wait for the host."""
+    """Make training steps from a CUDA graph, which the host queues at once instead of kernel by kernel; not in float16,
+    and not with optim.name lamb. auto does so with one cuda device. A graph keeps the memory of a step for itself."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

@@ -230,7 +230,7 @@ def start_run(
         compile_augment=compiles_augmentation(config, world.device),
         generator=generator,
         epoch=torch.zeros((), dtype=torch.int64, device=world.device),
-        step_graph=build_step_graph(config, model, generator, world=world, dtype=dtype, flops_per_image=flops),
+        step_graph=build_step_graph(config, model, generator, world=world, dtype=dtype),
         checkpoint_time=time.monotonic(),
         autocast=partial(torch.autocast, world.device.type, dtype=dtype, enabled=dtype != torch.float32),
         flops_per_image=flops,

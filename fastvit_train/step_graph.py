@@ -4,7 +4,7 @@ What changes from step to step must lie on the device at a fixed place, for the 
 learning rates, the share of the moving average, the epoch; and the seed of a generator that the graph knows.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -16,14 +16,10 @@ from fastvit_train.distributed import World
 from fastvit_train.schedule import Phase
 from loaders.errors import FastvitError
 
-__all__ = ["WARM_UP_STEPS", "CudaRecorder", "Recorder", "Recording", "StepGraph", "build_step_graph", "graphed_phases"]
+__all__ = ["WARM_UP_STEPS", "CudaRecorder", "Recorder", "Recording", "StepGraph", "build_step_graph", "can_make_graphs"]
 
 WARM_UP_STEPS = 2
 """Steps of each phase that are made without a graph: they compile, choose kernels and make the optimizer's state."""
-
-# A GPU takes at least 5 ms for a part of a step with so many operations: as long as the host takes to queue its
-# kernels, 500 of them. Longer ones hide the host, and their graph would only hold memory that the evaluation can use.
-_MOST_FLOPS = 5e12
 
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Makes a training step of images, labels and index, and returns a tensor of figures."""
@@ -61,13 +57,11 @@ class StepGraph:
     Args:
         model: Whose gradients the steps make.
         recorder: Records a step.
-        phases: Those whose steps are made from a graph.
     """
 
-    def __init__(self, model: nn.Module, recorder: Recorder, phases: Collection[Phase]) -> None:
+    def __init__(self, model: nn.Module, recorder: Recorder) -> None:
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._recorder = recorder
-        self._phases = frozenset(phases)
         self._phase: Phase | None = None
         self._num_warm_ups = 0
         self._recording: Recording | None = None
@@ -82,8 +76,6 @@ class StepGraph:
             batch: What it is called with, of the same shapes throughout a phase.
             phase: What the model trains at.
         """
-        if phase not in self._phases:
-            return step(*batch)
         if phase != self._phase:
             self._drop()
             self._phase, self._num_warm_ups = phase, 0
@@ -180,35 +172,27 @@ class _CudaRecording:
 
 
 def build_step_graph(
-    config: Config,
-    model: nn.Module,
-    generator: torch.Generator,
-    *,
-    world: World,
-    dtype: torch.dtype,
-    flops_per_image: Mapping[Phase, float],
+    config: Config, model: nn.Module, generator: torch.Generator, *, world: World, dtype: torch.dtype
 ) -> StepGraph | None:
     """What makes a run's steps from CUDA graphs; None where they are all made without.
 
     Args:
         config: The run.
-        model: Compiled already, if it is to be.
-        generator: Which the steps draw from.
-        world: The ranks that share it.
+        model: Whose gradients the steps make.
+        generator: Which they draw from.
+        world: The ranks that share the run.
         dtype: What it computes in.
-        flops_per_image: Operations of the model for an image of each phase.
 
     Raises:
         FastvitError: `cuda_graph` is on, but there can be none.
     """
-    phases = graphed_phases(config, world=world, dtype=dtype, flops_per_image=flops_per_image)
-    return StepGraph(model, CudaRecorder(world.device, generator), phases) if phases else None
+    if not can_make_graphs(config, world=world, dtype=dtype):
+        return None
+    return StepGraph(model, CudaRecorder(world.device, generator))
 
 
-def graphed_phases(
-    config: Config, *, world: World, dtype: torch.dtype, flops_per_image: Mapping[Phase, float]
-) -> set[Phase]:
-    """The phases of a run whose steps are made from a CUDA graph; see `build_step_graph`."""
+def can_make_graphs(config: Config, *, world: World, dtype: torch.dtype) -> bool:
+    """Whether a run's steps are made from CUDA graphs; see `build_step_graph`."""
     reasons = {
         f"the device is {world.device.type}": world.device.type != "cuda",
         f"there are {world.world_size} devices": world.world_size > 1,
@@ -221,9 +205,4 @@ def graphed_phases(
     against = [reason for reason, holds in reasons.items() if holds]
     if config.cuda_graph == "on" and against:
         raise FastvitError(f"cuda_graph is on, but {against[0]}; or leave it out")
-    if config.cuda_graph == "off" or against:
-        return set()
-    images = config.batch_size / config.accumulate
-    return {
-        phase for phase, flops in flops_per_image.items() if config.cuda_graph == "on" or flops * images < _MOST_FLOPS
-    }
+    return config.cuda_graph != "off" and not against

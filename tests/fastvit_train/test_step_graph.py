@@ -18,8 +18,8 @@ from fastvit_train.data import build_loaders
 from fastvit_train.distributed import World
 from fastvit_train.metrics import read_metrics
 from fastvit_train.run import Run
-from fastvit_train.schedule import Phase, phases_of
-from fastvit_train.step_graph import WARM_UP_STEPS, CudaRecorder, StepGraph, graphed_phases
+from fastvit_train.schedule import Phase
+from fastvit_train.step_graph import WARM_UP_STEPS, CudaRecorder, StepGraph, can_make_graphs
 from fastvit_train.step_timer import FIRST_STEPS
 from fastvit_train.train import train, train_step
 from loaders.errors import FastvitError
@@ -71,7 +71,7 @@ def recorders(monkeypatch) -> list[StepRecorder]:
 
     def build_step_graph(config: Config, model: Any, generator: torch.Generator, **_: Any) -> StepGraph:
         made.append(StepRecorder(CPU, generator))
-        return StepGraph(model, made[-1], phases_of(config))
+        return StepGraph(model, made[-1])
 
     monkeypatch.setattr("fastvit_train.run.build_step_graph", build_step_graph)
     # torch's looks at the labels, but only on the CPU.
@@ -126,11 +126,12 @@ def test_batch_norm_and_parts_in_a_graph(config, train_twice):
     assert recorder.num_replays == 3
 
 
-def test_every_phase_has_its_graph(config, train_twice):
+def test_every_phase_has_its_graph(config, train_twice, capsys):
     """Of each, the first steps are made without."""
     config = replace(config, phases=((0.3, 16, 0.5), (0.6, 32, 0.5)), optim=OPTIMIZERS["adamw"])
     (recorder,) = train_twice(replace(config, model=ModelConfig(drop_path=0.2)))
     assert (recorder.num_warm_ups, recorder.num_recordings, recorder.num_replays) == (6, 3, 6)
+    assert capsys.readouterr().out.count(", steps from CUDA graphs\n") == 1
 
 
 def test_batches_that_are_not_whole_come_between(config, train_twice, monkeypatch):
@@ -195,10 +196,10 @@ class Summing(NamedTuple):
         loss.backward()
         return loss.detach()
 
-    def run(self, number: int, resolution: int = 32) -> float:
+    def run(self, number: int) -> float:
         """Make a step, and return the gradient of the first weight."""
         labels = torch.zeros(2, dtype=torch.int64)
-        self.graph.run(self.step, (IMAGES[number - 1], labels, labels), Phase(resolution, 0.0))
+        self.graph.run(self.step, (IMAGES[number - 1], labels, labels), Phase(32, 0.0))
         return self.gradient
 
     @property
@@ -210,7 +211,7 @@ class Summing(NamedTuple):
 def summing() -> Summing:
     model = nn.Linear(3, 1)
     recorder = StepRecorder(CPU, torch.Generator())
-    return Summing(model, recorder, StepGraph(model, recorder, [Phase(32, 0.0), Phase(16, 0.0)]))
+    return Summing(model, recorder, StepGraph(model, recorder))
 
 
 def test_gradients_are_those_of_the_last_step(summing):
@@ -219,11 +220,6 @@ def test_gradients_are_those_of_the_last_step(summing):
     assert summing.gradient == 14
     assert summing.run(5) == 10
     assert summing.recorder.num_replays == 3
-
-
-def test_a_phase_without_a_graph(summing):
-    assert [summing.run(number, resolution=24) for number in (1, 2, 3, 4)] == [2, 4, 6, 8]
-    assert summing.recorder.num_warm_ups == summing.recorder.num_recordings == 0
 
 
 def test_the_graph_of_a_phase_goes_with_it(summing):
@@ -243,21 +239,12 @@ def test_the_graph_of_a_phase_goes_with_it(summing):
     assert summing.gradient == 2
 
 
-SHORT, LONG = Phase(32, 0.0), Phase(224, 0.0)
-FLOPS = {SHORT: 4e9, LONG: 1e11}
 CUDA = World(rank=0, world_size=1, device=torch.device("cuda", 0))
 
 
-def graphed(config: Config, world: World = CUDA, dtype: torch.dtype = torch.bfloat16) -> set[Phase]:
-    return graphed_phases(config, world=world, dtype=dtype, flops_per_image=FLOPS)
-
-
-def test_auto_makes_graphs_of_short_steps():
-    assert graphed(Config(batch_size=512)) == {SHORT}
-    assert graphed(Config(batch_size=512, accumulate=16)) == {SHORT, LONG}, "each part of a step is queued"
-    assert graphed(Config(batch_size=2048)) == set()
-    assert graphed(Config(batch_size=2048, cuda_graph="on")) == {SHORT, LONG}
-    assert graphed(Config(batch_size=64, cuda_graph="off")) == set()
+@pytest.mark.parametrize(("choice", "expected"), [("auto", True), ("on", True), ("off", False)])
+def test_one_cuda_device_makes_graphs(choice, expected):
+    assert can_make_graphs(Config(cuda_graph=choice), world=CUDA, dtype=torch.bfloat16) == expected
 
 
 @pytest.mark.parametrize(
@@ -273,10 +260,10 @@ def test_auto_makes_graphs_of_short_steps():
 )
 def test_what_cannot_be_in_a_graph(options, world, dtype, message):
     """By itself it makes none; asked for, it is refused."""
-    config = Config(batch_size=64, **options)
-    assert graphed(config, world, dtype) == set()
+    config = Config(**options)
+    assert not can_make_graphs(config, world=world, dtype=dtype)
     with pytest.raises(FastvitError, match=f"cuda_graph is on, but {message}"):
-        graphed(replace(config, cuda_graph="on"), world, dtype)
+        can_make_graphs(replace(config, cuda_graph="on"), world=world, dtype=dtype)
 
 
 def test_what_a_graph_cannot_hold_is_said(monkeypatch):
