@@ -1,7 +1,5 @@
 """A run: what its steps share, how it starts, and how it is saved and resumed."""
 
-import os
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -17,6 +15,7 @@ from torch import nn
 from fastvit_train import checkpoint
 from fastvit_train.augment import normalize
 from fastvit_train.batch_norm import average_statistics, synchronize_batch_norm
+from fastvit_train.compilation import compile_models, compiles_augmentation
 from fastvit_train.config import Config
 from fastvit_train.config_json import to_dict
 from fastvit_train.data import describe_sets, training_classes
@@ -33,7 +32,7 @@ from fastvit_train.models.vit_start import whiten_patches
 from fastvit_train.optim import Optimizers, build_optimizer
 from fastvit_train.run_folder import BEST, CHECKPOINT, older_checkpoint, remove_old_checkpoints
 from fastvit_train.schedule import Phase, phases_of, total_steps
-from fastvit_train.sharding import check_sharding, gathered, is_sharded, shard, units
+from fastvit_train.sharding import check_sharding, gathered, is_sharded, shard
 from fastvit_train.signals import StopSignal
 from fastvit_train.watchdog import Watchdog
 from loaders import ImageLoader
@@ -45,11 +44,8 @@ __all__ = [
     "average_batch_norm",
     "build_placed_model",
     "checkpoint_is_due",
-    "compile_models",
-    "compiles_augmentation",
     "diverged",
     "initialize_from_data",
-    "resolve_compile",
     "save_best",
     "save_checkpoint",
     "set_initial_weights",
@@ -259,39 +255,6 @@ def initialize_from_data(model: nn.Module, config: Config, loader: ImageLoader) 
         loader.set_epoch(0)
         images = next(iter(loader)).images
         initialize(normalize(images, config.augment, torch.float32))
-
-
-def compile_models(config: Config, device: torch.device, *models: nn.Module) -> None:
-    """Have torch.compile make each model's code when it is first called, if the config asks for it."""
-    mode = resolve_compile(config, device)
-    if mode is not None:
-        # What gathers the shares of a sharded model is not for torch.compile: there it has each block.
-        parts = [part for model in models for part in (units(model) if is_sharded(model) else [model])]
-        for part in parts:
-            # The few resolutions of the phases get their own code; else torch would make the sizes variables.
-            part.compile(mode=mode, dynamic=False if config.phases else None)
-
-
-def resolve_compile(config: Config, device: torch.device) -> str | None:
-    """The torch.compile mode, or None."""
-    if config.compile == "auto":
-        return "default" if device.type == "cuda" else None
-    return None if config.compile == "off" else config.compile
-
-
-def compiles_augmentation(config: Config, device: torch.device) -> bool:
-    """Whether the augmentation is compiled: auto does so on cuda, and on the CPU where it gains something.
-
-    On the CPU torch needs a C++ compiler for that, which a machine that a wheel was installed on need not have.
-    """
-    if config.compile == "auto":
-        return device.type == "cuda" or (not config.augment.is_plain and _has_cpp_compiler())
-    return config.compile != "off"
-
-
-def _has_cpp_compiler() -> bool:
-    """Whether the compiler that torch.compile calls for the CPU is there."""
-    return shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
 def save_checkpoint(run: Run) -> None:
