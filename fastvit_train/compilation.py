@@ -23,12 +23,12 @@ _MOST_VERSIONS = 64
 
 def compile_models(config: Config, device: torch.device, *models: nn.Module) -> None:
     """Have torch.compile make each model's code when it is first called, if the config asks for it."""
-    mode = resolve_compile(config, device)
-    if mode is None:
-        return
     # With more versions torch would compute without compiling, which nobody would see but by the speed.
     torch._dynamo.config.recompile_limit = _MOST_VERSIONS
     torch._dynamo.config.fail_on_recompile_limit_hit = True
+    mode = resolve_compile(config, device)
+    if mode is None:
+        return
     for model in models:
         if is_sharded(model):  # what gathers the shares is not for torch.compile: there it has each block
             for unit in units(model):
