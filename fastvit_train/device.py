@@ -5,7 +5,6 @@ import platform
 from pathlib import Path
 
 import torch
-from torch.nn.attention import SDPBackend
 
 from fastvit_train.config import Config
 
@@ -24,8 +23,6 @@ __all__ = [
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 """What a run can compute in, by the names of `Config.precision`."""
 
-# What attention is computed with on CUDA, where that can; what else torch has comes after it.
-_ATTENTION = SDPBackend.FLASH_ATTENTION
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
@@ -82,18 +79,6 @@ def choose_fast_kernels(device: torch.device) -> None:
     torch.set_float32_matmul_precision("high")
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
-        _prefer_attention(_ATTENTION)
-
-
-def _prefer_attention(backend: SDPBackend) -> None:
-    """Have torch look first whether this kernel can do the attention that it is given.
-
-    For the whole process, as torch.compile asks when it traces and uncompiled code when it runs: `sdpa_kernel`, the
-    public way, is over when its context is. These functions were checked with torch 2.11.0 and 2.14.1.
-    """
-    first: int = backend.value
-    order = torch._C._get_sdp_priority_order()
-    torch._C._set_sdp_priority_order([first, *(other for other in order if other != first)])
 
 
 def has_bf16_matmul(device: torch.device) -> bool:

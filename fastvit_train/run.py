@@ -13,6 +13,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from fastvit_train import checkpoint
+from fastvit_train.accumulation import resolve_accumulate
 from fastvit_train.augment import normalize
 from fastvit_train.batch_norm import average_statistics, synchronize_batch_norm
 from fastvit_train.compilation import compile_models, compiles_augmentation
@@ -106,6 +107,8 @@ class Run:
     data_sets: dict[str, str]
     """What tells its data sets from others, on the main rank; see `describe_sets`."""
     dtype: torch.dtype
+    num_parts: int
+    """That each rank computes its share of a batch in."""
     compile_augment: bool
     autocast: Callable[[], AbstractContextManager[object]]
     checkpoint_time: float
@@ -192,6 +195,7 @@ def start_run(
         set_initial_weights(model, config, loader, metrics)
     if config.sync_batch_norm:
         model = synchronize_batch_norm(model, world)
+    num_parts = resolve_accumulate(config, model, world, dtype=dtype)
     half_life_steps = config.ema_half_life_epochs * steps_per_epoch
     ema = build_ema(model, half_life_steps=half_life_steps) if half_life_steps else None
     models = [model, *([ema.module] if ema is not None else [])]
@@ -217,6 +221,7 @@ def start_run(
         steps_per_epoch=steps_per_epoch,
         data_sets=describe_sets(config) if world.is_main else {},
         dtype=dtype,
+        num_parts=num_parts,
         compile_augment=compiles_augmentation(config, world.device),
         checkpoint_time=time.monotonic(),
         autocast=partial(torch.autocast, world.device.type, dtype=dtype, enabled=dtype != torch.float32),

@@ -1,7 +1,8 @@
 """Recipes for ImageNet-1k: 1,281,167 training images, 1,000 classes; or a subset of it.
 
-Batches are over all devices, so that any number of them makes the same steps. If a device's share of a batch does not
-fit into its memory, pass a larger `--accumulate`; several devices can do with a smaller one.
+Batches are over all devices, so that any number of them makes the same steps. A ViT's batch is computed in as many
+parts as a device's memory needs. If a ResNet's does not fit, pass a larger `--accumulate`: its batch statistics are then
+those of a part.
 
 RandAugment is torchvision's: every operation is applied, and solarize at the highest magnitude inverts all pixels. In
 big_vision's, its threshold runs the other way, so that it does nothing there. timm skips each operation half of the
@@ -53,7 +54,6 @@ def vit_b16_130(epochs: float = 130) -> Config:
         arch="vit_b16",
         epochs=epochs,
         batch_size=1024,
-        accumulate=4,
         phases=((11 / 13, 192, 0.0),),
         data=_INCEPTION_CROP,
         model=VIT_B16_MODEL,
@@ -100,7 +100,6 @@ def vit_s16_deit3(epochs: float = 800) -> Config:
         arch="timm/deit3_small_patch16_224",
         epochs=epochs,
         batch_size=2048,
-        accumulate=2,
         loss="bce",
         bce_target_threshold=0.0,
         data=DataConfig(center_fraction=1.0, interpolation="bicubic", repeats=3),

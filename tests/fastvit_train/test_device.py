@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.nn.attention import SDPBackend
 
 from fastvit_train import device
 from fastvit_train.config import Config
@@ -42,22 +41,6 @@ def test_cudnn_times_its_convolutions_on_cuda(monkeypatch, kind):
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     device.choose_fast_kernels(torch.device(kind))
     assert torch.backends.cudnn.benchmark == (kind == "cuda")
-
-
-@pytest.mark.parametrize("backend", [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION])
-def test_the_attention_that_is_preferred_comes_first_and_the_others_stay(monkeypatch, backend):
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
-    order = torch._C._get_sdp_priority_order()
-    monkeypatch.setattr(device, "_ATTENTION", backend)
-    try:
-        device.choose_fast_kernels(CPU)
-        assert torch._C._get_sdp_priority_order() == order, "the CPU has its own"
-        device.choose_fast_kernels(torch.device("cuda"))
-        first, *others = torch._C._get_sdp_priority_order()
-    finally:
-        torch._C._set_sdp_priority_order(order)
-    assert first == int(backend)
-    assert others == [other for other in order if other != first]
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told so")
