@@ -28,7 +28,7 @@ from fastvit_train.initial_weights import load_initial_weights
 from fastvit_train.loss_scaler import LossScaler
 from fastvit_train.metrics import Metrics
 from fastvit_train.models import build_model
-from fastvit_train.models.plain_attention import use_plain_attention
+from fastvit_train.models.device_kernels import use_fast_modules
 from fastvit_train.models.vit_start import whiten_patches
 from fastvit_train.optim import Optimizers, build_optimizer
 from fastvit_train.run_folder import BEST, CHECKPOINT, older_checkpoint, remove_old_checkpoints
@@ -239,8 +239,7 @@ def build_placed_model(config: Config, world: World, num_classes: int) -> nn.Mod
         phases=config.phases,
     )
     model = model.to(world.device).to(memory_format=torch.channels_last)
-    if world.device.type == "cpu":
-        use_plain_attention(model)
+    use_fast_modules(model, world.device)
     return model
 
 

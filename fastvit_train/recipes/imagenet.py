@@ -1,8 +1,8 @@
 """Recipes for ImageNet-1k: 1,281,167 training images, 1,000 classes; or a subset of it.
 
 Batches are over all devices, so that any number of them makes the same steps. A ViT's batch is computed in as many
-parts as a device's memory needs. If a ResNet's does not fit, pass a larger `--accumulate`: its batch statistics are then
-those of a part.
+parts as a device's memory needs. If a ResNet's does not fit, pass a larger `--accumulate`: its batch statistics then
+are those of a part.
 
 RandAugment is torchvision's: every operation is applied, and solarize at the highest magnitude inverts all pixels. In
 big_vision's, its threshold runs the other way, so that it does nothing there. timm skips each operation half of the
