@@ -89,26 +89,40 @@ class Muon(Optimizer):
         changes = list(directions)
         # It has a dimension, so that bf16 times it is float32.
         rate = torch.full((1,), -1.0, dtype=torch.float32, device=directions[0].device) * lr
-        for wide, tall in _stacks(directions):
-            stack = torch.stack([*(directions[number] for number in wide), *(directions[number].mT for number in tall)])
-            stack = _orthogonalize(stack.to(self._dtype), num_iterations)
-            for numbers, part in ((wide, stack[: len(wide)]), (tall, stack[len(wide) :].mT)):
-                if numbers:
-                    ratio = max(1.0, part.shape[1] / part.shape[2]) ** 0.5
-                    # Laid out as the matrices are, the changes of all are added in one launch.
-                    scaled = (part * (rate * ratio)).contiguous()
-                    for number, change in zip(numbers, scaled, strict=True):
-                        changes[number] = change
+        for sides in _stacks(directions):
+            wide = [
+                _wide(_stack([directions[number] for number in numbers], self._dtype)) for numbers in sides.values()
+            ]
+            stack = _orthogonalize(wide[0] if len(wide) == 1 else torch.cat(wide), num_iterations)
+            parts = torch.split(stack, [len(part) for part in wide])
+            for ((rows, columns), numbers), part in zip(sides.items(), parts, strict=True):
+                # Laid out as the matrices are, the changes of all are added in one launch.
+                laid_out = (part.mT if rows > columns else part).contiguous()
+                scaled = laid_out * (rate * max(1, rows / columns) ** 0.5)
+                for number, change in zip(numbers, scaled, strict=True):
+                    changes[number] = change
         return changes
 
 
-def _stacks(matrices: Sequence[Tensor]) -> Iterable[tuple[list[int], list[int]]]:
-    """The numbers of the matrices that are of one shape if the tall ones are transposed: the others, and the tall."""
-    stacks: dict[tuple[int, int], tuple[list[int], list[int]]] = {}
+def _stacks(matrices: Sequence[Tensor]) -> Iterable[dict[torch.Size, list[int]]]:
+    """The numbers of the matrices by shape, for each stack: a shape and its transpose share one."""
+    stacks: dict[tuple[int, ...], dict[torch.Size, list[int]]] = {}
     for number, matrix in enumerate(matrices):
-        rows, columns = matrix.shape
-        stacks.setdefault((min(rows, columns), max(rows, columns)), ([], []))[rows > columns].append(number)
+        sides = stacks.setdefault(tuple(sorted(matrix.shape)), {})
+        sides.setdefault(matrix.shape, []).append(number)
     return stacks.values()
+
+
+def _stack(matrices: list[Tensor], dtype: torch.dtype) -> Tensor:
+    """torch.stack and a cast, in one pass."""
+    stack = torch.empty((len(matrices), *matrices[0].shape), dtype=dtype, device=matrices[0].device)
+    torch._foreach_copy_(list(stack), matrices)
+    return stack
+
+
+def _wide(matrices: Tensor) -> Tensor:
+    """The matrices [n, rows, columns], transposed if they are tall."""
+    return matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
 
 
 def _as_matrix(filters: Tensor, *, like: Tensor) -> Tensor:
