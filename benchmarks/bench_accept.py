@@ -1,5 +1,6 @@
 """Acceptance of a machine: do the tests pass on its card, and how fast is it; all within a given time."""
 
+import os
 import tempfile
 import time
 from dataclasses import dataclass
@@ -81,6 +82,9 @@ def bench_accept(config: BenchAccept) -> list[Row]:
             why = status.get("problem") or status.get("reason") or ""
             print(f"{seconds:6.0f} s  {job.stage}: {job.name}: {status['status']} {why}".rstrip(), flush=True)
 
+    if config.device == "cpu":
+        # Threads that wait for each other on a busy machine take minutes; what stages start inherits this.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         setting = make_setting(
             device=config.device,

@@ -25,6 +25,7 @@ __all__ = ["resume_equality"]
 
 _COMPARED = ("model", "ema", "optimizer", "random_states")
 _WARNINGS = "warnings.txt"
+_CPU_ARCH = "timm/test_vit"
 _POLL_SECONDS = 0.0005
 
 
@@ -54,7 +55,7 @@ def resume_equality(setting: Setting, *, preset: str) -> Iterator[Row]:
 
 
 def _config(setting: Setting, preset: str, out: Path) -> Config:
-    config = build_preset(preset)
+    config = build_preset(preset, arch=None if setting.on_cuda else _CPU_ARCH)
     train_images, val_images = setting.small_images
     num_steps = 60 if setting.on_cuda else 8
     return replace(
