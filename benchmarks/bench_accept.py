@@ -39,6 +39,8 @@ class BenchAccept:
     """Which, separated by spaces or commas, always in the order of their worth."""
     photos: Path | None = None
     """A .beton file of JPEGs; when not given, some are made."""
+    commit: str | None = None
+    """What the rows name as the commit; as git has it when not given, which a wheel does not know."""
     data: Path = Path("data")
     """Folder with cifar10_train.beton and cifar10_test.beton, for the stage accuracy."""
 
@@ -92,7 +94,7 @@ def bench_accept(config: BenchAccept) -> list[Row]:
             data=config.data,
             work=Path(folder),
             rows=rows_path,
-            origin=environment(),
+            origin=environment() | ({} if config.commit is None else {"commit": config.commit}),
         )
         deadline = start + 60 * config.minutes - _SECONDS_FOR_THE_REPORT
         runner = Runner(setting, deadline=deadline, log=config.out.resolve() / "log.txt")
