@@ -99,9 +99,9 @@ def bench_accept(config: BenchAccept) -> list[Row]:
         deadline = start + 60 * config.minutes - _SECONDS_FOR_THE_REPORT
         runner = Runner(setting, deadline=deadline, log=config.out.resolve() / "log.txt")
         jobs = config.jobs
-        if together := [job for job in jobs if job.stage == TOGETHER]:
+        if together := [job for job in jobs if job.stage in TOGETHER]:
             runner.run_together(together, after_each=report)
-        runner.run_in_turn([job for job in jobs if job.stage != TOGETHER], after_each=report)
+        runner.run_in_turn([job for job in jobs if job.stage not in TOGETHER], after_each=report)
     report(None)
     print((config.out / "report.md").read_text())
     rows = read_rows(rows_path, skip_bytes=skip_bytes)

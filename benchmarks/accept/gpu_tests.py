@@ -15,7 +15,7 @@ from benchmarks.rows import Row
 __all__ = ["gpu_tests"]
 
 _MARK = "mark.gpu"
-_PROCESSES = 4
+_PROCESSES = 5
 _REASON_LENGTH = 300
 
 

@@ -29,7 +29,7 @@ def load(setting: Setting) -> Iterator[Row]:
     """Measure the loader alone, with the crops of the ViT-B/16."""
     config = SUBJECTS[VIT_B16].config(setting)
     for threads in thread_counts():
-        rate = _load(_with_threads(config, threads), seconds=2.0 if setting.on_cuda else 0.3)
+        rate = _load(_with_threads(config, threads), seconds=1.0 if setting.on_cuda else 0.3)
         yield {"what": "loader alone", "threads": threads, "images_per_second": rate}
 
 

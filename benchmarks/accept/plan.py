@@ -14,28 +14,32 @@ from benchmarks.accept.training import SUBJECTS, prepare, train
 
 __all__ = ["STAGES", "TOGETHER"]
 
-TOGETHER = "prepare"
-"""The stage whose jobs run at the same time: what is measured while others run says nothing about the device."""
+TOGETHER = ("tests", "prepare")
+"""The stages whose jobs run at the same time: what is measured while others run says nothing about the device."""
 
 _PREPARE_SECONDS = 240.0
-_MODELS = [(name, variant) for name, subject in SUBJECTS.items() for variant in subject.variants]
+# Each as its preset has it before any in other variants.
+_MODELS = sorted(
+    ((name, variant) for name, subject in SUBJECTS.items() for variant in subject.variants),
+    key=lambda model: model[1] != "auto",
+)
 # A rehearsal takes as little as uses all of the code.
 _REHEARSED = (_MODELS[0], ("resnet-fast", "auto"))
 
 STAGES: dict[str, list[Job]] = {
-    TOGETHER: [
-        Job(TOGETHER, "gpu tests", gpu_tests, _PREPARE_SECONDS),
+    "tests": [Job("tests", "gpu tests", gpu_tests, _PREPARE_SECONDS)],
+    "prepare": [
         *(
             Job(
-                TOGETHER,
-                f"{name}, {variant}",
-                partial(prepare, name=name, variant=variant),
+                "prepare",
+                name,
+                partial(prepare, name=name),
                 _PREPARE_SECONDS,
-                is_rehearsed=(name, variant) == _REHEARSED[0],
+                is_rehearsed=name == _REHEARSED[0][0],
             )
-            for name, variant in _MODELS
+            for name in SUBJECTS
         ),
-        Job(TOGETHER, "augmentation", prepare_augmentation, _PREPARE_SECONDS),
+        Job("prepare", "augmentation", prepare_augmentation, _PREPARE_SECONDS),
     ],
     "ceilings": [Job("ceilings", "device", ceilings, cap_seconds=40)],
     "train": [

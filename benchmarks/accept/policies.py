@@ -21,7 +21,7 @@ def prepare_augmentation(setting: Setting) -> Iterator[Row]:
     for policy in _policies(setting):
         start = time.perf_counter()
         _augmenting(setting, policy).round()
-        yield {"model": policy, "variant": "augmentation", "first_step_seconds": time.perf_counter() - start}
+        yield {"model": policy, "first_step_seconds": time.perf_counter() - start}
 
 
 def augmentation(setting: Setting) -> Iterator[Row]:

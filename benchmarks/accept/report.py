@@ -120,7 +120,7 @@ def _tables(rows: list[Row]) -> list[_Table]:
     tables: list[tuple[str, str, str, Columns]] = [
         (
             "Tests on the device",
-            "prepare",
+            "tests",
             "skipped",
             {"passed": _number("passed"), "failed": _number("failed"), "skipped": _number("skipped")},
         ),
@@ -221,10 +221,10 @@ def _tables(rows: list[Row]) -> list[_Table]:
             },
         ),
         (
-            "First steps while all models compile at the same time",
+            "First steps, all at the same time",
             "prepare",
             "first_step_seconds",
-            {"model": _text("model"), "variant": _text("variant"), "s": _number("first_step_seconds", 1)},
+            {"what": _text("model"), "s": _number("first_step_seconds", 1)},
         ),
     ]
     return [

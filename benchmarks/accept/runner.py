@@ -18,7 +18,7 @@ from loaders.cpus import usable_cpus
 
 __all__ = ["Runner"]
 
-_SHARE_OF_PREPARATION = 0.4
+_SHARE_OF_PREPARATION = 0.6
 _LEAST_REHEARSAL_SECONDS = 5.0
 _MESSAGE_LENGTH = 600
 
