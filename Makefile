@@ -5,7 +5,8 @@
 #   make lint       ruff and mypy
 #   make docs       the documentation as a site in build/site
 #   make bench      loader benchmark on CIFAR-10
-#   make gpu-check  the tests that need a CUDA device
+#   make gpu-check  what a CUDA device does: its tests, speed, accuracy (ARGS="--minutes 10"); PYTHON=python3 takes a Python that
+#                   has fastvit installed, instead of .venv
 #   make test-neon  the resize kernels for ARM, cross-compiled and run under QEMU
 #   make test-lowest  all tests with the lowest versions that pyproject.toml allows, in its own environment
 #   make wheels     wheels in dist/, then test-wheels; for the Pythons that are on the path (PYTHONS="3.11 3.12" chooses)
@@ -53,9 +54,15 @@ docs: .venv/.docs
 bench: .venv/.test $(CIFAR10)
 	$(BIN)/fastvit-bench loader --data data/cifar10_train.beton --case whole --resolution 32 $(ARGS)
 
+# The packages are those that are installed: PYTHONSAFEPATH keeps the sources here, which lack the compiled modules, off the path.
+ifeq ($(origin PYTHON),command line)
+gpu-check: GPU_PYTHON = $(PYTHON)
+else
+gpu-check: GPU_PYTHON = $(BIN)/python
 gpu-check: .venv/.test
-	$(BIN)/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "gpu-check: torch sees no CUDA device")'
-	$(BIN)/python -m pytest -m gpu $(ARGS)
+endif
+gpu-check:
+	PYTHONSAFEPATH=1 $(GPU_PYTHON) -c 'import sys; sys.argv[0] = "fastvit-bench"; from fastvit_train._bundled import bench; sys.exit(bench())' accept $(ARGS)
 
 # What pyproject.toml names with a lower bound, at that bound: the build's tools, what fastvit needs, and the extras.
 build/lowest.txt: pyproject.toml

@@ -106,13 +106,13 @@ class Augmenting:
         torch.set_num_threads(config.threads)
         keep_freed_memory()
         torch.manual_seed(0)
-        self._config = config
+        self.config = config
         self._batches = CONTENDERS[name](config.job)
 
     def round(self) -> int:
         """Make a round's batches."""
-        num_images = sum(len(batch) for batch in self._batches(self._config.batches))
-        if self._config.device == "cuda":
+        num_images = sum(len(batch) for batch in self._batches(self.config.batches))
+        if self.config.device == "cuda":
             torch.cuda.synchronize()
         return num_images
 

@@ -17,6 +17,7 @@ _BENCHMARKS = {
     "train": "where a preset's training time goes",
     "augment": "augmentations side by side",
     "convert": "converters side by side on the same images",
+    "accept": "what a machine with a new card does, within a given time",
 }
 
 

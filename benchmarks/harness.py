@@ -23,7 +23,7 @@ except ImportError as error:
         f"benchmarks need psutil ({error}); install it with: pip install 'fastvit[bench]'"
     ) from error
 
-__all__ = ["Contender", "Subject", "Turn", "started", "take_turns"]
+__all__ = ["Contender", "Subject", "Turn", "seconds_since_start", "started", "take_turns"]
 
 Subject = TypeVar("Subject")
 
@@ -53,7 +53,7 @@ class Contender(Generic[Subject]):
     """
 
     def __init__(self, name: str, prepare: Callable[[], Subject]) -> None:
-        self._name = name
+        self.name = name
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         # No daemon: a DataLoader's workers are children of this process, which daemons may not have.
@@ -61,23 +61,25 @@ class Contender(Generic[Subject]):
         self._process.start()
         theirs.close()
 
-    def wait_until_ready(self) -> None:
+    def wait_until_ready(self, *, timeout_seconds: float | None = None) -> None:
         """Wait until the subject is there, so that making it does not disturb the turns of others.
 
         Raises:
             RuntimeError: It could not be made.
+            TimeoutError: See `run`.
         """
-        self._answer()
+        self._answer(timeout_seconds)
 
-    def run(self, work: Callable[[Subject], int]) -> Turn:
+    def run(self, work: Callable[[Subject], int], *, timeout_seconds: float | None = None) -> Turn:
         """Have `work`, which must be picklable, done to the subject and wait for it; it returns a number of images.
 
         Raises:
             RuntimeError: The work failed; the message says why.
+            TimeoutError: It took longer than `timeout_seconds`; the process and its children are killed.
         """
         with suppress(BrokenPipeError):  # `_answer` tells of a process that has died
             self._connection.send(work)
-        turn = self._answer()
+        turn = self._answer(timeout_seconds)
         assert turn is not None
         return turn
 
@@ -96,14 +98,25 @@ class Contender(Generic[Subject]):
         assert turn is not None
         return max(peak_rss_bytes, turn.peak_rss_bytes)
 
-    def _answer(self) -> Turn | None:
+    def kill(self) -> None:
+        """End the process and its children at once."""
+        with suppress(psutil.NoSuchProcess):
+            for process in reversed(_family(psutil.Process(self._process.pid))):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+        self._process.join(timeout=10)
+
+    def _answer(self, timeout_seconds: float | None = None) -> Turn | None:
+        if timeout_seconds is not None and not self._connection.poll(max(0.0, timeout_seconds)):
+            self.kill()
+            raise TimeoutError(f"{self.name} took longer than {timeout_seconds:.0f} s")
         try:
             answer: Turn | str | None = self._connection.recv()
         except (EOFError, OSError) as error:
             self._process.join(timeout=10)
-            raise RuntimeError(f"the process of {self._name} died (exit code {self._process.exitcode})") from error
+            raise RuntimeError(f"the process of {self.name} died (exit code {self._process.exitcode})") from error
         if isinstance(answer, str):
-            raise RuntimeError(f"{self._name} failed: {answer}")
+            raise RuntimeError(f"{self.name} failed: {answer}")
         return answer
 
     def __enter__(self) -> Self:
@@ -115,7 +128,7 @@ class Contender(Generic[Subject]):
         self._connection.close()  # the process ends when it finds nobody there
         self._process.join(timeout=10)
         if self._process.is_alive():
-            self._process.kill()
+            self.kill()
 
 
 @contextmanager
@@ -192,6 +205,11 @@ def _measure(work: Callable[[Subject], int], subject: Subject) -> Turn:
         peak_rss_bytes=_peak_rss_bytes(psutil.Process()),
         peak_device_memory_bytes=torch.cuda.max_memory_allocated() if uses_device else None,
     )
+
+
+def seconds_since_start() -> float:
+    """The age of this process: Python's start and imports took a part of it."""
+    return time.time() - float(psutil.Process().create_time())
 
 
 def _family(process: psutil.Process) -> list[psutil.Process]:

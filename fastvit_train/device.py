@@ -74,11 +74,12 @@ def choose_fast_kernels(device: torch.device) -> None:
     """Let float32 matmuls take TF32 where there is such a thing, and cuDNN time its convolutions.
 
     cuDNN then tries its algorithms at the first batch of each shape and keeps the fastest, instead of guessing. A run
-    has few shapes: one for each phase, one for evaluation and one for its last batch.
+    has few shapes: one for each phase, one for evaluation and one for its last batch. With
+    `torch.use_deterministic_algorithms` it guesses: two processes may find different algorithms the fastest.
     """
     torch.set_float32_matmul_precision("high")
     if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
 
 
 def has_bf16_matmul(device: torch.device) -> bool:

@@ -1,9 +1,10 @@
 """The contenders `train`, `step`, `loader` and `matmuls`: our trainer, whole and in parts."""
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from benchmarks.peers.matmuls import record_matmuls
 from fastvit_train.config import Config, DataConfig
 from fastvit_train.data import build_loaders
 from fastvit_train.device import keep_freed_memory
+from fastvit_train.device_clock import device_clock
 from fastvit_train.distributed import start_world
 from fastvit_train.metrics import Totals
 from fastvit_train.models import set_patch_drop
@@ -20,6 +22,7 @@ from fastvit_train.prefetch import Prefetcher
 from fastvit_train.run import start_run
 from fastvit_train.schedule import phase_of
 from fastvit_train.train import train_step
+from loaders import Batch
 
 __all__ = ["Loading", "Matmuls", "Training", "on_noise"]
 
@@ -53,22 +56,38 @@ class Training:
         self.run.progress.epoch = epoch
         self._phase = phase_of(config, epoch)
         set_patch_drop(self.run.model, self._phase.patch_drop)
+        self.clock = device_clock(world.device)
 
     def start(self) -> int:
         """Have the loader make its first batches, one of which is dropped."""
-        self._loader.set_epoch(self.run.progress.epoch, resolution=self._phase.resolution)
-        self._batches = iter(Prefetcher(self._loader, self.run.world.device))
+        self._batches = self._endless_batches()
         return len(next(self._batches).labels)
 
     def steps(self, number: int) -> int:
-        """Train for so many steps; returns how many images that were."""
+        """Train for so many steps and wait for the device; returns how many images that were."""
+        num_images = self.queue_steps(number)
+        self.clock.now()
+        return num_images
+
+    def queue_steps(self, number: int) -> int:
+        """Train for so many steps; a CUDA device may still be at them when this returns."""
         run, totals, num_images = self.run, Totals(self.run.world.device), 0
         for images, labels, index in islice(self._batches, number):
             train_step(run, images, labels, index, totals)
-            run.progress.step += 1
+            run.progress.step = min(run.progress.step + 1, run.last_step - 1)  # the schedule has no rates after its end
             num_images += len(labels)
-        totals.sums().tolist()  # waits for the device
         return num_images
+
+    def load_with(self, data: DataConfig) -> None:
+        """Load the same images in another way from the next `start` on."""
+        self._loader.close()
+        self._loader, _, _ = build_loaders(replace(self.run.config, data=data), self.run.world)
+
+    def _endless_batches(self) -> Iterator[Batch]:
+        """The batches of the epoch, and of those after it in the same phase."""
+        for epoch in count(self.run.progress.epoch):
+            self._loader.set_epoch(epoch, resolution=self._phase.resolution)
+            yield from Prefetcher(self._loader, self.run.world.device, self.clock)
 
 
 class Loading(Training):

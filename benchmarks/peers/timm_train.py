@@ -2,7 +2,8 @@
 
 The script is not part of the package. Its `train_one_epoch` (huggingface/pytorch-image-models, train.py) reads the loss
 after every step and, by default, trains in float32 with Nesterov SGD on batches from `create_loader` with four workers,
-random resized crops and colour jitter. `--amp` is float16 autocast where `--amp-dtype` says nothing else.
+random resized crops and colour jitter. `--amp` is float16 autocast where `--amp-dtype` says nothing else;
+`--grad-accum-steps` computes a batch in parts, as our `--accumulate` does, of which it has as many.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,27 +29,46 @@ from fastvit_train.distributed import start_world
 from fastvit_train.models import build_model, set_patch_drop
 from fastvit_train.schedule import phase_of
 
-__all__ = ["AMP_DTYPES", "TimmTraining", "timm_training"]
-
-AMP_DTYPES = {"timm": None, "timm-amp": torch.float16, "timm-amp-bf16": torch.bfloat16}
-"""The precisions: train.py's default, its --amp, and that with --amp-dtype bfloat16."""
+__all__ = ["TIMM_OPTIONS", "TimmOptions", "TimmTraining", "timm_training"]
 
 _WORKERS = 4
+_DIFFERENT_BATCHES = 2
+_MOST_BATCHES = 10_000
+
+
+class TimmOptions(NamedTuple):
+    """Options of train.py."""
+
+    amp_dtype: torch.dtype | None
+    """What autocast computes in; None trains in float32."""
+    is_compiled: bool = False
+    """--torchcompile and --channels-last."""
+
+
+TIMM_OPTIONS = {
+    "timm": TimmOptions(None),
+    "timm-amp": TimmOptions(torch.float16),
+    "timm-amp-bf16": TimmOptions(torch.bfloat16),
+    "timm-compiled": TimmOptions(torch.bfloat16, is_compiled=True),
+}
+"""The contenders: train.py's default, its --amp, that with --amp-dtype bfloat16, and all that is fast."""
 
 
 class _InMemory(Dataset[tuple[Any, int]]):
-    """Decoded images, transformed one by one; `create_loader` sets the transform."""
+    """Decoded images, again and again, transformed one by one; `create_loader` sets the transform."""
 
     transform: Callable[[Image.Image], Any]
 
-    def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
+    def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64], *, length: int) -> None:
         self._images = images
         self._labels = labels
+        self._length = length
 
     def __len__(self) -> int:
-        return len(self._images)
+        return self._length
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
+        index %= len(self._images)
         return self.transform(Image.fromarray(self._images[index])), int(self._labels[index])
 
 
@@ -60,8 +80,9 @@ class TimmTraining:
         images: uint8 [n, side, side, 3], in memory already: timm is not charged for reading and decoding.
         labels: int64 [n].
         batch_size: Images per step.
+        accumulate: Parts that a step is computed in.
         device: The model's.
-        amp_dtype: What autocast computes in; None trains in float32.
+        options: Those of train.py.
     """
 
     def __init__(
@@ -71,20 +92,26 @@ class TimmTraining:
         labels: NDArray[np.int64],
         *,
         batch_size: int,
+        accumulate: int,
         device: torch.device,
-        amp_dtype: torch.dtype | None,
+        options: TimmOptions,
     ) -> None:
         self._model = model.train()
+        if options.is_compiled:
+            self._model = self._model.to(memory_format=torch.channels_last)
+            self._model.compile()
+        self._memory_format = torch.channels_last if options.is_compiled else torch.contiguous_format
+        self._accumulate = accumulate
         self._loss = LabelSmoothingCrossEntropy(0.1)
         self._optimizer = create_optimizer_v2(model, opt="sgd", lr=0.05, momentum=0.9, weight_decay=2e-5)
         self._autocast: Callable[[], AbstractContextManager[object]] = (
-            nullcontext if amp_dtype is None else partial(torch.autocast, device.type, dtype=amp_dtype)
+            nullcontext if options.amp_dtype is None else partial(torch.autocast, device.type, dtype=options.amp_dtype)
         )
         side = images.shape[1]
         self._loader = create_loader(
-            _InMemory(images, labels),
+            _InMemory(images, labels, length=_MOST_BATCHES * batch_size),
             input_size=(3, side, side),
-            batch_size=batch_size,
+            batch_size=batch_size // accumulate,
             is_training=True,
             color_jitter=0.4,
             num_workers=_WORKERS,
@@ -101,25 +128,26 @@ class TimmTraining:
         """Train for so many steps, then let the workers go; returns how many images that were."""
         num_images = 0
         for _ in range(number):
-            images, labels = next(self._batches)
-            with self._autocast():
-                loss = self._loss(self._model(images), labels)
-            loss.backward()
+            for images, labels in islice(self._batches, self._accumulate):
+                with self._autocast():
+                    logits = self._model(images.contiguous(memory_format=self._memory_format))
+                    loss = self._loss(logits, labels)
+                (loss / self._accumulate).backward()
+                num_images += len(images)
             self._optimizer.step()
             loss.item()
             self._optimizer.zero_grad()
-            num_images += len(images)
         del self._batches
         return num_images
 
 
-def timm_training(config: Config, *, epoch: int, num_steps: int, amp_dtype: torch.dtype | None) -> TimmTraining:
-    """Timm's training of the model and the images that a run of ours has in an epoch, in rounds of so many steps."""
+def timm_training(config: Config, *, epoch: int, options: TimmOptions) -> TimmTraining:
+    """Timm's training of the model and the images that a run of ours has in an epoch."""
     phase = phase_of(config, epoch)
     with start_world(config.device) as world:
         loader, _, num_classes = build_loaders(config, world)
         loader.set_epoch(0, resolution=phase.resolution)
-        batches = list(islice(loader, num_steps + 1))
+        batches = list(islice(loader, _DIFFERENT_BATCHES))
         loader.close()
     model = build_model(
         config.arch,
@@ -134,6 +162,7 @@ def timm_training(config: Config, *, epoch: int, num_steps: int, amp_dtype: torc
         torch.cat([batch.images for batch in batches]).permute(0, 2, 3, 1).cpu().numpy(),
         torch.cat([batch.labels for batch in batches]).cpu().numpy(),
         batch_size=config.batch_size,
+        accumulate=config.accumulate,
         device=world.device,
-        amp_dtype=amp_dtype,
+        options=options,
     )

@@ -1,0 +1,1 @@
+"""The stages of `fastvit-bench accept`: each module is one, `plan` names them all."""

@@ -1,0 +1,64 @@
+"""Images that the tool makes itself, where nobody names any."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from loaders.beton import BetonWriter, EncodedImage, FieldKind, ImageMode
+
+__all__ = ["make_photos", "make_small_images"]
+
+_FIELDS = {"image": FieldKind.RGB_IMAGE, "label": FieldKind.INT}
+_HEIGHT, _WIDTH = 375, 500  # as most of ImageNet's photos
+_DIFFERENT = 32
+_SMALL_SIDE, _SMALL_CLASSES = 32, 10
+
+
+def make_photos(path: Path, *, num_images: int) -> Path:
+    """Write a `.beton` file of JPEGs of 500 x 375 px, at most 32 different ones; returns its path."""
+    random = np.random.default_rng(0)
+    jpegs = [_jpeg(_scene(random)) for _ in range(min(num_images, _DIFFERENT))]
+    with BetonWriter(path, _FIELDS, num_samples=num_images) as writer:
+        for number in range(num_images):
+            record = EncodedImage(jpegs[number % len(jpegs)], ImageMode.JPG, _HEIGHT, _WIDTH)
+            writer.append([record, number % _DIFFERENT])
+    return path
+
+
+def make_small_images(path: Path, *, num_images: int, seed: int) -> Path:
+    """Write a `.beton` file of raw images of 32 px of ten classes, which the colour tells; returns its path."""
+    random = np.random.default_rng(seed)
+    colours = np.linspace((40, 200, 90), (200, 60, 160), _SMALL_CLASSES)
+    with BetonWriter(path, _FIELDS, num_samples=num_images) as writer:
+        for number in range(num_images):
+            label = number % _SMALL_CLASSES
+            pixels = random.integers(-40, 40, (_SMALL_SIDE, _SMALL_SIDE, 3)) + colours[label]
+            image = EncodedImage(pixels.astype(np.uint8).reshape(-1), ImageMode.RAW, _SMALL_SIDE, _SMALL_SIDE)
+            writer.append([image, label])
+    return path
+
+
+def _scene(random: np.random.Generator) -> NDArray[np.uint8]:
+    """Waves of many lengths, the long ones strongest as in photos, and some flat boxes with edges; [h, w, 3]."""
+    y, x = np.mgrid[0:_HEIGHT, 0:_WIDTH].astype(np.float32)
+    scene = np.zeros((_HEIGHT, _WIDTH, 3), np.float32)
+    for wavelength in np.geomspace(4, 400, 12):
+        angle, phase = random.uniform(0, 2 * np.pi, 2)
+        wave = np.sin(2 * np.pi / wavelength * (x * np.cos(angle) + y * np.sin(angle)) + phase)
+        scene += wavelength**0.5 * wave[..., None] * random.uniform(0.3, 1, 3)
+    scene = 127 + scene * 60 / scene.std()
+    for _ in range(12):
+        top, left = int(random.integers(_HEIGHT - 20)), int(random.integers(_WIDTH - 20))
+        height, width = random.integers(10, 120, 2)
+        scene[top : top + height, left : left + width] = random.integers(256, size=3)
+    pixels: NDArray[np.uint8] = scene.clip(0, 255).astype(np.uint8)
+    return pixels
+
+
+def _jpeg(pixels: NDArray[np.uint8]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=90)
+    return file.getvalue()
