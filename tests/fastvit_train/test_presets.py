@@ -216,6 +216,7 @@ def test_sgd_has_the_momentum_of_its_source():
     assert {name: config.optim.nesterov for name, config in configs.items() if config.optim.name == "sgd"} == {
         "cifar10-quick": True,
         "cifar10-resnet50": False,
+        "cifar10-resnet50-h100": True,
         "finetune-cifar10": False,
         "imagenet-resnet50-ffcv": False,
     }
