@@ -1,7 +1,6 @@
 """Steps and evaluations of every preset on a pretended CUDA device: nothing lies on the wrong one, and nobody waits."""
 
 import pytest
-import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from fake_cuda.device import DEVICE, pretended_cuda
