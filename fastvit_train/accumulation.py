@@ -8,6 +8,7 @@ import copy
 import math
 
 import torch
+from timm.layers import PatchDropout
 from torch import Tensor, nn
 
 from fastvit_train.batch_norm import has_batch_norm
@@ -61,7 +62,10 @@ def saved_bytes_per_image(config: Config, model: nn.Module, device: torch.device
 
     It is seen in uncompiled code, which keeps a little more than compiled code does.
     """
-    model = copy.deepcopy(model).train()
+    model = copy.deepcopy(model).eval()
+    for module in model.modules():
+        if isinstance(module, PatchDropout):
+            module.train()
     most = 0.0
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         for phase in phases_of(config):
@@ -81,7 +85,7 @@ def _saved_bytes(model: nn.Module, count: int, side: int, device: torch.device, 
         sizes[memory.data_ptr()] = memory.nbytes()
         return saved
 
-    images = torch.zeros(count, 3, side, side, device=device).to(memory_format=torch.channels_last)
+    images = torch.zeros(count, 3, side, side, dtype=dtype, device=device).to(memory_format=torch.channels_last)
     autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
     with autocast, torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved):
         logits = model(images)

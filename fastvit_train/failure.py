@@ -61,10 +61,9 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def _what_needs_less(config: Config, place: Place) -> str:
     """The options that need less memory than they do now, the harmless ones first."""
-    run = place.run
-    parts = (config.accumulate or 1) if run is None else run.num_parts
+    parts = (config.accumulate or 1) if place.run is None else place.run.num_parts
     ways = [f"--accumulate {2 * parts} (now {parts}), which computes the same step in parts"]
-    if run is not None and run.step_graph is not None:
+    if place.run is not None and place.run.step_graph is not None:
         ways.append("--cuda-graph off (now on), which lets the evaluation have the memory of a step")
     if config.data.backend == "resident":
         ways.append("--data.backend native (now resident), which leaves the data on the disk")

@@ -8,7 +8,7 @@ from torch import nn
 
 from fastvit_train import accumulation
 from fastvit_train.accumulation import resolve_accumulate, saved_bytes_per_image
-from fastvit_train.config import Config, DataConfig
+from fastvit_train.config import Config, DataConfig, ModelConfig
 from fastvit_train.distributed import World
 from fastvit_train.models import build_model
 from fastvit_train.presets import build_preset
@@ -44,6 +44,13 @@ def test_what_is_kept_of_an_image_is_seen():
     assert bytes_of == [4 * 3 * 64, 5 * 4 * 3 * 64], "and nothing of the weights"
     smaller = replace(config, epochs=2, phases=((0.5, 16, 0.0),))
     assert saved_bytes_per_image(smaller, Layers(1), CPU, **FLOAT) == 4 * 3 * 256, "of the largest phase"
+
+
+def test_patches_that_are_left_out_keep_nothing():
+    config = Config(data=DataConfig(resolution=32), epochs=1)
+    model = build_model(TINY, num_classes=4, resolution=32, config=ModelConfig(patch_drop=0.5))
+    half = saved_bytes_per_image(replace(config, model=ModelConfig(patch_drop=0.5)), model, CPU, **FLOAT)
+    assert half < 0.7 * saved_bytes_per_image(config, model, CPU, **FLOAT)
 
 
 def test_counting_changes_nothing():
