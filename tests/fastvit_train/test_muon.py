@@ -205,7 +205,7 @@ def test_a_cuda_graph_of_a_step_follows_the_rate():
                 weight.grad.copy_(other.grad)
             graph.replay()
     for weight, wanted in zip(weights, expected, strict=True):
-        torch.testing.assert_close(weight, wanted, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(weight, wanted, atol=2e-3, rtol=0)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
