@@ -38,7 +38,7 @@ def random_weights(device: str = "cpu") -> list[nn.Parameter]:
 def set_gradients(weights: list[nn.Parameter], step: int) -> None:
     generator = torch.Generator().manual_seed(step)
     for weight in weights:
-        gradient = torch.randn(weight.shape, generator=generator).to(weight.device)
+        gradient = 0.01 * torch.randn(weight.shape, generator=generator).to(weight.device)
         weight.grad = torch.empty_like(weight).copy_(gradient)
 
 
@@ -172,13 +172,15 @@ def test_the_gpu_makes_the_updates_of_the_cpu(monkeypatch, in_bf16, largest_erro
     weights, expected = random_weights("cuda"), random_weights()
     optimizers = [Muon([{"params": each, **GROUP}], config) for each in (weights, expected)]
     for step in range(3):
-        before = [weight.detach().clone() for weight in expected]
+        changes = []
         for each, optimizer in zip((weights, expected), optimizers, strict=True):
+            before = [weight.detach().clone() for weight in each]
             set_gradients(each, step)
             each[step].grad = None
             optimizer.step()
-        for weight, wanted, old in zip(weights, expected, before, strict=True):
-            assert (weight.cpu() - wanted).norm() <= largest_error * (wanted - old).norm()
+            changes.append([(weight - old).cpu() for weight, old in zip(each, before, strict=True)])
+        for change, wanted in zip(*changes, strict=True):
+            assert (change - wanted).norm() <= largest_error * wanted.norm()
 
 
 @pytest.mark.gpu
@@ -203,7 +205,7 @@ def test_a_cuda_graph_of_a_step_follows_the_rate():
                 weight.grad.copy_(other.grad)
             graph.replay()
     for weight, wanted in zip(weights, expected, strict=True):
-        torch.testing.assert_close(weight, wanted, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(weight, wanted, atol=2e-3, rtol=0)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -258,6 +260,11 @@ def test_a_weight_without_a_gradient_stays():
     before = [weight.detach().clone() for weight in weights]
     optimizer.step()
     assert all(torch.equal(weight, old) for weight, old in zip(weights, before, strict=True))
+
+
+def test_a_gradient_of_zeros_changes_nothing():
+    weight = torch.randn(4, 6)
+    assert torch.equal(updated(weight, torch.zeros(4, 6)), weight)
 
 
 def test_gradients_are_let_go_after_a_step():
