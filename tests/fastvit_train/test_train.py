@@ -20,7 +20,7 @@ from fastvit_train.models import MODELS, build_model
 from fastvit_train.run import start_run
 from fastvit_train.train import add_gradients, images_per_rank, train, train_step
 from loaders.beton import EncodedImage, ImageMode
-from runs import LeavingOut, same, weights
+from runs import TINY, LeavingOut, same, weights
 
 
 def test_a_run_learns_and_reports(trained):
@@ -162,9 +162,10 @@ def test_gradients_are_clipped_whole_and_unscaled(config, precision, accumulate)
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_compiled_run_learns_the_same(config):
+@pytest.mark.parametrize("arch", ["resnet_fast_cifar", TINY])
+def test_a_compiled_run_learns_the_same(config, arch):
     """torch.compile on the CPU, in bf16 as on a GPU: the same steps up to rounding."""
-    config = replace(config, arch="resnet_fast_cifar", max_steps=3, precision="bf16", log_every_steps=1)
+    config = replace(config, arch=arch, max_steps=3, precision="bf16", log_every_steps=1)
     train(config)
     train(replace(config, compile="default", out=config.out.with_name("compiled")))
     plain, compiled = (
