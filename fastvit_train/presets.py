@@ -29,6 +29,7 @@ PRESETS: dict[str, Callable[..., Config]] = {
     "cifar10-vit-b16": cifar10.vit_b16,
     "cifar10-vit-small": cifar10.vit_small,
     "cifar10-vit-small-fast": cifar10.vit_small_fast,
+    "cifar10-vit-small-h100": cifar10.vit_small_h100,
     "finetune-cifar10": cifar10.finetune,
     "imagenet-resnet50-ffcv": imagenet.resnet50_ffcv,
     "imagenet-resnet50-rsb-a2": imagenet.resnet50_rsb_a2,
