@@ -104,6 +104,7 @@ def test_durations_follow_the_epochs(name):
         ("imagenet-vit-s16-deit3", 500_000, 3_125),  # DeiT III: 800 epochs of batches of 2048, 5 of warm-up
         ("cifar10-quick", 600, 138),
         ("cifar10-vit-small-h100", 4_000, 400),
+        ("cifar10-resnet50-h100", 2_910, 582),
     ],
 )
 def test_steps_are_those_of_the_source(name, num_steps, warmup_steps):
@@ -122,6 +123,8 @@ def test_phases_of_the_recipes():
     assert fast == [(24, 0.5)] * 13 + [(32, 0.5)] * 5 + [(32, 0.0)] * 4
     minute = [phase_of(build_preset("cifar10-vit-small-h100"), epoch) for epoch in range(80)]
     assert minute == [(24, 0.5)] * 36 + [(32, 0.0)] * 44
+    base = [phase_of(build_preset("cifar10-vit-b16-h100"), epoch) for epoch in range(60)]
+    assert base == [(96, 0.5)] * 36 + [(128, 0.0)] * 24  # in pixels of CIFAR-10 the same: 24 and 32
 
 
 @pytest.mark.parametrize(
@@ -217,6 +220,8 @@ def test_muons_other_rates_are_airbenchs():
     ("name", "base", "kept"),
     [
         ("cifar10-vit-small-h100", "cifar10-vit-small-fast", ("arch", "model", "data", "label_smoothing", "schedule")),
+        ("cifar10-vit-b16-h100", "cifar10-vit-small-h100", ("model", "batch_size", "label_smoothing", "schedule")),
+        ("cifar10-resnet50-h100", "cifar10-resnet50", ("arch", "model", "data", "phases")),
     ],
 )
 def test_a_recipe_for_one_h100_keeps_what_it_says_of_its_base(name, base, kept):
@@ -231,6 +236,7 @@ def test_sgd_has_the_momentum_of_its_source():
     assert {name: config.optim.nesterov for name, config in configs.items() if config.optim.name == "sgd"} == {
         "cifar10-quick": True,
         "cifar10-resnet50": False,
+        "cifar10-resnet50-h100": True,
         "finetune-cifar10": False,
         "imagenet-resnet50-ffcv": False,
     }
