@@ -174,8 +174,8 @@ def vit_small_h100(epochs: float = 80) -> Config:
     most as they are.
 
     Expected: not yet run on a GPU; the goal is 94 % averaged over flips in 60 s of training. Cost: 11 PFLOP. Source:
-    its own, with the start and the optimizer of `vit_small_fast`, Muon's rate higher by the root of the batch's growth
-    and more of its decay; docs/recipes.md says how the minute was divided.
+    its own, with the start and the optimizer of `vit_small_fast`, whose rate for Muon grows by about the root of the
+    batch's growth, with more decay; docs/recipes.md says how the minute was divided.
     """
     recipe = vit_small_fast(epochs)
     return replace(
