@@ -103,6 +103,8 @@ def test_durations_follow_the_epochs(name):
         ("imagenet-resnet50-rsb-a3", 62_500, 3_125),  # 100 epochs
         ("imagenet-vit-s16-deit3", 500_000, 3_125),  # DeiT III: 800 epochs of batches of 2048, 5 of warm-up
         ("cifar10-quick", 600, 138),
+        ("cifar10-vit-small-h100", 4_000, 400),
+        ("cifar10-resnet50-h100", 2_910, 582),
     ],
 )
 def test_steps_are_those_of_the_source(name, num_steps, warmup_steps):
@@ -119,6 +121,10 @@ def test_phases_of_the_recipes():
     assert resolutions == [160] * 71 + [192] * 17  # ffcv-imagenet ramps from epoch 65 to 76, rounding to 32
     fast = [phase_of(build_preset("cifar10-vit-small-fast"), epoch) for epoch in range(22)]
     assert fast == [(24, 0.5)] * 13 + [(32, 0.5)] * 5 + [(32, 0.0)] * 4
+    minute = [phase_of(build_preset("cifar10-vit-small-h100"), epoch) for epoch in range(80)]
+    assert minute == [(24, 0.5)] * 36 + [(32, 0.0)] * 44
+    base = [phase_of(build_preset("cifar10-vit-b16-h100"), epoch) for epoch in range(60)]
+    assert base == [(96, 0.5)] * 36 + [(128, 0.0)] * 24  # in pixels of CIFAR-10 the same: 24 and 32
 
 
 @pytest.mark.parametrize(
@@ -208,6 +214,20 @@ def test_muons_other_rates_are_airbenchs():
     assert optim.lr / 2000 == pytest.approx(0.67 * (9 / 256) ** 2)  # logits are divided by 9 here and by 256 there
     assert optim.lr * optim.norm_bias_lr_factor / 2000 == pytest.approx(0.053)
     assert optim.lr * optim.weight_decay == pytest.approx(2e-6 * 2000)
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "kept"),
+    [
+        ("cifar10-vit-small-h100", "cifar10-vit-small-fast", ("arch", "model", "data", "label_smoothing", "schedule")),
+        ("cifar10-vit-b16-h100", "cifar10-vit-small-h100", ("model", "batch_size", "label_smoothing", "schedule")),
+        ("cifar10-resnet50-h100", "cifar10-resnet50", ("arch", "model", "data", "phases")),
+    ],
+)
+def test_a_recipe_for_one_h100_keeps_what_it_says_of_its_base(name, base, kept):
+    recipe, other = build_preset(name, epochs=40), build_preset(base, epochs=40)
+    assert {field: getattr(recipe, field) for field in kept} == {field: getattr(other, field) for field in kept}
+    assert recipe.accumulate == 1  # parts are for the caches of a CPU
 
 
 def test_sgd_has_the_momentum_of_its_source():
