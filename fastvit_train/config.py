@@ -325,6 +325,9 @@ class Config:
     """torch.compile mode; auto is default on cuda and off on the CPU, where it gains nothing for
     the model: there it compiles the augmentation alone, where that does more than flip and shift and a C++ compiler is
     there."""
+    cuda_graph: Literal["auto", "on", "off"] = "auto"
+    """Make training steps from a CUDA graph, which the host queues at once instead of kernel by kernel; not in float16,
+    and not with optim.name lamb. auto does so with one cuda device. A graph keeps the memory of a step for itself."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

@@ -30,6 +30,10 @@ class Totals:
         count = torch.full_like(hits, len(labels))
         self._sums += torch.stack([loss.detach().double() * len(labels), hits.double(), count.double()])
 
+    def merge(self, sums: Tensor) -> None:
+        """Add the `sums` of other totals."""
+        self._sums += sums
+
     def sums(self) -> Tensor:
         """Summed loss, hits and images: float64 [3], on the device."""
         return self._sums

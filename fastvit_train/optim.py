@@ -11,7 +11,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from fastvit_train.config import OptimConfig
 from fastvit_train.models import classifier_names
-from fastvit_train.muon import FlatMuon
+from fastvit_train.muon import Muon
 from fastvit_train.sharding import optimizer_shares
 from loaders.errors import FastvitError
 
@@ -27,6 +27,13 @@ class Optimizers:
 
     def __init__(self, *parts: Optimizer) -> None:
         self._parts = parts
+        self.lr_factor = 1.0
+        """What `set_lr` was called with last."""
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the first group."""
+        return float(self.param_groups[0]["base_lr"]) * self.lr_factor
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -39,8 +46,12 @@ class Optimizers:
             part.step()
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """The state of each part, in order."""
-        return [part.state_dict() for part in self._parts]
+        """The state of each part, in order; learning rates as numbers, wherever the optimizers have them."""
+        states = [part.state_dict() for part in self._parts]
+        for group in (group for state in states for group in state["param_groups"]):
+            if isinstance(group["lr"], Tensor):
+                group["lr"] = group["base_lr"] * self.lr_factor
+        return states
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
         """Take over what `state_dict` returned, but for the settings of the groups: those stay as they were built.
@@ -66,17 +77,22 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizers:
     Every group carries its highest learning rate as `base_lr`, for `set_lr`. Only the weights of linear and convolution
     layers decay: not biases, normalisation, position embeddings or class tokens.
 
+    `step` takes all that changes from step to step from the device, so that a CUDA graph can hold it; LAMB's does not.
+
     Raises:
         FastvitError: `layer_decay` is asked for, and timm does not know the model's layers.
     """
     groups = parameter_groups(model, config)
+    if config.name != "lamb":  # it counts steps on the host, and rounds otherwise where the rate is a tensor
+        for group in groups:
+            group["lr"] = _lr_on(group["params"][0].device)
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in model.parameters())
     if config.name == "muon":
         matrices = [group for group in groups if group["kind"] == "matrix"]
         others = [group for group in groups if group["kind"] != "matrix"]
         if not matrices:
             raise FastvitError("optim.name is muon, but the model has no matrix between first layer and classifier")
-        return Optimizers(FlatMuon(matrices, config.muon), _build(config.muon.rest, others, config, fused=fused))
+        return Optimizers(Muon(matrices, config.muon), _build(config.muon.rest, others, config, fused=fused))
     return Optimizers(_build(config.name, groups, config, fused=fused))
 
 
@@ -90,9 +106,14 @@ def _build(name: str, groups: list[dict[str, Any]], config: OptimConfig, *, fuse
             lamb: Optimizer = Lamb(groups, lr=config.lr, betas=config.betas, max_grad_norm=None)
             return lamb
         case "adamw":
-            return AdamW(groups, lr=config.lr, betas=config.betas, fused=fused)
+            return AdamW(groups, lr=config.lr, betas=config.betas, fused=fused, capturable=fused)
         case _:
             raise FastvitError(f"optim.name must be adamw, sgd, lamb or muon, got {name}")
+
+
+def _lr_on(device: torch.device) -> Tensor:
+    """A learning rate where `step` reads it; on cuda torch's fused kernels take float32 alone."""
+    return torch.zeros((), dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
@@ -156,9 +177,14 @@ def layer_factors(model: nn.Module, layer_decay: float) -> dict[str, float]:
 
 
 def set_lr(optimizer: Optimizers, factor: float) -> None:
-    """Set each group's learning rate to `factor` times its highest one."""
+    """Set each group's learning rate to `factor` times its highest one; a tensor stays the same one."""
+    optimizer.lr_factor = factor
     for group in optimizer.param_groups:
-        group["lr"] = group["base_lr"] * factor
+        lr = group["base_lr"] * factor
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
 
 
 def clip_gradients(model: nn.Module, max_norm: float) -> None:

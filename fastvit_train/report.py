@@ -29,7 +29,7 @@ def announce(run: Run) -> None:
         f"{f', first at {config.phases[0][1]} px' if config.phases else ''} "
         f"({config.epochs:g} epochs), {config.data.backend} loader, "
         f"{dtype} on {run.world.world_size} x "
-        f"{device_name(run.world.device)}"
+        f"{device_name(run.world.device)}{'' if run.step_graph is None else ', steps from CUDA graphs'}"
     )
     if config.compile == "auto" and not config.augment.is_plain and not run.compile_augment:
         run.metrics.say("the augmentation is not compiled and takes longer: there is no C++ compiler (g++)")

@@ -25,6 +25,7 @@ MAY_CHANGE = frozenset(
         "checkpoint_every_minutes",
         "checkpoint_every_steps",
         "compile",
+        "cuda_graph",
         "data.backend",
         "data.num_workers",
         "data.on_error",

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from timm.utils import ModelEmaV3
-from torch import nn
+from torch import Tensor, nn
 
 from fastvit_train import checkpoint
 from fastvit_train.augment import normalize
@@ -22,7 +21,7 @@ from fastvit_train.config_json import to_dict
 from fastvit_train.data import describe_sets, training_classes
 from fastvit_train.device import choose_fast_kernels, dtype_of
 from fastvit_train.distributed import World
-from fastvit_train.ema import build_ema
+from fastvit_train.ema import MovingAverage
 from fastvit_train.flops import flops_per_image, peak_flops_per_second
 from fastvit_train.initial_weights import load_initial_weights
 from fastvit_train.loss_scaler import LossScaler
@@ -35,6 +34,7 @@ from fastvit_train.run_folder import BEST, CHECKPOINT, older_checkpoint, remove_
 from fastvit_train.schedule import Phase, phases_of, total_steps
 from fastvit_train.sharding import check_sharding, gathered, is_sharded, shard, units
 from fastvit_train.signals import StopSignal
+from fastvit_train.step_graph import StepGraph, build_step_graph
 from fastvit_train.watchdog import Watchdog
 from loaders import ImageLoader
 from loaders.errors import FastvitError
@@ -98,7 +98,7 @@ class Run:
     model: nn.Module
     parallel_model: nn.Module
     """`model` with gradients averaged over the ranks; the same weights. Itself where it is sharded."""
-    ema: ModelEmaV3 | None
+    ema: MovingAverage | None
     """The moving average of its weights, where the config asks for one."""
     optimizer: Optimizers
     scaler: LossScaler
@@ -112,6 +112,12 @@ class Run:
     dtype: torch.dtype
     compile_augment: bool
     autocast: Callable[[], AbstractContextManager[object]]
+    generator: torch.Generator
+    """What the augmentation draws from; it has a seed for each step."""
+    epoch: Tensor
+    """The epoch of the step, int64 on the device."""
+    step_graph: StepGraph | None
+    """What makes its steps from CUDA graphs, where there are any."""
     checkpoint_time: float
     """When a checkpoint was last written, or the run started, on the clock `time.monotonic`."""
     flops_per_image: dict[Phase, float]
@@ -131,8 +137,7 @@ class Run:
     @property
     def evaluated_model(self) -> nn.Module:
         """The model whose accuracy counts: that of the averaged weights where there are any."""
-        averaged: nn.Module | None = None if self.ema is None else self.ema.module
-        return self.model if averaged is None else averaged
+        return self.model if self.ema is None else self.ema.module
 
     @property
     def evaluated_weights(self) -> Literal["ema", "model"]:
@@ -197,7 +202,7 @@ def start_run(
     if config.sync_batch_norm:
         model = synchronize_batch_norm(model, world)
     half_life_steps = config.ema_half_life_epochs * steps_per_epoch
-    ema = build_ema(model, half_life_steps=half_life_steps) if half_life_steps else None
+    ema = MovingAverage(model, half_life_steps=half_life_steps) if half_life_steps else None
     models = [model, *([ema.module] if ema is not None else [])]
     if config.parallel == "fsdp":
         check_sharding(config, model, dtype, world)
@@ -206,6 +211,7 @@ def start_run(
     optimizer = build_optimizer(model, config.optim)
     torch.manual_seed(config.seed + world.rank)  # the same weights on every rank, but not the same dropped paths
     compile_models(config, world.device, *models)
+    generator = torch.Generator(world.device)
     return Run(
         config=config,
         world=world,
@@ -222,6 +228,9 @@ def start_run(
         data_sets=describe_sets(config) if world.is_main else {},
         dtype=dtype,
         compile_augment=compiles_augmentation(config, world.device),
+        generator=generator,
+        epoch=torch.zeros((), dtype=torch.int64, device=world.device),
+        step_graph=build_step_graph(config, model, generator, world=world, dtype=dtype),
         checkpoint_time=time.monotonic(),
         autocast=partial(torch.autocast, world.device.type, dtype=dtype, enabled=dtype != torch.float32),
         flops_per_image=flops,
@@ -375,7 +384,7 @@ def diverged(run: Run, what: str) -> FastvitError:
     last = f"the last good checkpoint is {run.checkpoint_path} of step {run.checkpoint_step}: add --resume auto"
     remedy = "there is no checkpoint yet" if run.checkpoint_path is None else last
     return FastvitError(
-        f"{what} at step {run.progress.step} (learning rate {run.optimizer.param_groups[0]['lr']:.3g}, gradient norm "
+        f"{what} at step {run.progress.step} (learning rate {run.optimizer.lr:.3g}, gradient norm "
         f"{norm:.3g}); a lower --optim.lr, a longer --schedule.warmup-epochs or --optim.clip-norm 1 may help; {remedy}"
     )
 

@@ -50,12 +50,15 @@ __all__ = [
     "add_gradients",
     "add_gradients_of",
     "add_nothing",
+    "augmented",
     "evaluate_if_due",
     "evaluation_is_due",
     "images_per_rank",
     "log_interval",
     "parts_of",
+    "prepare_step",
     "say_what_was_skipped",
+    "step_on_device",
     "train",
     "train_epoch",
     "train_step",
@@ -174,36 +177,69 @@ def train_step(run: Run, images: Tensor, labels: Tensor, index: Tensor, totals: 
 
     A rank without images makes it with the others; without other ranks there is none to make.
     """
-    config, world, step = run.config, run.world, run.progress.step
-    share = share_of_batch(config, world.world_size)
-    # A batch from which the loader left samples out is not worth compiling for.
-    is_whole = len(images) == share
+    world = run.world
     if world.world_size == 1 and not len(images):
         return
-    batch = Augmented(images.to(run.dtype), labels, labels)
-    if len(images):
-        batch = augment(
-            images,
-            labels,
-            config.augment,
-            index=index,
-            epoch=run.progress.epoch,
-            num_classes=run.num_classes,
-            generator=torch.Generator(world.device).manual_seed((config.seed << 40 ^ step << 12) % 2**63),
-            dtype=run.dtype,
-            rows=Rows(world.rank, world.rank * share, config.batch_size),
-            compiled=run.compile_augment and is_whole,
-        )
-    factor = lr_factor(config.schedule, step=step, num_steps=run.schedule_steps, steps_per_epoch=run.steps_per_epoch)
+    prepare_step(run)
+    # A batch from which the loader left samples out is not worth compiling for.
+    is_whole = len(images) == share_of_batch(run.config, world.world_size)
+    if run.step_graph is not None and is_whole:
+        phase = phase_of(run.config, run.progress.epoch)
+        totals.merge(run.step_graph.run(partial(step_on_device, run), (images, labels, index), phase))
+    else:
+        totals.merge(step_on_device(run, images, labels, index))
+
+
+def prepare_step(run: Run) -> None:
+    """Tell the device what is not the same in this step as in the one before it."""
+    config, progress = run.config, run.progress
+    factor = lr_factor(
+        config.schedule, step=progress.step, num_steps=run.schedule_steps, steps_per_epoch=run.steps_per_epoch
+    )
     set_lr(run.optimizer, factor)
+    run.generator.manual_seed((config.seed << 40 ^ progress.step << 12) % 2**63)
+    run.epoch.fill_(progress.epoch)
+    if run.ema is not None:
+        run.ema.set_step(progress.step + 1)
+
+
+def step_on_device(run: Run, images: Tensor, labels: Tensor, index: Tensor) -> Tensor:
+    """What the device does in a step: with the same shapes, always the same, so that a CUDA graph can hold it.
+
+    Returns:
+        The step's `Totals.sums`.
+    """
     run.model.zero_grad(set_to_none=True)  # not after the step: `diverged` looks at the gradients of the last one
+    totals = Totals(run.world.device)
+    is_whole = len(images) == share_of_batch(run.config, run.world.world_size)
+    batch = augmented(run, images, labels, index, compiled=run.compile_augment and is_whole)
     with nullcontext() if is_whole else torch.compiler.set_stance("force_eager"):
         add_gradients(run, batch, totals)
     run.scaler.unscale()
-    clip_gradients(run.model, config.optim.clip_norm)
+    clip_gradients(run.model, run.config.optim.clip_norm)
     run.scaler.step()
     if run.ema is not None:
-        run.ema.update(run.model, step=step + 1)
+        run.ema.update(run.model)
+    return totals.sums()
+
+
+def augmented(run: Run, images: Tensor, labels: Tensor, index: Tensor, *, compiled: bool) -> Augmented:
+    """A rank's images as the model and the loss want them; there may be none."""
+    config, world = run.config, run.world
+    if not len(images):
+        return Augmented(images.to(run.dtype), labels, labels)
+    return augment(
+        images,
+        labels,
+        config.augment,
+        index=index,
+        epoch=run.epoch,
+        num_classes=run.num_classes,
+        generator=run.generator,
+        dtype=run.dtype,
+        rows=Rows(world.rank, world.rank * share_of_batch(config, world.world_size), config.batch_size),
+        compiled=compiled,
+    )
 
 
 def add_gradients(run: Run, batch: Augmented, totals: Totals) -> None:
@@ -280,7 +316,7 @@ def log_interval(run: Run, interval: Interval, sums: list[float]) -> None:
         epoch=progress.epoch,
         loss=loss_sum / count,
         accuracy=hits / count,
-        lr=run.optimizer.param_groups[0]["lr"],
+        lr=run.optimizer.lr,
         loss_scale=run.scaler.read_scale(),
         **interval.rates()._asdict(),
         **peak_memory(run.world.device),

@@ -62,7 +62,7 @@ def draw(
     *,
     index: Tensor,
     resolution: int,
-    epoch: int,
+    epoch: int | Tensor,
     generator: torch.Generator,
     rows: Rows | None = None,
 ) -> Augmentation:
@@ -205,7 +205,7 @@ def augment(
     config: AugmentConfig,
     *,
     index: Tensor,
-    epoch: int,
+    epoch: int | Tensor,
     num_classes: int,
     generator: torch.Generator,
     dtype: torch.dtype,
@@ -219,7 +219,7 @@ def augment(
         labels: int64 [b].
         config: What may happen.
         index: int64 [b], positions in the dataset.
-        epoch: Decides alternating flips.
+        epoch: Decides alternating flips; a number, or an int64 scalar on the device of the images.
         num_classes: Length of mixed targets.
         generator: On the device of the images; all randomness comes from it.
         dtype: Of the resulting images.

@@ -4,17 +4,18 @@ import pytest
 import torch
 from torch import nn
 
-from fastvit_train.ema import build_ema
+from fastvit_train.ema import MovingAverage
 
 
 def follow(values: list[float], half_life_steps: float) -> float:
     """The average of a weight that takes these values, one after each step."""
     model = nn.Linear(1, 1, bias=False)
     nn.init.constant_(model.weight, 1e6)  # as random weights at the start: they must leave no trace
-    ema = build_ema(model, half_life_steps=half_life_steps)
+    ema = MovingAverage(model, half_life_steps=half_life_steps)
     for step, value in enumerate(values, start=1):
         nn.init.constant_(model.weight, value)
-        ema.update(model, step=step)
+        ema.set_step(step)
+        ema.update(model)
     return ema.module.weight.item()
 
 
@@ -30,11 +31,12 @@ def test_a_step_counts_half_as_much_after_the_half_life():
 
 def test_buffers_are_averaged_too():
     model = nn.BatchNorm1d(1)
-    ema = build_ema(model, half_life_steps=10)
+    ema = MovingAverage(model, half_life_steps=10)
     for step, mean in enumerate((2.0, 4.0), start=1):
         model.running_mean.fill_(mean)
         model.num_batches_tracked.fill_(step)
-        ema.update(model, step=step)
+        ema.set_step(step)
+        ema.update(model)
     assert ema.module.running_mean.item() == pytest.approx(3)
     assert ema.module.num_batches_tracked == 2
     assert not ema.module.training

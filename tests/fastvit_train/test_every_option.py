@@ -329,10 +329,11 @@ def test_on_error_skips(base, tmp_path, capsys):
     [
         ({"sync_batch_norm": True}, "sync_batch_norm is on, but the model has no batch normalisation"),
         ({"parallel": "fsdp"}, "parallel is fsdp, but"),
+        ({"cuda_graph": "on"}, "cuda_graph is on, but the device is cpu; or leave it out"),
     ],
-    ids=["sync_batch_norm", "parallel"],
+    ids=["sync_batch_norm", "parallel", "cuda_graph"],
 )
-def test_options_of_several_devices_are_refused_on_one(base, tmp_path, options, message):
+def test_options_of_other_devices_are_refused(base, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         train(replaced(base, options | {"out": tmp_path / "run"}))
 
@@ -353,8 +354,9 @@ OF_THEIR_OWN = {
     "data.train": test_train_and_val_are_read,
     "data.val": test_train_and_val_are_read,
     "data.on_error": test_on_error_skips,
-    "parallel": test_options_of_several_devices_are_refused_on_one,
-    "sync_batch_norm": test_options_of_several_devices_are_refused_on_one,
+    "cuda_graph": test_options_of_other_devices_are_refused,
+    "parallel": test_options_of_other_devices_are_refused,
+    "sync_batch_norm": test_options_of_other_devices_are_refused,
     "trackers": test_trackers_are_asked_for,
 }
 

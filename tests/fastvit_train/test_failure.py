@@ -64,6 +64,16 @@ def test_too_little_memory_says_what_needs_less(config, monkeypatch, error):
     assert refusal.value.__cause__ is error
 
 
+def test_a_graph_can_be_left_out(config, monkeypatch):
+    def failing(run, *_):
+        run.step_graph = "a graph"
+        raise MemoryError
+
+    monkeypatch.setattr("fastvit_train.train.train_step", failing)
+    with pytest.raises(FastvitError, match=r"; --cuda-graph off \(now on\), which lets the evaluation have"):
+        train(config)
+
+
 def test_what_is_used_already_is_not_recommended(config):
     config = replace(config, precision="fp32", arch="resnet50", data=replace(config.data, backend="native"))
     with pytest.raises(FastvitError, match="before the first step") as refusal, explain_errors(config, config.out):
@@ -71,6 +81,7 @@ def test_what_is_used_already_is_not_recommended(config):
     assert "--precision bf16 (now fp32)" in str(refusal.value)
     assert "--data.backend" not in str(refusal.value)
     assert "residual" not in str(refusal.value)
+    assert "graph" not in str(refusal.value)
 
 
 def test_a_message_for_users_stays_as_it_is(config):

@@ -151,3 +151,20 @@ def test_layer_decay_follows_the_depth():
 def test_layer_decay_wants_layers():
     with pytest.raises(ValueError, match="optim.layer_decay is 0.5, but the layers of this model are not known"):
         build_optimizer(nn.Linear(1, 1), OptimConfig(layer_decay=0.5))
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lamb", "muon"])
+def test_a_saved_state_has_rates_as_numbers(name):
+    """Whatever the optimizers step by; and one that takes a state over goes on with the rates that it has."""
+    config = OptimConfig(name=name, lr=0.1, norm_bias_lr_factor=10, muon=MuonConfig(lr=0.3))
+    model = build_model("resnet_fast_cifar", num_classes=3, resolution=32)
+    optimizer = build_optimizer(model, config)
+    set_lr(optimizer, 0.5)
+    states = optimizer.state_dict()
+    rates = [group["lr"] for state in states for group in state["param_groups"]]
+    assert {type(rate) for rate in rates} == {float}
+    assert rates == ([0.15] if name == "muon" else []) + [0.05, 0.5]
+    assert optimizer.lr == rates[0]
+    before = [group["lr"] for group in optimizer.param_groups]
+    optimizer.load_state_dict(states)
+    assert all(old is group["lr"] for old, group in zip(before, optimizer.param_groups, strict=True))
