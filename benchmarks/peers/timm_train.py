@@ -162,7 +162,7 @@ def timm_training(config: Config, *, epoch: int, options: TimmOptions) -> TimmTr
         torch.cat([batch.images for batch in batches]).permute(0, 2, 3, 1).cpu().numpy(),
         torch.cat([batch.labels for batch in batches]).cpu().numpy(),
         batch_size=config.batch_size,
-        accumulate=config.accumulate,
+        accumulate=config.accumulate or 1,
         device=world.device,
         options=options,
     )

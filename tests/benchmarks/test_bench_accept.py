@@ -133,6 +133,15 @@ ROWS = [
         "peak_flops_per_second": 9e14,
         "step_milliseconds": 142.2,
         "first_step_seconds": 30.0,
+    },
+    {
+        "stage": "train",
+        "status": "passed",
+        "model": "ViT-B/16",
+        "variant": "auto",
+        "host_milliseconds": 3.25,
+        "device_milliseconds": 70.0,
+        "longest_kernels": [["gemm", 30.0, 12.0], ["gelu", 3.0, 1.0]],
         "synchronisations_in_4_steps": {"train.py:7": 4},
     },
     {"stage": "decoding", "status": "failed", "problem": "<broken> | pipe"},
@@ -144,11 +153,11 @@ def test_the_report_says_what_was_found(tmp_path):
     rows = [{"name": "it", "device": "cuda", **ORIGIN, **row} for row in ROWS]
     write_report(tmp_path, rows, minutes=7, seconds=210, is_done=True)
     page = (tmp_path / "report.md").read_text()
-    assert "- FAILED. 2 rows, 1 failures, 1 left out; 3.5 of 7 minutes." in page
+    assert "- FAILED. 3 rows, 1 failures, 1 left out; 3.5 of 7 minutes." in page
     assert "- FAILED decoding, it: <broken> | pipe" in page
     assert "- Left out accuracy, it: 3 s were left" in page
     assert "| ViT-B/16 | auto | 1,800 | 1,700-1,900 | 3,600 (50%) | 36.0% | 20.0% | 142.20 |" in page
-    assert "| 4 x train.py:7 |" in page
+    assert "| 4 x train.py:7 | 30.00 gemm; 3.00 gelu |" in page
     assert "commit abc" in page
     html = (tmp_path / "report.html").read_text()
     assert "&lt;broken&gt; | pipe" in html
