@@ -8,7 +8,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from xml.etree import ElementTree
 
-import benchmarks
 from benchmarks.accept.setting import LeftOut, Setting
 from benchmarks.rows import Row
 
@@ -46,7 +45,7 @@ def _environment() -> dict[str, str]:
 
     Sources have no compiled module; and a wheel has `benchmarks` and `tools` in a folder of their own.
     """
-    packages = str(Path(benchmarks.__file__ or "").parents[1])
+    packages = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), packages]))
     return os.environ | {"PYTHONSAFEPATH": "1", "PYTHONPATH": path}
 

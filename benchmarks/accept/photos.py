@@ -18,9 +18,9 @@ _SMALL_SIDE, _SMALL_CLASSES = 32, 10
 
 
 def make_photos(path: Path, *, num_images: int) -> Path:
-    """Write a `.beton` file of JPEGs of 500 x 375 px, at most 32 different ones; returns its path."""
+    """Write a `.beton` file of JPEGs of 500 x 375 px, each of at most 32 some times; returns its path."""
     random = np.random.default_rng(0)
-    jpegs = [_jpeg(_scene(random)) for _ in range(min(num_images, _DIFFERENT))]
+    jpegs = [_jpeg(_scene(random)) for _ in range(min(_DIFFERENT, num_images // 8))]
     with BetonWriter(path, _FIELDS, num_samples=num_images) as writer:
         for number in range(num_images):
             record = EncodedImage(jpegs[number % len(jpegs)], ImageMode.JPG, _HEIGHT, _WIDTH)

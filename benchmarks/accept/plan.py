@@ -41,7 +41,7 @@ STAGES: dict[str, list[Job]] = {
         ),
         Job("prepare", "augmentation", prepare_augmentation, _PREPARE_SECONDS),
     ],
-    "ceilings": [Job("ceilings", "device", ceilings, cap_seconds=40)],
+    "ceilings": [Job("ceilings", "device", ceilings, cap_seconds=90)],
     "train": [
         Job(
             "train",
@@ -54,19 +54,8 @@ STAGES: dict[str, list[Job]] = {
     ],
     "jpegs": [
         Job("jpegs", "train from JPEGs", train_from_jpegs, cap_seconds=120, least_seconds=20),
-        Job("jpegs", "load JPEGs", load, cap_seconds=40),
+        Job("jpegs", "load JPEGs", load, cap_seconds=90),
     ],
-    "resume": [
-        Job(
-            "resume",
-            "killed and resumed",
-            partial(resume_equality, preset="cifar10-vit-small"),
-            cap_seconds=150,
-            least_seconds=30,
-        )
-    ],
-    "augmentation": [Job("augmentation", "policies", augmentation, cap_seconds=60)],
-    "decoding": [Job("decoding", decoder, partial(decoding, decoder=decoder), cap_seconds=40) for decoder in DECODERS],
     "accuracy": [
         Job(
             "accuracy",
@@ -78,4 +67,15 @@ STAGES: dict[str, list[Job]] = {
         )
         for goal in GOALS
     ],
+    "resume": [
+        Job(
+            "resume",
+            "killed and resumed",
+            partial(resume_equality, preset="cifar10-vit-small"),
+            cap_seconds=150,
+            least_seconds=30,
+        )
+    ],
+    "augmentation": [Job("augmentation", "policies", augmentation, cap_seconds=180)],
+    "decoding": [Job("decoding", decoder, partial(decoding, decoder=decoder), cap_seconds=90) for decoder in DECODERS],
 }

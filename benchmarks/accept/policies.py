@@ -34,7 +34,7 @@ def augmentation(setting: Setting) -> Iterator[Row]:
             start = time.perf_counter()
             augmenting.round()
             rounds.append(1e3 * (time.perf_counter() - start) / augmenting.config.batches)
-        row = {
+        yield {
             "policy": policy,
             "batch_size": augmenting.config.batch_size,
             "resolution": augmenting.config.resolution,
@@ -43,9 +43,11 @@ def augmentation(setting: Setting) -> Iterator[Row]:
         }
         if setting.on_cuda:
             cost = device_cost(augmenting.round, num_steps=1)
-            row["device_milliseconds_per_batch"] = cost.busy_milliseconds / augmenting.config.batches
-            row["kernels_per_batch"] = cost.num_kernels / augmenting.config.batches
-        yield row
+            yield {
+                "policy": policy,
+                "device_milliseconds_per_batch": cost.busy_milliseconds / augmenting.config.batches,
+                "kernels_per_batch": cost.num_kernels / augmenting.config.batches,
+            }
 
 
 def _policies(setting: Setting) -> tuple[Policy, ...]:

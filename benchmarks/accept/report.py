@@ -143,23 +143,25 @@ def _tables(rows: list[Row]) -> list[_Table]:
                 "share of the matmul ceiling": share,
                 "of the maker's peak": utilization,
                 "ms per step": _number("step_milliseconds", 2),
-                "device ms": _number("device_milliseconds", 2),
-                "device idle": _number("device_idle_fraction", 1, scale=100, unit=" %"),
-                "host ms": _number("host_milliseconds", 2),
-                "kernels": _number("kernels_per_step"),
-                "waits of the host in 4 steps": lambda row: _waits(row),
                 "GiB": _number("peak_device_memory_bytes", 1, scale=2**-30),
                 "first step s": _number("first_step_seconds", 1),
             },
         ),
         (
-            "Kernels that take most",
+            "Where a step's time goes",
             "train",
             "longest_kernels",
             {
                 "model": _text("model"),
                 "variant": _text("variant"),
-                "ms in a step": lambda row: "; ".join(f"{ms:.2f} {name}" for name, ms, _ in row["longest_kernels"][:5]),
+                "device ms": _number("device_milliseconds", 2),
+                "device idle": _number("device_idle_fraction", 1, scale=100, unit=" %"),
+                "host ms": _number("host_milliseconds", 2),
+                "kernels": _number("kernels_per_step"),
+                "waits of the host in 4 steps": _waits,
+                "kernels that take most, ms": lambda row: "; ".join(
+                    f"{ms:.2f} {name}" for name, ms, _ in row["longest_kernels"][:5]
+                ),
             },
         ),
         (
@@ -240,8 +242,8 @@ def _fits(row: Row, stage: str, name: str) -> bool:
 
 
 def _waits(row: Row) -> str:
-    waits = row.get("synchronisations_in_4_steps")
-    return "" if waits is None else "; ".join(f"{number} x {where}" for where, number in waits.items()) or "none"
+    waits = row["synchronisations_in_4_steps"]
+    return "; ".join(f"{number} x {where}" for where, number in waits.items()) or "none"
 
 
 def _markdown(title: str, lines: list[str], tables: list[_Table]) -> str:

@@ -33,6 +33,7 @@ __all__ = [
 # How a run differs from its preset: the fields of `Config` that change.
 VARIANTS: dict[str, dict[str, Any]] = {
     "auto": {},
+    "no CUDA graph": {"cuda_graph": "off"},
 }
 
 
@@ -79,6 +80,7 @@ SUBJECTS = {
         is_small=False,
         goal=3600,
         moonshot=4200,
+        variants=("auto", "no CUDA graph"),
         cpu_arch="timm/test_vit",
     ),
     "small ViT": Subject(
@@ -87,6 +89,7 @@ SUBJECTS = {
         is_small=True,
         goal=55_000,
         moonshot=70_000,
+        variants=("auto", "no CUDA graph"),
     ),
     "resnet-fast": Subject(
         preset="cifar10-resnet-fast",
@@ -94,6 +97,7 @@ SUBJECTS = {
         is_small=True,
         goal=200_000,
         moonshot=350_000,
+        variants=("auto", "no CUDA graph"),
     ),
     "ResNet-50": Subject(
         preset="imagenet-resnet50-ffcv",
@@ -172,7 +176,7 @@ def train(setting: Setting, *, name: str, variant: str) -> Iterator[Row]:
     rounds = timed_rounds(work, setting, num_rounds=5 if setting.on_cuda else 2)
     config = work.run.config
     flops = work.run.flops_per_image[phase_of(config, work.run.progress.epoch)]
-    row = {
+    yield {
         "model": name,
         "variant": variant,
         "preset": subject.preset,
@@ -188,8 +192,8 @@ def train(setting: Setting, *, name: str, variant: str) -> Iterator[Row]:
         "moonshot_images_per_second": subject.moonshot,
     }
     if setting.on_cuda:
-        row |= _where_time_goes(work, row["step_milliseconds"])
-    yield row
+        step_milliseconds = speeds(rounds)["step_milliseconds"]
+        yield {"model": name, "variant": variant, **_where_time_goes(work, step_milliseconds)}
 
 
 def _where_time_goes(work: Training, step_milliseconds: float) -> Row:

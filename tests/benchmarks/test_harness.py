@@ -5,6 +5,7 @@ import sys
 import time
 from functools import partial
 
+import psutil
 import pytest
 
 from benchmarks.harness import Contender, Turn, started, take_turns
@@ -88,3 +89,28 @@ def test_a_process_that_dies_is_noticed():
 
 def _call(subject):
     return subject(3)
+
+
+class _Sleeper:
+    """Picklable work that starts a child and never ends."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __call__(self, _):
+        child = subprocess.Popen(["sleep", "600"])
+        self.path.write_text(str(child.pid))
+        time.sleep(600)
+        return 0
+
+
+def test_work_that_takes_too_long_is_killed_with_its_children(tmp_path):
+    path = tmp_path / "child"
+    with Contender("sleeper", _nothing) as contender:
+        contender.wait_until_ready(timeout_seconds=60)
+        with pytest.raises(TimeoutError, match="^sleeper took longer than 2 s$"):
+            contender.run(_Sleeper(path), timeout_seconds=2)
+        child = psutil.Process(int(path.read_text())) if psutil.pid_exists(int(path.read_text())) else None
+        assert child is None or child.status() == psutil.STATUS_ZOMBIE
+        with pytest.raises(RuntimeError, match="the process of sleeper died"):
+            contender.run(_one)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import tyro
 
+from benchmarks.bench_accept import BenchAccept
 from benchmarks.bench_augment import BenchAugment
 from benchmarks.bench_convert import BenchConvert
 from benchmarks.bench_loader import BenchLoader
@@ -33,7 +34,13 @@ DATA = {
     "merge": Merge,
     "verify": Verify,
 }
-BENCH = {"loader": BenchLoader, "train": BenchTrain, "convert": BenchConvert, "augment": BenchAugment}
+BENCH = {
+    "loader": BenchLoader,
+    "train": BenchTrain,
+    "convert": BenchConvert,
+    "augment": BenchAugment,
+    "accept": BenchAccept,
+}
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 # Options of torchrun, timm's train.py, MkDocs and tyro.
 FOREIGN = {"--nnodes", "--rdzv-endpoint", "--no-prefetcher", "--mixup", "--cutmix", "--smoothing", "--aa", "--reprob"}

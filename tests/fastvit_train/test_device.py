@@ -43,6 +43,13 @@ def test_cudnn_times_its_convolutions_on_cuda(monkeypatch, kind):
     assert torch.backends.cudnn.benchmark == (kind == "cuda")
 
 
+def test_cudnn_times_nothing_where_every_run_is_to_have_the_same_bits(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    device.choose_fast_kernels(torch.device("cuda"))
+    assert not torch.backends.cudnn.benchmark
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told so")
 def test_the_second_tensor_takes_the_first_ones_pages():
     script = """
