@@ -215,10 +215,13 @@ def test_the_first_steps_compile_all_there_is_to_compile(config, monkeypatch):
         made.append(Repeating(CPU, generator))
         return StepGraph(model, made[-1])
 
-    compiling = nn.Module.compile
-    monkeypatch.setattr(
-        nn.Module, "compile", lambda self, *, dynamic, **_: compiling(self, backend="eager", dynamic=dynamic)
-    )
+    for owner, name in ((nn.Module, "compile"), (torch, "compile")):
+        compiling = getattr(owner, name)
+        monkeypatch.setattr(
+            owner,
+            name,
+            lambda it, *, dynamic, compiling=compiling, **_: compiling(it, backend="eager", dynamic=dynamic),
+        )
     monkeypatch.setattr("fastvit_train.run.compiles_augmentation", lambda *_: False)
     monkeypatch.setattr("fastvit_train.run.build_step_graph", build_step_graph)
     config = replace(config, epochs=2, phases=((0.5, 16, 0.5),), compile="default", optim=OPTIMIZERS["muon"])
