@@ -7,8 +7,6 @@ that has no kernel for CUDA shapes too. What they cannot show is any value, time
 import ctypes
 import functools
 import mmap
-import os
-import platform
 import subprocess
 import warnings
 from collections.abc import Callable, Iterator

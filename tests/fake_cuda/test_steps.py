@@ -1,7 +1,6 @@
 """Steps and evaluations of every preset on a pretended CUDA device: nothing lies on the wrong one, and nobody waits."""
 
 import pytest
-import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from fake_cuda.device import DEVICE, pretended_cuda
@@ -11,12 +10,10 @@ from fake_cuda.fake_runs import (
     fake_batch,
     phases_in_order,
     preset_on,
-    shallow,
     start_fake_run,
     validation_batches,
 )
 from fake_cuda.host_waits import no_host_waits
-from fastvit_train import run as run_module
 from fastvit_train.evaluate import evaluate
 from fastvit_train.metrics import Totals
 from fastvit_train.models import set_patch_drop
@@ -33,10 +30,8 @@ FAST = {"cifar10-quick", "cifar10-resnet-fast", "cifar10-vit-small", "cifar10-vi
 def run(request, raw_set, tmp_path_factory):
     """The run of a preset at its start, its model with few blocks."""
     config = preset_on(request.param, raw_set.path, compile="off")
-    with pretended_cuda(), pytest.MonkeyPatch.context() as patch:
-        build = run_module.build_model
-        patch.setattr(run_module, "build_model", lambda *args, **options: shallow(build(*args, **options)))
-        yield start_fake_run(config, tmp_path_factory.mktemp(request.param))
+    with pretended_cuda():
+        yield start_fake_run(config, tmp_path_factory.mktemp(request.param), num_blocks=2)
 
 
 def test_a_step_stays_on_the_device_and_waits_for_nothing(run):
