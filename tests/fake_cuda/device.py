@@ -97,8 +97,36 @@ class Event:
         return 0.0
 
 
+class CudaGraph:
+    """A graph that holds nothing: what is recorded has been seen, and a replay does it no more."""
+
+    def register_generator_state(self, generator: torch.Generator) -> None:
+        """As torch has it."""
+
+    def replay(self) -> None:
+        """As torch has it."""
+
+
 STREAM = Stream(DEVICE)
 """The current one: steps are queued there."""
+
+_capturing = False
+
+
+def is_capturing() -> bool:
+    """Whether a graph is being recorded."""
+    return _capturing
+
+
+@contextmanager
+def _capture(graph: CudaGraph, **options: Any) -> Iterator[None]:
+    global _capturing
+    _capturing = True
+    try:
+        yield
+    finally:
+        _capturing = False
+
 
 _Generator = torch.Generator
 
@@ -161,11 +189,14 @@ def _replacements() -> Iterator[tuple[object, str, Any]]:
         "set_rng_state": lambda state, device=None: None,
         "synchronize": lambda device=None: None,
         "max_memory_allocated": lambda device=None: 0,
-        "is_current_stream_capturing": lambda: False,
+        "mem_get_info": lambda device=None: (PROPERTIES.total_memory, PROPERTIES.total_memory),
+        "is_current_stream_capturing": is_capturing,
         "current_stream": lambda device=None: STREAM,
         "stream": lambda stream: nullcontext(),
         "Stream": Stream,
         "Event": Event,
+        "CUDAGraph": CudaGraph,
+        "graph": _capture,
     }
     yield from ((torch.cuda, name, value) for name, value in of_cuda.items())
     yield policies, "_table", _table_on_device(_with_values(policies._table))
@@ -232,10 +263,19 @@ def _caches_of_tensors() -> list[Any]:
 
 @contextmanager
 def _missing_shapes() -> Iterator[None]:
-    """Shapes of the results of two operations that torch has only for real tensors."""
+    """Shapes of the results of operations that torch may have only for real tensors."""
+    shapes: dict[str, Callable[..., Tensor | None]] = {
+        "_sample_dirichlet": lambda alpha, generator=None: torch.empty_like(alpha),
+        **{
+            f"_fused_{name}_{overload}": lambda *inputs, **options: None
+            for name in ("adamw", "sgd")
+            for overload in ("", ".tensor_lr")
+        },
+    }
     with torch.library._scoped_library("aten", "IMPL", "Meta") as library:
-        library.impl("_sample_dirichlet", lambda alpha, generator=None: torch.empty_like(alpha))
-        library.impl("_fused_sgd_", lambda parameters, gradients, momenta, **options: None)
+        for name, shape in shapes.items():
+            if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", "Meta"):
+                library.impl(name, shape)
         yield
 
 

@@ -4,11 +4,14 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
 
 from fake_cuda.device import DEVICE
+from fastvit_train import run as run_module
 from fastvit_train.config import Config
 from fastvit_train.distributed import World
 from fastvit_train.presets import build_preset
@@ -56,18 +59,28 @@ def fake_batch(num_images: int, resolution: int) -> Batch:
     return Batch(images.permute(0, 3, 1, 2), labels, index)
 
 
-def preset_on(name: str, data_set: Path, **changes: object) -> Config:
+def preset_on(name: str, data_set: Path, **changes: Any) -> Config:
     """A preset for CUDA, whose data set is another one."""
     config = build_preset(name)
     data = replace(config.data, train=data_set, val=data_set)
     return replace(config, data=data, init_from=None, device="cuda", **changes)
 
 
-def start_fake_run(config: Config, folder: Path) -> Run:
-    """Start a run as `train` does."""
+def start_fake_run(config: Config, folder: Path, *, num_blocks: int | None = None) -> Run:
+    """Start a run as `train` does, with at most `num_blocks` of the blocks that are alike, where that is given."""
+    build = run_module.build_model
+
+    def build_shallow(*args: Any, **options: Any) -> nn.Module:
+        model = build(*args, **options)
+        for name, module in model.named_children():
+            if isinstance(module, nn.Sequential) and num_blocks is not None:
+                setattr(model, name, module[:num_blocks])
+        return model
+
     num_classes = 1000 if config.preset.startswith("imagenet") else 10
     loader = FakeLoader(fake_batch(config.batch_size, config.data.resolution))
-    run = start_run(config, WORLD, folder, loader, num_classes)
+    with mock.patch.object(run_module, "build_model", build_shallow):
+        run = start_run(config, WORLD, folder, loader, num_classes)
     run.model.train()
     return run
 
@@ -85,11 +98,3 @@ def validation_batches(config: Config) -> list[Batch]:
     num_images = 50_000 if config.preset.startswith("imagenet") else 10_000
     sizes = [config.batch_size, config.batch_size, num_images % config.batch_size or config.batch_size // 2]
     return [fake_batch(size, config.data.resolution) for size in sizes]
-
-
-def shallow(model: nn.Module) -> nn.Module:
-    """A model with two blocks where it has many that are alike: what fails in one of them fails in these."""
-    for name, module in model.named_children():
-        if isinstance(module, nn.Sequential) and len(module) > 2:
-            setattr(model, name, module[:2])
-    return model

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fake_cuda.device import STREAM, Stream, is_pinned
+from fake_cuda.device import STREAM, Stream, is_capturing, is_pinned
 
 SMALL_BYTES = 64 * 2**10
 """A copy from memory that is not pinned does not wait up to this size: the driver puts the values into its queue."""
@@ -90,6 +90,8 @@ def _reason_of_copy(name: str, args: tuple[Any, ...], options: dict[str, Any]) -
         return f"a blocking copy {'from' if from_device else 'to'} the device"
     if from_device:
         return None if pinned_target else "a copy from the device to memory that is not pinned"
+    if is_capturing() and not all(map(is_pinned, sources)):
+        return "a copy from memory that is not pinned, which no graph can hold"
     large = [source for source in sources if source.nbytes > SMALL_BYTES and not is_pinned(source)]
     return f"a copy of {large[0].nbytes} bytes from memory that is not pinned" if large else None
 

@@ -10,12 +10,10 @@ from fake_cuda.fake_runs import (
     fake_batch,
     phases_in_order,
     preset_on,
-    shallow,
     start_fake_run,
     validation_batches,
 )
 from fake_cuda.host_waits import no_host_waits
-from fastvit_train import run as run_module
 from fastvit_train.evaluate import evaluate
 from fastvit_train.metrics import Totals
 from fastvit_train.models import set_patch_drop
@@ -31,11 +29,9 @@ FAST = {"cifar10-quick", "cifar10-resnet-fast", "cifar10-vit-small", "cifar10-vi
 )
 def run(request, raw_set, tmp_path_factory):
     """The run of a preset at its start, its model with few blocks."""
-    build = run_module.build_model
     config = preset_on(request.param, raw_set.path, compile="off")
-    with pretended_cuda(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "build_model", lambda *args, **options: shallow(build(*args, **options)))
-        yield start_fake_run(config, tmp_path_factory.mktemp(request.param))
+    with pretended_cuda():
+        yield start_fake_run(config, tmp_path_factory.mktemp(request.param), num_blocks=2)
 
 
 def test_a_step_stays_on_the_device_and_waits_for_nothing(run):
@@ -48,7 +44,9 @@ def test_a_step_stays_on_the_device_and_waits_for_nothing(run):
         train_step(run, *batch, totals)  # the first one makes what later ones share
         run.progress.step += 1
         with no_host_waits():
-            train_step(run, *batch, totals)
+            for _ in range(3):  # one without a CUDA graph, one that is recorded, one that is replayed
+                train_step(run, *batch, totals)
+                run.progress.step += 1
         assert {parameter.device for parameter in run.model.parameters()} == {DEVICE}
         assert all(parameter.grad.is_cuda for parameter in run.model.parameters() if parameter.requires_grad)
         assert totals.sums().is_cuda

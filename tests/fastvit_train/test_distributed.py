@@ -196,6 +196,11 @@ class Layers(nn.Sequential):
     def __init__(self) -> None:
         super().__init__(*(nn.Linear(2048, 2048, bias=False) for _ in range(4)))
 
+    def forward(self, inputs):  # of its own: torch 2.11 does not compile that of nn.Sequential
+        for layer in self:
+            inputs = layer(inputs)
+        return inputs
+
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_gradients_are_averaged_while_the_backward_pass_goes_on(group, compiled):

@@ -381,7 +381,8 @@ def test_a_loss_that_is_not_finite_ends_the_run(config, monkeypatch):
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_float16_on_the_gpu(config, name):
     optim = OptimConfig(name=name, lr=3e-3, clip_norm=1.0)
-    assert train(replace(config, epochs=5, device="cuda", precision="fp16", optim=optim))["top1"] > 0.9
+    config = replace(config, epochs=5, device="cuda", precision="fp16", optim=optim, compile="off")
+    assert train(config)["top1"] > 0.9
 
 
 @pytest.mark.gpu
