@@ -88,7 +88,12 @@ def _torchvision(setting: Setting) -> Callable[[int], Iterator[int]]:
     def epochs(number: int) -> Iterator[int]:
         for indices in plan.batches(number):
             jpegs = [torch.from_numpy(np.array(beton.image_bytes(index))) for index in indices.tolist()]
-            yield len(decode_jpeg(jpegs, device=setting.device))
+            try:
+                yield len(decode_jpeg(jpegs, device=setting.device))
+            except RuntimeError as error:
+                if "nvjpeg" in str(error).lower():  # this torchvision was built without it
+                    raise LeftOut(str(error).splitlines()[0]) from error
+                raise
 
     return epochs
 

@@ -93,6 +93,7 @@ def _get_ready(setting: Setting, log: Path) -> Setting:
     with log.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    import_module("benchmarks.accept.plan")  # what jobs are made of
     if setting.on_cuda:
         import_module("torch._inductor.compile_fx")
         torch.zeros(1, device=setting.device)
