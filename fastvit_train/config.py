@@ -300,8 +300,10 @@ class Config:
     as not there; the shares themselves when not given. Without label_smoothing, of which it would leave nothing."""
     label_smoothing: float = 0.0
     """Share of the target that is spread over all classes."""
-    accumulate: int = 1
-    """Parts that a batch is computed in, one after the other, their gradients summed: the same step in less memory."""
+    accumulate: int | None = None
+    """Parts that a batch is computed in, one after the other, their gradients summed: the same step in less memory.
+    When not given, as few as fit into a GPU's memory, and on the CPU parts that are small enough to be fast; one with
+    batch normalisation, whose statistics are those of a part."""
     ema_half_life_epochs: float = 0.0
     """Evaluate an exponential moving average of the weights, in which a step counts half as much after so many epochs;
     0 evaluates the weights themselves."""
@@ -364,13 +366,17 @@ class Config:
             rule = f"be below {side / 2:g}, half the side of the smallest images"
             require(2 * of_crop < side, "data.max_shift", rule, of_crop)
 
-    def _check_parts(self) -> None:
-        parts = self.accumulate
-        require(parts > 0 and self.batch_size % parts == 0, "accumulate", f"divide batch_size {self.batch_size}", parts)
+    @property
+    def needs_whole_batches(self) -> bool:
+        """Whether a batch cannot be computed in parts."""
         # torch's CUDA graphs overwrite what the gradients of the part before stand in (pytorch issue 169545).
-        has_graphs = self.compile in ("reduce-overhead", "max-autotune")
+        return self.compile in ("reduce-overhead", "max-autotune")
+
+    def _check_parts(self) -> None:
+        parts = 1 if self.accumulate is None else self.accumulate
+        require(parts > 0 and self.batch_size % parts == 0, "accumulate", f"divide batch_size {self.batch_size}", parts)
         rule = "be default, off or max-autotune-no-cudagraphs with accumulate above 1, which CUDA graphs cannot do"
-        require(parts == 1 or not has_graphs, "compile", rule, self.compile)
+        require(parts == 1 or not self.needs_whole_batches, "compile", rule, self.compile)
 
 
 def _check_phases(phases: tuple[tuple[float, int, float], ...]) -> None:

@@ -99,10 +99,11 @@ def share_of_batch(config: Config, world_size: int) -> int:
     Raises:
         FastvitError: The batch cannot be divided equally.
     """
-    if config.batch_size % (world_size * config.accumulate):
+    parts = 1 if config.accumulate is None else config.accumulate
+    if config.batch_size % (world_size * parts):
         raise FastvitError(
             f"batch_size {config.batch_size} is over all devices and must be a multiple of {world_size} devices "
-            f"x accumulate {config.accumulate}; change one of them"
+            f"x accumulate {parts}; change one of them"
         )
     return config.batch_size // world_size
 

@@ -89,14 +89,15 @@ def evaluate(
             _keep_pace(model, config, times=1 + len(views), device=world.device, autocast=autocast)
             continue
         with autocast:
-            logits = model(normalize(images, config.augment, dtype)).float()
+            logits = model(normalize(images, config.augment, dtype))[: len(labels)].float()
             plain.add(F.cross_entropy(logits, labels), logits, labels)
             if observe is not None:
                 observe(logits, labels, index)
             if views:
                 summed = logits.clone()  # the model's next call may write into the memory of its last result
                 for view in views:
-                    summed += view.weight * model(normalize(_changed(images, view), config.augment, dtype)).float()
+                    of_view = model(normalize(_changed(images, view), config.augment, dtype))
+                    summed += view.weight * of_view[: len(labels)].float()
                 averaged.add(torch.zeros((), device=world.device), summed, labels)
         if after_batch is not None:
             after_batch()
@@ -108,11 +109,18 @@ def evaluate(
 
 
 def _batches(model: nn.Module, loader: ImageLoader, world: World) -> Iterator[Batch]:
-    """The batches on the device; of a sharded model as many on every rank, empty ones at the end."""
+    """The batches on the device; of a sharded model as many on every rank, empty ones at the end.
+
+    The last one gets images without labels, so that it is as large as the others: for another shape, code would be
+    compiled and kernels would be chosen again.
+    """
     num_batches = max(world.gather(len(loader))) if is_sharded(model) else 0
-    for batch in Prefetcher(loader, world.device):
+    most_images = 0
+    for images, labels, index in Prefetcher(loader, world.device):
         num_batches -= 1
-        yield batch
+        most_images = max(most_images, len(images))
+        missing = most_images - len(images) if len(images) else 0
+        yield Batch(F.pad(images, (0, 0, 0, 0, 0, 0, 0, missing)) if missing else images, labels, index)
     nothing = torch.empty(0, dtype=torch.int64, device=world.device)
     for _ in range(num_batches):
         yield Batch(nothing, nothing, nothing)

@@ -47,7 +47,7 @@ def explain_errors(config: Config, folder: Path) -> Iterator[Place]:
     except Exception as error:
         if is_out_of_memory(error):
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise FastvitError(f"out of memory {place}: {reason}; {_what_needs_less(config, place.run)}") from error
+            raise FastvitError(f"out of memory {place}: {reason}; {_what_needs_less(config, place)}") from error
         error.add_note(f"fastvit was {place}")
         raise
 
@@ -59,10 +59,11 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS_OF_NO_MEMORY)
 
 
-def _what_needs_less(config: Config, run: Run | None) -> str:
+def _what_needs_less(config: Config, place: Place) -> str:
     """The options that need less memory than they do now, the harmless ones first."""
-    ways = [f"--accumulate {2 * config.accumulate} (now {config.accumulate}), which computes the same step in parts"]
-    if run is not None and run.step_graph is not None:
+    parts = (config.accumulate or 1) if place.run is None else place.run.num_parts
+    ways = [f"--accumulate {2 * parts} (now {parts}), which computes the same step in parts"]
+    if place.run is not None and place.run.step_graph is not None:
         ways.append("--cuda-graph off (now on), which lets the evaluation have the memory of a step")
     if config.data.backend == "resident":
         ways.append("--data.backend native (now resident), which leaves the data on the disk")

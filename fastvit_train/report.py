@@ -6,7 +6,6 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import nn
 
-from fastvit_train.config import Config
 from fastvit_train.data import share_of_batch
 from fastvit_train.device import DTYPES, device_name, peak_memory
 from fastvit_train.metrics import flop_rate, read_metrics
@@ -33,7 +32,7 @@ def announce(run: Run) -> None:
     )
     if config.compile == "auto" and not config.augment.is_plain and not run.compile_augment:
         run.metrics.say("the augmentation is not compiled and takes longer: there is no C++ compiler (g++)")
-    run.metrics.say(_batch_line(config, run.world.world_size))
+    run.metrics.say(_batch_line(run))
     if config.preset in PRESETS:
         preset = build_preset(config.preset, epochs=config.epochs)
         if (preset.arch, preset.batch_size) != (config.arch, config.batch_size):
@@ -42,10 +41,12 @@ def announce(run: Run) -> None:
         run.metrics.say(f"expected    of {config.preset} as it is: {expectation(config.preset)}")
 
 
-def _batch_line(config: Config, num_devices: int) -> str:
+def _batch_line(run: Run) -> str:
     """How large a step is: over all devices, on each of them, and in each of its parts."""
+    config, num_devices = run.config, run.world.world_size
     share = share_of_batch(config, num_devices)
-    parts = f", in {config.accumulate} parts of {share // config.accumulate}" if config.accumulate > 1 else ""
+    chosen = " (chosen for this device)" if config.accumulate is None else ""
+    parts = f", in {run.num_parts} parts of {share // run.num_parts}{chosen}" if run.num_parts > 1 else ""
     matrices = f", {config.optim.muon.lr:g} for matrices" if config.optim.name == "muon" else ""
     return (
         f"batch       {config.batch_size} images over {num_devices} device{'s' if num_devices > 1 else ''}: {share} on "

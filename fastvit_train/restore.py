@@ -17,7 +17,7 @@ from fastvit_train.config_json import from_dict
 from fastvit_train.device import choose_fast_kernels, dtype_of
 from fastvit_train.initial_weights import fill_model
 from fastvit_train.models import build_model
-from fastvit_train.models.plain_attention import use_plain_attention
+from fastvit_train.models.device_kernels import use_fast_modules
 from fastvit_train.run import Progress
 from fastvit_train.run_folder import BEST, CHECKPOINT
 from loaders.errors import FastvitError
@@ -124,7 +124,6 @@ def on_device(model: nn.Module, config: Config, device: torch.device) -> Precisi
     """Move a model to where it shall compute, and say how: as a run with this config evaluates."""
     choose_fast_kernels(device)
     model.to(device).to(memory_format=torch.channels_last)
-    if device.type == "cpu":
-        use_plain_attention(model)
+    use_fast_modules(model, device)
     dtype = dtype_of(config, device)
     return Precision(dtype, partial(torch.autocast, device.type, dtype=dtype, enabled=dtype != torch.float32))

@@ -1,7 +1,5 @@
 """A run: what its steps share, how it starts, and how it is saved and resumed."""
 
-import os
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -14,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from fastvit_train import checkpoint
+from fastvit_train.accumulation import resolve_accumulate
 from fastvit_train.augment import normalize
 from fastvit_train.batch_norm import average_statistics, synchronize_batch_norm
+from fastvit_train.compilation import compile_models, compiles_augmentation
 from fastvit_train.config import Config
 from fastvit_train.config_json import to_dict
 from fastvit_train.data import describe_sets, training_classes
@@ -27,12 +27,12 @@ from fastvit_train.initial_weights import load_initial_weights
 from fastvit_train.loss_scaler import LossScaler
 from fastvit_train.metrics import Metrics
 from fastvit_train.models import build_model
-from fastvit_train.models.plain_attention import use_plain_attention
+from fastvit_train.models.device_kernels import use_fast_modules
 from fastvit_train.models.vit_start import whiten_patches
 from fastvit_train.optim import Optimizers, build_optimizer
 from fastvit_train.run_folder import BEST, CHECKPOINT, older_checkpoint, remove_old_checkpoints
 from fastvit_train.schedule import Phase, phases_of, total_steps
-from fastvit_train.sharding import check_sharding, gathered, is_sharded, shard, units
+from fastvit_train.sharding import check_sharding, gathered, is_sharded, shard
 from fastvit_train.signals import StopSignal
 from fastvit_train.step_graph import StepGraph, build_step_graph
 from fastvit_train.watchdog import Watchdog
@@ -45,11 +45,8 @@ __all__ = [
     "average_batch_norm",
     "build_placed_model",
     "checkpoint_is_due",
-    "compile_models",
-    "compiles_augmentation",
     "diverged",
     "initialize_from_data",
-    "resolve_compile",
     "save_best",
     "save_checkpoint",
     "set_initial_weights",
@@ -110,6 +107,8 @@ class Run:
     data_sets: dict[str, str]
     """What tells its data sets from others, on the main rank; see `describe_sets`."""
     dtype: torch.dtype
+    num_parts: int
+    """That each rank computes its share of a batch in."""
     compile_augment: bool
     autocast: Callable[[], AbstractContextManager[object]]
     generator: torch.Generator
@@ -201,6 +200,7 @@ def start_run(
         set_initial_weights(model, config, loader, metrics)
     if config.sync_batch_norm:
         model = synchronize_batch_norm(model, world)
+    num_parts = resolve_accumulate(config, model, world, dtype=dtype)
     half_life_steps = config.ema_half_life_epochs * steps_per_epoch
     ema = MovingAverage(model, half_life_steps=half_life_steps) if half_life_steps else None
     models = [model, *([ema.module] if ema is not None else [])]
@@ -227,6 +227,7 @@ def start_run(
         steps_per_epoch=steps_per_epoch,
         data_sets=describe_sets(config) if world.is_main else {},
         dtype=dtype,
+        num_parts=num_parts,
         compile_augment=compiles_augmentation(config, world.device),
         generator=generator,
         epoch=torch.zeros((), dtype=torch.int64, device=world.device),
@@ -247,8 +248,7 @@ def build_placed_model(config: Config, world: World, num_classes: int) -> nn.Mod
         phases=config.phases,
     )
     model = model.to(world.device).to(memory_format=torch.channels_last)
-    if world.device.type == "cpu":
-        use_plain_attention(model)
+    use_fast_modules(model, world.device)
     return model
 
 
@@ -268,39 +268,6 @@ def initialize_from_data(model: nn.Module, config: Config, loader: ImageLoader) 
         loader.set_epoch(0)
         images = next(iter(loader)).images
         initialize(normalize(images, config.augment, torch.float32))
-
-
-def compile_models(config: Config, device: torch.device, *models: nn.Module) -> None:
-    """Have torch.compile make each model's code when it is first called, if the config asks for it."""
-    mode = resolve_compile(config, device)
-    if mode is not None:
-        # What gathers the shares of a sharded model is not for torch.compile: there it has each block.
-        parts = [part for model in models for part in (units(model) if is_sharded(model) else [model])]
-        for part in parts:
-            # The few resolutions of the phases get their own code; else torch would make the sizes variables.
-            part.compile(mode=mode, dynamic=False if config.phases else None)
-
-
-def resolve_compile(config: Config, device: torch.device) -> str | None:
-    """The torch.compile mode, or None."""
-    if config.compile == "auto":
-        return "default" if device.type == "cuda" else None
-    return None if config.compile == "off" else config.compile
-
-
-def compiles_augmentation(config: Config, device: torch.device) -> bool:
-    """Whether the augmentation is compiled: auto does so on cuda, and on the CPU where it gains something.
-
-    On the CPU torch needs a C++ compiler for that, which a machine that a wheel was installed on need not have.
-    """
-    if config.compile == "auto":
-        return device.type == "cuda" or (not config.augment.is_plain and _has_cpp_compiler())
-    return config.compile != "off"
-
-
-def _has_cpp_compiler() -> bool:
-    """Whether the compiler that torch.compile calls for the CPU is there."""
-    return shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
 def save_checkpoint(run: Run) -> None:

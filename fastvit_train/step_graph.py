@@ -90,14 +90,9 @@ class StepGraph:
             for mine, given in zip(self._inputs, batch, strict=True):
                 mine.copy_(given)
         self._recording.replay()
-        self._show_gradients()
+        for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
+            parameter.grad = gradient  # a step without the graph has left others there
         return self._recording.result
-
-    def _show_gradients(self) -> None:
-        """Have `grad` show what the graph has written, also after a step without it."""
-        if self._parameters[0].grad is not self._gradients[0]:
-            for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
-                parameter.grad = gradient
 
     def _drop(self) -> None:
         """Give the graph's memory back, that of the gradients included."""

@@ -243,8 +243,8 @@ def augmented(run: Run, images: Tensor, labels: Tensor, index: Tensor, *, compil
 
 
 def add_gradients(run: Run, batch: Augmented, totals: Totals) -> None:
-    """Add up the gradients of a batch's mean loss, part by part as `accumulate` has it."""
-    parts = parts_of(batch, run.config.accumulate)
+    """Add up the gradients of a batch's mean loss, part by part."""
+    parts = parts_of(batch, run.num_parts)
     mean_count = images_per_rank(run, len(batch.images))
     # What autocast makes of the weights lasts until the outermost one ends: all parts share it.
     with torch.autocast(run.world.device.type, enabled=False):

@@ -7,7 +7,7 @@ mixing.
 
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -180,11 +180,13 @@ def _normalized_channels(pixels: Tensor, config: AugmentConfig) -> list[Tensor]:
 
 
 @cache
-def compiled_apply() -> Callable[[Tensor, Augmentation, AugmentConfig, torch.dtype], Tensor]:
-    """`apply`, compiled for the shapes that it is given."""
-    # What several loads or operations use is computed once: inlined into each gather, it costs several times as much.
+def compiled_apply(device_type: str) -> Callable[[Tensor, Augmentation, AugmentConfig, torch.dtype], Tensor]:
+    """`apply`, compiled for the kind of device and the shapes that it is given."""
+    # On the CPU, what several loads or operations use is computed once: inlined into each gather, it costs several
+    # times as much. A GPU has it the other way: passes over memory are what costs.
     # The option is one of Inductor's, which torch may rename: checked with 2.11.0 and 2.14.1.
-    compiled = torch.compile(apply, dynamic=False, options={"realize_reads_threshold": 0})
+    options: dict[str, Any] | None = {"realize_reads_threshold": 0} if device_type == "cpu" else None
+    compiled = torch.compile(apply, dynamic=False, options=options)
     return cast("Callable[[Tensor, Augmentation, AugmentConfig, torch.dtype], Tensor]", compiled)
 
 
@@ -227,7 +229,7 @@ def augment(
         compiled: Compile what is applied, again for every shape.
     """
     augmentation = draw(config, index=index, resolution=images.shape[-1], epoch=epoch, generator=generator, rows=rows)
-    transform = compiled_apply() if compiled else apply
+    transform = compiled_apply(images.device.type) if compiled else apply
     inputs = transform(images, augmentation, config, dtype)
     if augmentation.mixing is None:
         return Augmented(inputs, labels, labels)

@@ -7,6 +7,8 @@ from timm.layers import Attention
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from fastvit_train.models.short_attention import ShortAttention
+
 __all__ = ["PlainAttention", "use_plain_attention"]
 
 
@@ -20,7 +22,8 @@ def use_plain_attention(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, Attention):
             module.fused_attn = False
-            if type(module) is Attention and isinstance(module.q_norm, nn.Identity) and not module.attn_drop.p:
+            own = type(module) in (Attention, ShortAttention)
+            if own and isinstance(module.q_norm, nn.Identity) and not module.attn_drop.p:
                 # Not a new module in its place: parameters, names and hooks stay as they are, and what is deep-copied
                 # later keeps its own weights, which a bound `forward` would not.
                 module.__class__ = PlainAttention

@@ -143,7 +143,7 @@ def test_flops_are_those_of_the_phase():
         ({"preset": "nope"}, "unknown preset 'nope'"),
         ({"rounds": 0}, "rounds must be positive, got 0"),
         ({"at": 1.5}, r"at must lie in \[0, 1\], got 1.5"),
-        ({"batch_size": 5, "preset": "finetune-cifar10"}, "accumulate must divide batch_size 5"),
+        ({"batch_size": 5, "preset": "imagenet-resnet50-rsb-a2"}, "accumulate must divide batch_size 5"),
     ],
 )
 def test_bad_options_are_refused(changes, message):

@@ -129,6 +129,30 @@ def test_averaging_leaves_the_plain_accuracy_as_it_is(trained, config):
     assert averaged["top1_averaged"] > 0.9, "the colours of these images tell their class, mirrored and shifted too"
 
 
+@pytest.mark.parametrize("averaging", ["none", "flip_shift"])
+def test_every_batch_has_one_shape(averaging):
+    """The last batch is filled up for the model, and what fills it counts nowhere."""
+
+    class Batches(Images):
+        def __iter__(self) -> Iterator[Batch]:
+            whole = next(super().__iter__())
+            yield from (Batch(*part) for part in zip(*(tensor.split(4) for tensor in whole), strict=True))
+
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (10, 3, 8, 8), dtype=torch.uint8, generator=generator)
+    labels, config = [0, 1] * 5, Config(eval_averaging=averaging)
+    results, models, seen = [], [Watching(), Watching()], []
+    for model, loader in zip(models, (Images(images, labels), Batches(images, labels)), strict=True):
+        options = {"world": ALONE, "dtype": torch.float32, "autocast": nullcontext()}
+        seen.append([])
+        observe = lambda *what, to=seen[-1]: to.append(what)  # noqa: E731
+        results.append(evaluate(model, loader, config, **options, observe=observe))
+    assert results[1] == pytest.approx(results[0])
+    assert {(view.shape, view.stride()) for view in models[1].seen} == {((4, 3, 8, 8), (192, 1, 24, 3))}
+    for whole, parts in zip(seen[0][0], zip(*seen[1], strict=True), strict=True):
+        torch.testing.assert_close(torch.cat(parts), whole)
+
+
 def test_a_loader_without_images_is_refused():
     with pytest.raises(ValueError, match="gave no image to evaluate on"):
         evaluate(

@@ -226,8 +226,8 @@ def _observed(config: Config, patch: pytest.MonkeyPatch) -> Seen:
     patch.setattr("fastvit_train.data.build_loader", loader_of)
     patch.setattr("fastvit_train.train.start_world", world_of)
     patch.setattr("fastvit_train.train.save_checkpoint", save)
-    patch.setattr(nn.Module, "compile", lambda _, *, mode, **__: compiled.append(mode))
-    patch.setattr("fastvit_train.augment.compiled_apply", lambda: apply)
+    patch.setattr(torch, "compile", lambda function, *, mode, **_: compiled.append(mode) or function)
+    patch.setattr("fastvit_train.augment.compiled_apply", lambda _: apply)
     watch = nn.modules.module.register_module_forward_pre_hook(
         lambda module, inputs: sides.append(inputs[0].shape[-1]) if _is_first_layer(module) else None
     )

@@ -57,7 +57,7 @@ def small(config: Config, make_set, out, num_classes: int = 3) -> Config:
         model=replace(config.model, bf16_residual=False),  # of no use in fp32, and refused there
         arch=TINY.get(config.arch, config.arch),
         batch_size=8 // config.data.repeats * config.data.repeats,
-        accumulate=min(2, config.accumulate),
+        accumulate=config.accumulate and min(2, config.accumulate),
         max_steps=3,
         out=out,
         device="cpu",

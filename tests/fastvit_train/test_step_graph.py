@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 from torch.nn import functional as F
 
 from fastvit_train import checkpoint
@@ -178,6 +179,55 @@ def test_a_graph_shows_its_gradients_when_the_loss_is_not_finite(config, recorde
     with pytest.raises(FastvitError, match=r"the loss is nan at step 6 \(learning rate 0.00289, gradient norm nan\)"):
         train(config)
     assert recorders[0].num_replays == 4
+
+
+class Repeating(StepRecorder):
+    """Makes a step again instead of replaying it, and counts the graphs that torch.compile has made."""
+
+    def __init__(self, device: torch.device, generator: torch.Generator) -> None:
+        super().__init__(device, generator)
+        self.num_compiled = 0
+        self.result = torch.empty(0)
+
+    def warm_up(self, step: Callable[[], Tensor]) -> Tensor:
+        before = counters["stats"]["unique_graphs"]
+        result = super().warm_up(step)
+        self.num_compiled += counters["stats"]["unique_graphs"] - before
+        return result
+
+    def record(self, step: Callable[[], Tensor]) -> "Repeating":
+        self._step = step
+        return self
+
+    def replay(self) -> None:
+        before = counters["stats"]["unique_graphs"]
+        self.result = self._step()
+        assert counters["stats"]["unique_graphs"] == before, "a step that is recorded compiles nothing"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_first_steps_compile_all_there_is_to_compile(config, monkeypatch):
+    """In each phase, with evaluations in between, whose batches are of other sizes."""
+    made = []
+
+    def build_step_graph(config: Config, model: Any, generator: torch.Generator, **_: Any) -> StepGraph:
+        made.append(Repeating(CPU, generator))
+        return StepGraph(model, made[-1])
+
+    for owner, name in ((nn.Module, "compile"), (torch, "compile")):
+        compiling = getattr(owner, name)
+        monkeypatch.setattr(
+            owner,
+            name,
+            lambda it, *, dynamic, compiling=compiling, **_: compiling(it, backend="eager", dynamic=dynamic),
+        )
+    monkeypatch.setattr("fastvit_train.run.compiles_augmentation", lambda *_: False)
+    monkeypatch.setattr("fastvit_train.run.build_step_graph", build_step_graph)
+    config = replace(config, epochs=2, phases=((0.5, 16, 0.5),), compile="default", optim=OPTIMIZERS["muon"])
+    train(replace(config, accumulate=2, model=ModelConfig(drop_path=0.2)))
+    assert made[0].num_warm_ups == 4
+    assert made[0].num_compiled >= 2
 
 
 IMAGES = [torch.full((2, 3), float(number)) for number in range(1, 8)]

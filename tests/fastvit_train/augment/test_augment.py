@@ -153,10 +153,18 @@ def test_compiling_changes_nothing_but_rounding(device):
     index = torch.arange(28, device=device)
     drawn = draw(config, index=index, resolution=32, epoch=0, generator=seeded(device))
     plain = apply(images, drawn, config, torch.float32)
-    compiled = compiled_apply()(images, drawn, config, torch.float32)
+    compiled = compiled_apply(images.device.type)(images, drawn, config, torch.float32)
     level = 1 / (255 * min(config.std))
     assert (compiled - plain).abs().max() < 1.01 * level
     assert ((compiled - plain).abs() > 0.01 * level).float().mean() < 1e-3
+
+
+def test_each_kind_of_device_has_its_own_options(monkeypatch):
+    options = {}
+    monkeypatch.setattr(torch, "compile", lambda function, **given: (function, given["options"]))
+    for device_type in ("cpu", "cuda"):
+        options[device_type] = compiled_apply.__wrapped__(device_type)[1]
+    assert options == {"cpu": {"realize_reads_threshold": 0}, "cuda": None}
 
 
 def test_packing_keeps_the_channels_apart():
