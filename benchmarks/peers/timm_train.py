@@ -3,7 +3,8 @@
 The script is not part of the package. Its `train_one_epoch` (huggingface/pytorch-image-models, train.py) reads the loss
 after every step and, by default, trains in float32 with Nesterov SGD on batches from `create_loader` with four workers,
 random resized crops and colour jitter. `--amp` is float16 autocast where `--amp-dtype` says nothing else;
-`--grad-accum-steps` computes a batch in parts, as our `--accumulate` does, of which it has as many.
+`--grad-accum-steps` computes a batch in parts, as our `--accumulate` does: here as many as ours would take in that
+precision.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from fastvit_train.accumulation import resolve_accumulate
 from fastvit_train.config import Config
 from fastvit_train.data import build_loaders
 from fastvit_train.distributed import start_world
@@ -149,20 +151,21 @@ def timm_training(config: Config, *, epoch: int, options: TimmOptions) -> TimmTr
         loader.set_epoch(0, resolution=phase.resolution)
         batches = list(islice(loader, _DIFFERENT_BATCHES))
         loader.close()
-    model = build_model(
-        config.arch,
-        num_classes=num_classes,
-        resolution=config.data.resolution,
-        config=replace(config.model, bf16_residual=False),
-        phases=config.phases,
-    ).to(world.device)
+        model = build_model(
+            config.arch,
+            num_classes=num_classes,
+            resolution=config.data.resolution,
+            config=replace(config.model, bf16_residual=False),
+            phases=config.phases,
+        ).to(world.device)
+        accumulate = resolve_accumulate(config, model, world, dtype=options.amp_dtype or torch.float32)
     set_patch_drop(model, phase.patch_drop)
     return TimmTraining(
         model,
         torch.cat([batch.images for batch in batches]).permute(0, 2, 3, 1).cpu().numpy(),
         torch.cat([batch.labels for batch in batches]).cpu().numpy(),
         batch_size=config.batch_size,
-        accumulate=config.accumulate or 1,
+        accumulate=accumulate,
         device=world.device,
         options=options,
     )
