@@ -3,7 +3,8 @@
 The script is not part of the package. Its `train_one_epoch` (huggingface/pytorch-image-models, train.py) reads the loss
 after every step and, by default, trains in float32 with Nesterov SGD on batches from `create_loader` with four workers,
 random resized crops and colour jitter. `--amp` is float16 autocast where `--amp-dtype` says nothing else;
-`--grad-accum-steps` computes a batch in parts, as our `--accumulate` does, of which it has as many.
+`--grad-accum-steps` computes a batch in parts, as our `--accumulate` does: here as many as ours would take in that
+precision.
 """
 
 from collections.abc import Callable, Iterator

@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks.accept import gpu_tests as tests_stage
+from benchmarks.accept import training
 from benchmarks.accept.accuracy import GOALS, reach
 from benchmarks.accept.plan import STAGES
 from benchmarks.accept.report import read_rows, write_report
 from benchmarks.accept.runner import Runner, _do
 from benchmarks.accept.setting import Job, LeftOut, Setting, make_setting
 from benchmarks.bench_accept import BenchAccept, bench_accept
+from benchmarks.step_cost import DeviceCost
 from fastvit_train.presets import PRESETS
 from loaders import LoaderConfig, build_loader
 
@@ -267,6 +269,34 @@ def test_cifar10_is_found(tmp_path, monkeypatch):
     )
     assert made.has_cifar10
     assert made.small_images == (tmp_path / "cifar10_train.beton", tmp_path / "cifar10_test.beton")
+
+
+def test_training_on_a_card_says_where_a_step_goes(setting, make_set, monkeypatch):
+    """On the CPU, with stand-ins for what only a card can tell; the report takes the rows."""
+    images = make_set("train.beton", 60, num_classes=10).path
+    subject = training.Subject(preset="cifar10-quick", batch_size=8, is_small=True, goal=100)
+    monkeypatch.setattr(training, "SUBJECTS", {"small": subject})
+    monkeypatch.setattr(training, "_ROUND_SECONDS", 0)
+    monkeypatch.setattr(training, "VARIANTS", {"auto": {"compile": "off"}})
+    monkeypatch.setattr(Setting, "on_cuda", property(lambda self: True))
+    steps = []
+    cost = DeviceCost(busy_milliseconds=1e-3, num_kernels=7, longest=[("gemm", 0.5, 2.0)])
+    monkeypatch.setattr(training, "host_milliseconds", lambda step: steps.append(step()) or 2.5)
+    monkeypatch.setattr(training, "device_cost", lambda step: steps.append(step()) or cost)
+    monkeypatch.setattr(training, "synchronisations", lambda step: steps.append(step()) or {"train.py:1": 4})
+    here = dataclasses.replace(setting, small_images=(images, images))
+    speed, where = training.train(here, name="small", variant="auto")
+    assert len(speed["rounds"]) == 5
+    assert speed["steps_per_round"] == 4
+    assert speed["images_per_second"] > 0
+    assert 0 <= speed["data_wait_fraction"] < 1
+    assert steps == [8, 8, 8]
+    assert where["host_milliseconds"] == 2.5
+    assert 0.9 < where["device_idle_fraction"] < 1
+    for row in (speed, where):
+        here.add_row("train", "small, auto", "passed", row)
+    write_report(here.work, read_rows(here.rows), minutes=1, seconds=1, is_done=True)
+    assert "| small | auto | 0.00 | " in (here.work / "report.md").read_text()
 
 
 @pytest.fixture
