@@ -82,7 +82,7 @@ def _saved_bytes(model: nn.Module, count: int, side: int, device: torch.device, 
 
     def note(saved: Tensor) -> Tensor:
         memory = saved.untyped_storage()
-        sizes[memory.data_ptr()] = memory.nbytes()
+        sizes[memory._cdata] = memory.nbytes()  # its address; fake tensors have no other
         return saved
 
     images = torch.zeros(count, 3, side, side, dtype=dtype, device=device).to(memory_format=torch.channels_last)

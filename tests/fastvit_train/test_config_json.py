@@ -105,5 +105,5 @@ def test_values_that_make_no_sense_are_refused(values: object, message: str):
 
 
 def test_cuda_graphs_are_refused_with_accumulation_alone():
-    assert from_dict({"compile": "reduce-overhead"}).accumulate == 1
+    assert from_dict({"compile": "reduce-overhead"}).needs_whole_batches
     assert from_dict({"compile": "max-autotune-no-cudagraphs", "accumulate": 2}).accumulate == 2

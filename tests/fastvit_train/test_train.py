@@ -18,9 +18,9 @@ from fastvit_train.distributed import World, start_world
 from fastvit_train.metrics import Totals, read_metrics
 from fastvit_train.models import MODELS, build_model
 from fastvit_train.run import start_run
-from fastvit_train.train import add_gradients, images_per_rank, train, train_step
+from fastvit_train.train import add_gradients, add_gradients_of, images_per_rank, train, train_step
 from loaders.beton import EncodedImage, ImageMode
-from runs import LeavingOut, same, weights
+from runs import TINY, LeavingOut, same, weights
 
 
 def test_a_run_learns_and_reports(trained):
@@ -162,9 +162,10 @@ def test_gradients_are_clipped_whole_and_unscaled(config, precision, accumulate)
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_compiled_run_learns_the_same(config):
+@pytest.mark.parametrize("arch", ["resnet_fast_cifar", TINY])
+def test_a_compiled_run_learns_the_same(config, arch):
     """torch.compile on the CPU, in bf16 as on a GPU: the same steps up to rounding."""
-    config = replace(config, arch="resnet_fast_cifar", max_steps=3, precision="bf16", log_every_steps=1)
+    config = replace(config, arch=arch, max_steps=3, precision="bf16", log_every_steps=1)
     train(config)
     train(replace(config, compile="default", out=config.out.with_name("compiled")))
     plain, compiled = (
@@ -202,6 +203,20 @@ def test_accumulation_takes_the_same_steps(config):
         losses[accumulate] = [line["loss"] for line in read_metrics(out / "metrics.jsonl") if line["kind"] == "train"]
     assert losses[2] == pytest.approx(losses[1], rel=1e-4)
     assert losses[4] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_batch_comes_in_the_parts_that_were_chosen(config, monkeypatch, capsys):
+    sizes = []
+
+    def watching(part, *args, **options):
+        sizes.append(len(part.images))
+        add_gradients_of(part, *args, **options)
+
+    monkeypatch.setattr("fastvit_train.run.resolve_accumulate", lambda *_, **__: 4)
+    monkeypatch.setattr("fastvit_train.train.add_gradients_of", watching)
+    train(replace(config, max_steps=1))
+    assert sizes == [8] * 4
+    assert ", in 4 parts of 8 (chosen for this device);" in capsys.readouterr().out
 
 
 def test_parts_share_what_autocast_makes_of_the_weights(config, monkeypatch):
