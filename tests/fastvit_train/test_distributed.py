@@ -144,6 +144,7 @@ def test_shares_of_the_weights_train_alike_and_resume_on_any_number_of_ranks(exa
 
 
 def test_ranks_have_the_same_weights_and_draw_differently(config, group):
+    config = replace(config, accumulate=1)  # else they would ask each other
     drawn, started, second = [], [], config.out.with_name("second")
     loader, *_ = build_loaders(config, World(rank=0, world_size=1, device=CPU))
     for rank in range(2):
@@ -157,7 +158,7 @@ def test_ranks_have_the_same_weights_and_draw_differently(config, group):
 
 
 def test_a_rank_augments_its_rows_of_the_batch(config, group, monkeypatch):
-    seen = []
+    config, seen = replace(config, accumulate=1), []
 
     def augmented(images, labels, _, *, rows, generator, **__):
         seen.append((rows, generator.initial_seed()))
