@@ -144,16 +144,13 @@ def test_shares_of_the_weights_train_alike_and_resume_on_any_number_of_ranks(exa
 
 
 def test_ranks_have_the_same_weights_and_draw_differently(config, group):
-    config = replace(config, accumulate=1)  # ranks that are only pretended cannot ask each other for their memory
+    config = replace(config, accumulate=1)  # else they would ask each other
     drawn, started, second = [], [], config.out.with_name("second")
     loader, *_ = build_loaders(config, World(rank=0, world_size=1, device=CPU))
     for rank in range(2):
         world = World(rank=rank, world_size=2, device=CPU)
         folder = second if rank else config.out
-        # Ranks that are only pretended cannot ask each other for the memory that they have.
-        started.append(
-            start_run(replace(config, accumulate=1), world, folder, loader, num_classes=4).model.state_dict()
-        )
+        started.append(start_run(config, world, folder, loader, num_classes=4).model.state_dict())
         drawn.append(torch.rand(8))
     assert same(*started)
     assert not second.exists(), "only the first rank writes"
@@ -161,7 +158,7 @@ def test_ranks_have_the_same_weights_and_draw_differently(config, group):
 
 
 def test_a_rank_augments_its_rows_of_the_batch(config, group, monkeypatch):
-    seen = []
+    config, seen = replace(config, accumulate=1), []
 
     def augmented(images, labels, _, *, rows, generator, **__):
         seen.append((rows, generator.initial_seed()))
@@ -171,7 +168,7 @@ def test_a_rank_augments_its_rows_of_the_batch(config, group, monkeypatch):
     loader, *_ = build_loaders(config, World(rank=0, world_size=1, device=CPU))
     for rank in range(2):
         world = World(rank=rank, world_size=2, device=CPU)
-        run = start_run(replace(config, accumulate=1), world, config.out, loader, num_classes=4)
+        run = start_run(config, world, config.out, loader, num_classes=4)
         train_step(run, torch.zeros(16, 3, 32, 32), torch.zeros(16).long(), torch.arange(16), Totals(CPU))
     (first, seed), (second, other_seed) = seen
     assert (first, second) == (Rows(0, 0, 32), Rows(1, 16, 32))
@@ -199,11 +196,6 @@ class Layers(nn.Sequential):
 
     def __init__(self) -> None:
         super().__init__(*(nn.Linear(2048, 2048, bias=False) for _ in range(4)))
-
-    def forward(self, inputs):  # of its own: torch 2.11 does not compile that of nn.Sequential
-        for layer in self:
-            inputs = layer(inputs)
-        return inputs
 
 
 @pytest.mark.parametrize("compiled", [False, True])
