@@ -17,8 +17,8 @@ PHASES = {
     "cifar10-resnet-fast": {Phase(32, 0.0): 104},
     "cifar10-vit-small": {Phase(32, 0.0): 183},
     "cifar10-vit-small-fast": {Phase(24, 0.5): 154, Phase(32, 0.0): 143},
-    "imagenet-vit-b16-130": {Phase(224, 0.0): 1000},
-    "imagenet-resnet50-ffcv": {Phase(192, 0.0): 1000},
+    "imagenet-vit-b16-130": {Phase(224, 0.0): 200},
+    "imagenet-resnet50-ffcv": {Phase(192, 0.0): 546},
 }
 
 
