@@ -111,9 +111,10 @@ class Inductor:
         """In place of `AsyncCompile.triton`, which compiles a kernel."""
         if self.compiles:
             kernel = async_compile._load_triton_kernel_from_source(name, source)
-            kernel.configs = kernel.configs[:1]
-            kernel._precompile_worker()
-            self.num_compiled += 1
+            if kernel.configs:  # else another graph has the same kernel, which torch keeps
+                kernel.configs = kernel.configs[:1]
+                kernel._precompile_worker()
+                self.num_compiled += 1
 
 
 _codegen = GraphLowering.codegen

@@ -31,8 +31,9 @@ class OfRealTensors:
 
 @pytest.fixture
 def loader(request, cuda, raw_set):
+    """Of batches that are too large to be copied without waiting from memory that is not pinned."""
     config = LoaderConfig(
-        batch_size=8, resolution=32, crop="whole", order="random", drop_last=True, device=DEVICE, num_workers=1
+        batch_size=8, resolution=128, crop="whole", order="random", drop_last=True, device=DEVICE, num_workers=1
     )
     loader = build_loader(request.param, raw_set.path, config)
     yield OfRealTensors(loader) if request.param == "native" else loader

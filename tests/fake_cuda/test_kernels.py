@@ -15,10 +15,10 @@ pytest.importorskip("triton")
 # of a ViT and of each stage of a ResNet, a tenth more than with torch 2.14.1.
 PHASES = {
     "cifar10-resnet-fast": {Phase(32, 0.0): 104},
-    "cifar10-vit-small": {Phase(32, 0.0): 1000},
-    "cifar10-vit-small-fast": {Phase(24, 0.5): 1000, Phase(32, 0.0): 1000},
-    "imagenet-vit-b16-130": {Phase(224, 0.0): 1000},
-    "imagenet-resnet50-ffcv": {Phase(192, 0.0): 1000},
+    "cifar10-vit-small": {Phase(32, 0.0): 183},
+    "cifar10-vit-small-fast": {Phase(24, 0.5): 154, Phase(32, 0.0): 143},
+    "imagenet-vit-b16-130": {Phase(224, 0.0): 200},
+    "imagenet-resnet50-ffcv": {Phase(192, 0.0): 546},
 }
 
 
@@ -38,7 +38,6 @@ def test_the_kernels_of_a_step_compile_for_sm90_and_are_few(raw_set, tmp_path, n
     assert {graph.is_backward for graph in inductor.graphs} == {False, True}
     assert measured.keys() == PHASES[name].keys()
     for phase, most in PHASES[name].items():
-        print("KERNELS", name, phase, measured[phase], inductor.num_compiled)
         assert measured[phase].launches.num_kernels <= most, phase
 
 
