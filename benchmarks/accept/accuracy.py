@@ -44,8 +44,10 @@ class Goal:
 # In the order of their turns. The last one gets what is left.
 GOALS = (
     Goal(preset="cifar10-resnet-fast", top1=0.94, train_seconds=5, least_seconds=30, cap_seconds=120),
-    Goal(preset="cifar10-vit-small-fast", least_seconds=50, cap_seconds=180),
+    Goal(preset="cifar10-vit-small-h100", top1=0.94, train_seconds=60, least_seconds=100, cap_seconds=200),
     Goal(preset="cifar10-quick", top1=0.92, least_seconds=30, cap_seconds=100),
+    Goal(preset="cifar10-vit-b16-h100", top1=0.92, least_seconds=240, cap_seconds=900),
+    Goal(preset="cifar10-resnet50-h100", top1=0.955, least_seconds=180, cap_seconds=900),
 )
 
 
