@@ -102,7 +102,7 @@ class Matmuls(Training):
     """The matmuls and convolutions of a training step, its optimizer's included, one after the other."""
 
     def __init__(self, config: Config, folder: Path, *, epoch: int) -> None:
-        super().__init__(replace(on_noise(config), compile="off"), folder, epoch=epoch)
+        super().__init__(replace(on_noise(config), compile="off", cuda_graph="off"), folder, epoch=epoch)
         use_plain_attention(self.run.model)
         self.start()
         super().steps(1)

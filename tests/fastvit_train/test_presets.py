@@ -103,7 +103,7 @@ def test_durations_follow_the_epochs(name):
         ("imagenet-resnet50-rsb-a3", 62_500, 3_125),  # 100 epochs
         ("imagenet-vit-s16-deit3", 500_000, 3_125),  # DeiT III: 800 epochs of batches of 2048, 5 of warm-up
         ("cifar10-quick", 600, 138),
-        ("cifar10-vit-small-h100", 4_000, 400),
+        ("cifar10-vit-small-h100", 5_000, 500),
         ("cifar10-resnet50-h100", 2_910, 582),
     ],
 )
@@ -121,8 +121,8 @@ def test_phases_of_the_recipes():
     assert resolutions == [160] * 71 + [192] * 17  # ffcv-imagenet ramps from epoch 65 to 76, rounding to 32
     fast = [phase_of(build_preset("cifar10-vit-small-fast"), epoch) for epoch in range(22)]
     assert fast == [(24, 0.5)] * 13 + [(32, 0.5)] * 5 + [(32, 0.0)] * 4
-    minute = [phase_of(build_preset("cifar10-vit-small-h100"), epoch) for epoch in range(80)]
-    assert minute == [(24, 0.5)] * 36 + [(32, 0.0)] * 44
+    minute = [phase_of(build_preset("cifar10-vit-small-h100"), epoch) for epoch in range(100)]
+    assert minute == [(24, 0.5)] * 45 + [(32, 0.0)] * 55
     base = [phase_of(build_preset("cifar10-vit-b16-h100"), epoch) for epoch in range(60)]
     assert base == [(96, 0.5)] * 36 + [(128, 0.0)] * 24  # in pixels of CIFAR-10 the same: 24 and 32
 
