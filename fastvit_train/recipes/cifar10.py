@@ -182,6 +182,7 @@ def vit_small_h100(epochs: float = 100) -> Config:
         recipe,
         preset="cifar10-vit-small-h100",
         batch_size=1000,
+        log_every_steps=50,  # a line waits for the device, which costs it 0.6 ms
         phases=((0.45, 24, 0.5),),
         augment=replace(recipe.augment, policy="randaugment", mixup_alpha=0.1, cutmix_alpha=1.0),
         optim=replace(recipe.optim, muon=replace(recipe.optim.muon, lr=0.03, weight_decay=0.05)),
@@ -308,6 +309,7 @@ def resnet50_h100(epochs: float = 30) -> Config:
         recipe,
         preset="cifar10-resnet50-h100",
         batch_size=512,
+        log_every_steps=50,
         label_smoothing=0.1,
         eval_averaging="flip",
         augment=replace(recipe.augment, flip="alternating", erasing_probability=0.5),
