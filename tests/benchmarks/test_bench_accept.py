@@ -332,7 +332,9 @@ def test_without_a_checkout_the_tests_are_left_out(tmp_path, monkeypatch, settin
 
 def test_gpu_check_takes_the_python_that_it_is_given():
     def commands(*variables):
-        done = subprocess.run(["make", "-n", "gpu-check", *variables], cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(
+            ["make", "-n", "--no-print-directory", "gpu-check", *variables], cwd=ROOT, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 

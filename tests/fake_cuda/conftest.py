@@ -10,14 +10,31 @@ import torch
 from fake_cuda.device import pretended_cuda
 
 
+def _why_not() -> str | None:
+    """Why no device can be pretended here; None where it can."""
+    if not torch.backends.cuda.is_built():
+        return "this torch is built for the CPU alone"
+    if torch.cuda.is_available():
+        return "there is a CUDA device: the tests marked gpu use it"
+    if platform.machine() != "x86_64" or shutil.which("nm") is None:
+        return "needs an x86-64 and the program nm"
+    return None
+
+
+def pytest_collection_finish() -> None:
+    """Have torch see the device in the first backward pass of this process.
+
+    Autograd makes its queues then, one for each device; tests of other folders come first else, and see none.
+    """
+    if _why_not() is None:
+        with pretended_cuda():
+            torch.ones(1, device="cuda", requires_grad=True).sum().backward()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _can_pretend() -> None:
-    if not torch.backends.cuda.is_built():
-        pytest.skip("this torch is built for the CPU alone")
-    if torch.cuda.is_available():
-        pytest.skip("there is a CUDA device: the tests marked gpu use it")
-    if platform.machine() != "x86_64" or shutil.which("nm") is None:
-        pytest.skip("needs an x86-64 and the program nm")
+    if reason := _why_not():
+        pytest.skip(reason)
 
 
 @pytest.fixture
