@@ -59,8 +59,8 @@ def compute_in_float8(model: nn.Module, *, emulate: bool = False) -> None:
         from torchao.float8 import Float8LinearConfig, convert_to_float8_training
     except ImportError as error:
         raise MissingPackageError(
-            f"precision fp8 needs a package that is not installed ({error}): pip install torchao, or use "
-            "--precision bf16"
+            f"precision fp8 needs torchao, which does not import here ({error}); install it with: pip install torchao, "
+            "at least 0.18 (or pip install 'fastvit[fp8]'), or use --precision bf16"
         ) from error
     # One scale for each tensor is torchao's fastest recipe. The gradient of a weight is summed over all tokens, whose
     # number need not be a multiple.
