@@ -315,7 +315,7 @@ class Config:
     precision: Literal["auto", "bf16", "fp16", "fp32", "fp8"] = "auto"
     """Autocast to bf16, or to fp16 with a scaled loss (for GPUs before Ampere); auto takes bf16 where the device
     computes in it, else fp16 on cuda and fp32 on the CPU. fp8 is bf16 with the large matmuls of a ViT's blocks in
-    float8, on Hopper or Ada; it needs pip install torchao."""
+    float8, on cards from Ada and Hopper on; it needs pip install 'fastvit[fp8]'."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """With several devices, each has the whole model (ddp), or a share of its weights and optimizer state (fsdp), for
     models that do not fit."""

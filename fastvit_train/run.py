@@ -203,7 +203,7 @@ def start_run(
         model = synchronize_batch_norm(model, world)
     num_parts = resolve_accumulate(config, model, world, dtype=dtype)
     if config.precision == "fp8":
-        use_float8(model, world.device)  # before it is copied: the moving average is evaluated as the model computes
+        use_float8(model, world.device)  # before it is copied: averaged weights are evaluated in float8 too
     half_life_steps = config.ema_half_life_epochs * steps_per_epoch
     ema = MovingAverage(model, half_life_steps=half_life_steps) if half_life_steps else None
     models = [model, *([ema.module] if ema is not None else [])]

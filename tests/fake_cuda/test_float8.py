@@ -26,7 +26,8 @@ def _torchao() -> None:
 # The parts of the second have 3 x 197 tokens: not a multiple of 16, as float8 matmuls need it.
 @pytest.mark.parametrize(("batch_size", "num_parts"), [(16, 1), (6, 2)])
 def test_a_step_is_in_float8_and_waits_for_nothing(raw_set, tmp_path, batch_size, num_parts):
-    changes = {"precision": "fp8", "compile": "off", "batch_size": batch_size, "accumulate": num_parts, "phases": ()}
+    sizes = {"batch_size": batch_size, "accumulate": num_parts, "phases": ()}
+    changes = {"precision": "fp8", "compile": "off", "ema_half_life_epochs": 1.0, **sizes}
     config = preset_on("imagenet-vit-b16-130", raw_set.path, **changes)
     with pretended_cuda():
         run = start_fake_run(config, tmp_path, num_blocks=1)
@@ -40,7 +41,10 @@ def test_a_step_is_in_float8_and_waits_for_nothing(raw_set, tmp_path, batch_size
                 run.progress.step += 1
         gradients = [weight.grad for weight in run.model.parameters() if weight.requires_grad]
         assert all(gradient.is_cuda and gradient.dtype == torch.float32 for gradient in gradients)
-    assert matmul.call_count == 4 * 3 * num_parts  # layers and passes
+        assert matmul.call_count == 4 * 3 * num_parts  # layers and passes
+        with mock.patch.object(torch, "_scaled_mm", wraps=torch._scaled_mm) as matmul, run.autocast():
+            run.evaluated_model(torch.empty(2, 3, 224, 224, device=DEVICE))
+        assert matmul.call_count == 4
 
 
 @pytest.mark.slow
