@@ -52,7 +52,7 @@ def compute_in_float8(model: nn.Module, *, emulate: bool = False) -> None:
     layers = float8_layers(model)
     if not layers:
         raise FastvitError(
-            f"precision is fp8, which is for the linear layers in the blocks of a ViT, of sizes that are multiples of "
+            "precision is fp8, which is for the linear layers in the blocks of a ViT, of sizes that are multiples of "
             f"{_MULTIPLE}, but the model, a {type(model).__name__}, has none: use --precision bf16"
         )
     try:

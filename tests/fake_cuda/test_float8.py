@@ -13,13 +13,14 @@ from fake_cuda.host_waits import no_host_waits
 from fastvit_train.metrics import Totals
 from fastvit_train.train import train_step
 
-pytestmark = pytest.mark.filterwarnings("ignore::SyntaxWarning")  # when Python first compiles the sources of torchao
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="torchao is not installed"),
+    pytest.mark.filterwarnings("ignore::SyntaxWarning"),  # when Python first compiles the sources of torchao
+]
 
 
 @pytest.fixture(autouse=True)
 def _torchao() -> None:
-    if importlib.util.find_spec("torchao") is None:
-        pytest.skip("torchao is not installed")
     import torchao.float8  # noqa: F401 - while tensors are still real
 
 
