@@ -312,9 +312,10 @@ class Config:
     and the patch dropout. After the last, data.resolution and model.patch_drop hold; the schedule spans them all."""
     device: str = "auto"
     """cuda, cpu, or auto: cuda where there is one."""
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    precision: Literal["auto", "bf16", "fp16", "fp32", "fp8"] = "auto"
     """Autocast to bf16, or to fp16 with a scaled loss (for GPUs before Ampere); auto takes bf16 where the device
-    computes in it, else fp16 on cuda and fp32 on the CPU."""
+    computes in it, else fp16 on cuda and fp32 on the CPU. fp8 is bf16 with the large matmuls of a ViT's blocks in
+    float8, on cards from Ada and Hopper on; it needs pip install 'fastvit[fp8]'."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """With several devices, each has the whole model (ddp), or a share of its weights and optimizer state (fsdp), for
     models that do not fit."""

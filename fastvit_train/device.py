@@ -20,8 +20,8 @@ __all__ = [
     "peak_rss_bytes",
 ]
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-"""What a run can compute in, by the names of `Config.precision`."""
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp8": torch.bfloat16}
+"""What autocast goes to, by the names of `Config.precision`; float8 is for some matmuls alone."""
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4

@@ -61,7 +61,7 @@ def peak_flops_per_second(device_name: str, dtype: torch.dtype) -> float | None:
 
     Args:
         device_name: As `torch.cuda.get_device_name` gives it.
-        dtype: What matmuls are computed in.
+        dtype: What autocast goes to: matmuls in float8 are compared with the rate of bf16.
 
     Returns:
         None for cards that are not in the table, and for float32.

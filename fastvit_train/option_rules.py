@@ -106,8 +106,8 @@ RULES = (
     ),
     Rule(
         ("model.bf16_residual",),
-        lambda config: config.precision in ("auto", "bf16"),
-        "precision is auto or bf16",
+        lambda config: config.precision in ("auto", "bf16", "fp8"),
+        "precision is auto, bf16 or fp8",
     ),
     Rule(
         ("optim.betas",),

@@ -21,13 +21,14 @@ __all__ = ["announce", "count_parameters", "plot_run", "report"]
 def announce(run: Run) -> None:
     """Say what is about to happen."""
     config = run.config
-    dtype = next(name for name, dtype in DTYPES.items() if dtype == run.dtype)
+    chosen = next(name for name, dtype in DTYPES.items() if dtype == run.dtype)
+    precision = chosen if config.precision == "auto" else config.precision
     run.metrics.say(
         f"{config.arch}: {count_parameters(run.model) / 1e6:.1f} M parameters, {run.num_classes} classes, "
         f"{run.last_step} steps of {config.batch_size} images at {config.data.resolution} px"
         f"{f', first at {config.phases[0][1]} px' if config.phases else ''} "
         f"({config.epochs:g} epochs), {config.data.backend} loader, "
-        f"{dtype} on {run.world.world_size} x "
+        f"{precision} on {run.world.world_size} x "
         f"{device_name(run.world.device)}{'' if run.step_graph is None else ', steps from CUDA graphs'}"
     )
     if config.compile == "auto" and not config.augment.is_plain and not run.compile_augment:

@@ -22,6 +22,7 @@ from fastvit_train.data import describe_sets, training_classes
 from fastvit_train.device import choose_fast_kernels, dtype_of
 from fastvit_train.distributed import World
 from fastvit_train.ema import MovingAverage
+from fastvit_train.float8 import use_float8
 from fastvit_train.flops import flops_per_image, peak_flops_per_second
 from fastvit_train.initial_weights import load_initial_weights
 from fastvit_train.loss_scaler import LossScaler
@@ -201,6 +202,8 @@ def start_run(
     if config.sync_batch_norm:
         model = synchronize_batch_norm(model, world)
     num_parts = resolve_accumulate(config, model, world, dtype=dtype)
+    if config.precision == "fp8":
+        use_float8(model, world.device)  # before it is copied: averaged weights are evaluated in float8 too
     half_life_steps = config.ema_half_life_epochs * steps_per_epoch
     ema = MovingAverage(model, half_life_steps=half_life_steps) if half_life_steps else None
     models = [model, *([ema.module] if ema is not None else [])]

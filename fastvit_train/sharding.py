@@ -45,6 +45,7 @@ def check_sharding(config: Config, model: nn.Module, dtype: torch.dtype, world: 
         "the model has batch normalisation, which needs float32 weights: use --parallel ddp": has_batch_norm(model),
         "optim.name is muon, which needs whole matrices: use adamw, sgd or lamb": config.optim.name == "muon",
         "the run computes in float16, whose loss scale it does not have: use bf16 or fp32": dtype == torch.float16,
+        "precision is fp8, which is for whole weights: use bf16 or fp32": config.precision == "fp8",
         f"compile is {config.compile}, whose CUDA graphs need weights that stay where they are: use default": (
             config.compile in ("reduce-overhead", "max-autotune")
         ),

@@ -55,7 +55,7 @@ def test_presets_know_their_name_and_survive_json(name: str):
         ({"loss": "focal"}, r"loss must be one of cross_entropy, bce, got focal"),
         ({"augment": {"flip": "randm"}}, r"augment.flip must be one of none, random, alternating, got randm"),
         ({"augment": {"policy": "rand"}}, r"augment.policy must be one of none, .*three, got rand"),
-        ({"precision": "float16"}, r"precision must be one of auto, bf16, fp16, fp32, got float16"),
+        ({"precision": "float16"}, r"precision must be one of auto, bf16, fp16, fp32, fp8, got float16"),
         ({"schedule": {"decay": "step"}}, r"schedule.decay must be one of cosine, linear, got step"),
         ({"data": {"crop": "middle"}}, r"data.crop must be one of random_resized, center, whole, shift, got middle"),
         ({"data": {"order": "shuffled"}}, r"data.order must be one of sequential, random, quasi_random, got shuffled"),

@@ -31,9 +31,15 @@ def test_the_processors_features_decide():
 )
 def test_auto_takes_bf16_where_it_is_fast_and_else_what_the_device_is_good_at(monkeypatch, kind, has_matmul, automatic):
     monkeypatch.setattr(device, "has_bf16_matmul", lambda _: has_matmul)
-    names = ("auto", "bf16", "fp16", "fp32")
+    names = ("auto", "bf16", "fp16", "fp32", "fp8")
     chosen = {name: device.dtype_of(Config(precision=name), torch.device(kind)) for name in names}
-    assert chosen == {"auto": automatic, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+    assert chosen == {
+        "auto": automatic,
+        "bf16": torch.bfloat16,
+        "fp16": torch.float16,
+        "fp32": torch.float32,
+        "fp8": torch.bfloat16,
+    }
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])

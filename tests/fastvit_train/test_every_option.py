@@ -330,8 +330,9 @@ def test_on_error_skips(base, tmp_path, capsys):
         ({"sync_batch_norm": True}, "sync_batch_norm is on, but the model has no batch normalisation"),
         ({"parallel": "fsdp"}, "parallel is fsdp, but"),
         ({"cuda_graph": "on"}, "cuda_graph is on, but the device is cpu; or leave it out"),
+        ({"precision": "fp8"}, "precision is fp8, but the device is cpu"),
     ],
-    ids=["sync_batch_norm", "parallel", "cuda_graph"],
+    ids=["sync_batch_norm", "parallel", "cuda_graph", "precision"],
 )
 def test_options_of_other_devices_are_refused(base, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):

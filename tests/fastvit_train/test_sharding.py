@@ -147,6 +147,7 @@ def test_ranks_call_a_sharded_model_equally_often(group, monkeypatch, sharded, c
         ({}, "test_resnet", torch.float32, 2, "the model has batch normalisation"),
         ({"optim": OptimConfig(name="muon")}, "test_vit", torch.float32, 2, "optim.name is muon"),
         ({}, "test_vit", torch.float16, 2, "computes in float16"),
+        ({"precision": "fp8"}, "test_vit", torch.bfloat16, 2, "precision is fp8"),
         ({"compile": "reduce-overhead"}, "test_vit", torch.float32, 2, "compile is reduce-overhead"),
     ],
 )
