@@ -79,7 +79,7 @@ build/lowest: build/lowest.txt $(wildcard loaders/native/*/* benchmarks/native/*
 	$@/bin/python -m pip install --quiet --constraint $< cmake ninja nanobind scikit-build-core numpy pillow
 	$@/bin/python -m pip install --quiet --constraint $< $(TORCH)
 	$@/bin/python -m pip install --quiet --constraint $< ffcv
-	$@/bin/python -m pip install --quiet --constraint $< --no-build-isolation --editable '.[dev,ffcv,convert,export]'
+	$@/bin/python -m pip install --quiet --constraint $< --no-build-isolation --editable '.[dev,ffcv,convert,fp8,export]'
 	touch $@
 
 test-lowest: build/lowest
@@ -181,7 +181,7 @@ HAVE_FFCV_LIBRARIES = pkg-config --exists opencv4 libturbojpeg
 # FFCV's own loader and writer are what the tests compare with.
 .venv/.test: .venv/.core
 	$(call packages,$(HAVE_FFCV_LIBRARIES),$(FFCV_PACKAGES))
-	$(PIP) --editable '.[dev,ffcv,convert,export]'
+	$(PIP) --editable '.[dev,ffcv,convert,fp8,export]'
 	touch $@
 
 # The site is made from the sources without importing them: neither torch nor a compiler is needed.
