@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import torch
 
 import fastvit_train.train as training
+from benchmarks.accept.resume import same_bits
 from conftest import make_raw_set
 from fastvit_train import checkpoint
 from fastvit_train.config import Config, DataConfig, ModelConfig, OptimConfig
@@ -177,24 +178,13 @@ def differences(mine: Path, other: Path) -> list[str]:
     found = [
         name
         for name in ("model", "ema", "optimizer", "progress", "random_states")
-        if not _equal(states[0][name], states[1][name])
+        if not same_bits(states[0][name], states[1][name])
     ]
     lines = [
         [{name: line.get(name) for name in SAME_IN_METRICS} for line in read_metrics(folder / "metrics.jsonl")]
         for folder in (mine, other)
     ]
     return found + (["metrics"] if lines[0] != lines[1] else [])
-
-
-def _equal(mine: object, other: object) -> bool:
-    """Bit by bit, through all containers."""
-    if isinstance(mine, torch.Tensor) and isinstance(other, torch.Tensor):
-        return torch.equal(mine, other)
-    if isinstance(mine, dict) and isinstance(other, dict):
-        return mine.keys() == other.keys() and all(_equal(mine[name], other[name]) for name in mine)
-    if isinstance(mine, list | tuple) and isinstance(other, list | tuple):
-        return len(mine) == len(other) and all(map(_equal, mine, other))
-    return mine == other
 
 
 def moments(calls: dict[str, Calls], num_kills: int, seed: str) -> Iterator[Kill]:

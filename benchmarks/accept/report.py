@@ -105,145 +105,160 @@ def _accuracy_goal(row: Row) -> str:
     return " in ".join(filter(None, parts))
 
 
-def _tables(rows: list[Row]) -> list[_Table]:
-    matmul = next((row["value"] for row in rows if row.get("what") == "matmul"), None)
-
-    def share(row: Row) -> str:
-        """Of the rate that a large matmul reaches."""
-        rate = row["images_per_second"] * row["flops_per_image"]
-        return "" if matmul is None else f"{rate / (matmul * 1e12):.1%}"
-
-    def utilization(row: Row) -> str:
-        peak = row["peak_flops_per_second"]
-        return "" if peak is None else f"{row['images_per_second'] * row['flops_per_image'] / peak:.1%}"
-
-    tables: list[tuple[str, str, str, Columns]] = [
-        (
-            "Tests on the device",
-            "tests",
-            "skipped",
-            {"passed": _number("passed"), "failed": _number("failed"), "skipped": _number("skipped")},
-        ),
-        (
-            "Ceilings of the device",
-            "ceilings",
-            "value",
-            {"what": _text("what"), "value": _number("value", 3), "unit": _text("unit")},
-        ),
-        (
-            "Training on noise in memory",
-            "train",
-            "images_per_second",
-            {
-                "model": _text("model"),
-                "variant": _text("variant"),
-                "images/s": _number("images_per_second"),
-                "rounds": _spread,
-                "goal": _goal,
-                "share of the matmul ceiling": share,
-                "of the maker's peak": utilization,
-                "ms per step": _number("step_milliseconds", 2),
-                "GiB": _number("peak_device_memory_bytes", 1, scale=2**-30),
-                "first step s": _number("first_step_seconds", 1),
-            },
-        ),
-        (
-            "Where a step's time goes",
-            "train",
-            "longest_kernels",
-            {
-                "model": _text("model"),
-                "variant": _text("variant"),
-                "device ms": _number("device_milliseconds", 2),
-                "device idle": _number("device_idle_fraction", 1, scale=100, unit=" %"),
-                "host ms": _number("host_milliseconds", 2),
-                "kernels": _number("kernels_per_step"),
-                "waits of the host in 4 steps": _waits,
-                "kernels that take most, ms": lambda row: "; ".join(
-                    f"{ms:.2f} {name}" for name, ms, _ in row["longest_kernels"][:5]
-                ),
-            },
-        ),
-        (
-            "From JPEGs, native",
-            "jpegs",
-            "threads",
-            {
-                "what": _text("what"),
-                "threads": _text("threads"),
-                "images/s": _number("images_per_second"),
-                "goal": _goal,
-                "device without data": _number("data_wait_fraction", 2, scale=100, unit=" %"),
-            },
-        ),
-        (
-            "Killed and resumed, with deterministic algorithms",
-            "resume",
-            "steps",
-            {
-                "preset": _text("preset"),
-                "steps": _number("steps"),
-                "resumed at": _number("resumed_at_step"),
-                "result": lambda row: ", ".join(row["different"]) or "the same bits",
-                "without a deterministic kernel": lambda row: "; ".join(row["without_deterministic_kernels"]),
-            },
-        ),
-        (
-            "Augmentation of a batch",
-            "augmentation",
-            "policy",
-            {
-                "policy": _text("policy"),
-                "images": _number("batch_size"),
-                "px": _number("resolution"),
-                "ms": _number("milliseconds_per_batch", 2),
-                "device ms": _number("device_milliseconds_per_batch", 2),
-                "kernels": _number("kernels_per_batch"),
-            },
-        ),
-        (
-            "Decoding JPEGs",
-            "decoding",
-            "decoder",
-            {"decoder": _text("decoder"), "threads": _text("threads"), "images/s": _number("images_per_second")},
-        ),
-        (
-            "CIFAR-10",
-            "accuracy",
-            "top1",
-            {
-                "preset": _text("preset"),
-                "epochs": _text("epochs"),
-                "top-1": _accuracy,
-                "training s": _number("train_seconds", 1),
-                "goal": _accuracy_goal,
-                "of it first steps s": _number("startup_seconds", 1),
-                "evaluation s": _number("eval_seconds", 1),
-                "images/s": _number("images_per_second"),
-            },
-        ),
-        (
-            "First steps, all at the same time",
-            "prepare",
-            "first_step_seconds",
-            {"what": _text("model"), "s": _number("first_step_seconds", 1)},
-        ),
-    ]
-    return [
-        _Table(
-            title, list(columns), [[cell(row) for cell in columns.values()] for row in rows if _fits(row, stage, has)]
-        )
-        for title, stage, has, columns in tables
-    ]
+def _share_of_ceiling(row: Row) -> str:
+    """Of the rate that a large matmul reaches."""
+    ceiling = row["matmul_teraflops"]
+    return "" if ceiling is None else f"{row['images_per_second'] * row['flops_per_image'] / (1e12 * ceiling):.1%}"
 
 
-def _fits(row: Row, stage: str, name: str) -> bool:
-    return row["stage"] == stage and name in row
+def _utilization(row: Row) -> str:
+    peak = row["peak_flops_per_second"]
+    return "" if peak is None else f"{row['images_per_second'] * row['flops_per_image'] / peak:.1%}"
 
 
 def _waits(row: Row) -> str:
     waits = row["synchronisations_in_4_steps"]
     return "; ".join(f"{number} x {where}" for where, number in waits.items()) or "none"
+
+
+class _Layout(NamedTuple):
+    """A table of the rows of a stage that have a certain figure."""
+
+    title: str
+    stage: str
+    figure: str
+    columns: Columns
+
+
+_LAYOUTS = (
+    _Layout(
+        "Tests on the device",
+        "tests",
+        "skipped",
+        {"passed": _number("passed"), "failed": _number("failed"), "skipped": _number("skipped")},
+    ),
+    _Layout(
+        "Ceilings of the device",
+        "ceilings",
+        "value",
+        {"what": _text("what"), "value": _number("value", 3), "unit": _text("unit")},
+    ),
+    _Layout(
+        "Training on noise in memory",
+        "train",
+        "images_per_second",
+        {
+            "model": _text("model"),
+            "variant": _text("variant"),
+            "images/s": _number("images_per_second"),
+            "rounds": _spread,
+            "goal": _goal,
+            "share of the matmul ceiling": _share_of_ceiling,
+            "of the maker's peak": _utilization,
+            "ms per step": _number("step_milliseconds", 2),
+            "GiB": _number("peak_device_memory_bytes", 1, scale=2**-30),
+            "first step s": _number("first_step_seconds", 1),
+        },
+    ),
+    _Layout(
+        "Where a step's time goes",
+        "train",
+        "longest_kernels",
+        {
+            "model": _text("model"),
+            "variant": _text("variant"),
+            "device ms": _number("device_milliseconds", 2),
+            "device idle": _number("device_idle_fraction", 1, scale=100, unit=" %"),
+            "host ms": _number("host_milliseconds", 2),
+            "kernels": _number("kernels_per_step"),
+            "waits of the host in 4 steps": _waits,
+            "kernels that take most, ms": lambda row: "; ".join(
+                f"{ms:.2f} {name}" for name, ms, _ in row["longest_kernels"][:5]
+            ),
+        },
+    ),
+    _Layout(
+        "From JPEGs, native",
+        "jpegs",
+        "threads",
+        {
+            "what": _text("what"),
+            "threads": _text("threads"),
+            "images/s": _number("images_per_second"),
+            "goal": _goal,
+            "device without data": _number("data_wait_fraction", 2, scale=100, unit=" %"),
+        },
+    ),
+    _Layout(
+        "Killed and resumed, with deterministic algorithms",
+        "resume",
+        "steps",
+        {
+            "preset": _text("preset"),
+            "steps": _number("steps"),
+            "resumed at": _number("resumed_at_step"),
+            "result": lambda row: ", ".join(row["different"]) or "the same bits",
+            "without a deterministic kernel": lambda row: "; ".join(row["without_deterministic_kernels"]),
+        },
+    ),
+    _Layout(
+        "Augmentation of a batch",
+        "augmentation",
+        "policy",
+        {
+            "policy": _text("policy"),
+            "images": _number("batch_size"),
+            "px": _number("resolution"),
+            "ms": _number("milliseconds_per_batch", 2),
+            "device ms": _number("device_milliseconds_per_batch", 2),
+            "kernels": _number("kernels_per_batch"),
+        },
+    ),
+    _Layout(
+        "Decoding JPEGs",
+        "decoding",
+        "decoder",
+        {"decoder": _text("decoder"), "threads": _text("threads"), "images/s": _number("images_per_second")},
+    ),
+    _Layout(
+        "CIFAR-10",
+        "accuracy",
+        "top1",
+        {
+            "preset": _text("preset"),
+            "epochs": _text("epochs"),
+            "top-1": _accuracy,
+            "training s": _number("train_seconds", 1),
+            "goal": _accuracy_goal,
+            "of it first steps s": _number("startup_seconds", 1),
+            "evaluation s": _number("eval_seconds", 1),
+            "images/s": _number("images_per_second"),
+        },
+    ),
+    _Layout(
+        "First steps, all at the same time",
+        "prepare",
+        "first_step_seconds",
+        {"what": _text("model"), "s": _number("first_step_seconds", 1)},
+    ),
+)
+
+
+def _tables(rows: list[Row]) -> list[_Table]:
+    matmul = next((row["value"] for row in rows if row.get("what") == "matmul"), None)
+    known = [{**row, "matmul_teraflops": matmul} for row in rows]
+    return [
+        _Table(
+            layout.title,
+            list(layout.columns),
+            [
+                [cell(row) for cell in layout.columns.values()]
+                for row in known
+                if row["stage"] == layout.stage and layout.figure in row
+            ],
+        )
+        for layout in _LAYOUTS
+    ]
 
 
 def _markdown(title: str, lines: list[str], tables: list[_Table]) -> str:

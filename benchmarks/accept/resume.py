@@ -21,7 +21,7 @@ from fastvit_train.presets import build_preset
 from fastvit_train.run_folder import CHECKPOINT
 from fastvit_train.train import train
 
-__all__ = ["resume_equality"]
+__all__ = ["resume_equality", "same_bits"]
 
 _COMPARED = ("model", "ema", "optimizer", "random_states")
 _WARNINGS = "warnings.txt"
@@ -43,7 +43,7 @@ def resume_equality(setting: Setting, *, preset: str) -> Iterator[Row]:
     step = checkpoint.load(setting.work / "killed" / CHECKPOINT)["progress"]["step"]
     _run(killed, must_end="well")
     mine, other = (checkpoint.load(setting.work / name / CHECKPOINT) for name in ("killed", "whole"))
-    different = [name for name in _COMPARED if not _equal(mine[name], other[name])]
+    different = [name for name in _COMPARED if not same_bits(mine[name], other[name])]
     yield {
         "preset": preset,
         "resumed_at_step": step,
@@ -100,12 +100,12 @@ def _die_after(path: Path) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _equal(mine: object, other: object) -> bool:
-    """Bit by bit, through all containers."""
+def same_bits(mine: object, other: object) -> bool:
+    """Whether two values are equal bit by bit, through all containers."""
     if isinstance(mine, torch.Tensor) and isinstance(other, torch.Tensor):
         return torch.equal(mine, other)
     if isinstance(mine, dict) and isinstance(other, dict):
-        return mine.keys() == other.keys() and all(_equal(mine[name], other[name]) for name in mine)
+        return mine.keys() == other.keys() and all(same_bits(mine[name], other[name]) for name in mine)
     if isinstance(mine, list | tuple) and isinstance(other, list | tuple):
-        return len(mine) == len(other) and all(map(_equal, mine, other))
+        return len(mine) == len(other) and all(map(same_bits, mine, other))
     return mine == other

@@ -152,6 +152,7 @@ def test_a_step_reads_nothing_on_the_host():
         weight.grad = torch.empty_like(weight)
     optimizer.step()
     optimizer.step()
+    assert optimizer.param_groups[0]["lr"] is rate
 
 
 @pytest.fixture
