@@ -3,6 +3,7 @@
 import platform
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +20,11 @@ def _why_not() -> str | None:
     if platform.machine() != "x86_64" or shutil.which("nm") is None:
         return "needs an x86-64 and the program nm"
     return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave these tests to the end, so that no other test comes upon what torch keeps of the pretended device."""
+    items.sort(key=lambda item: Path(__file__).parent in item.path.parents)
 
 
 def pytest_collection_finish() -> None:

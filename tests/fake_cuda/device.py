@@ -18,6 +18,7 @@ from unittest import mock
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo import trace_rules
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
@@ -151,6 +152,9 @@ class Generator(_Generator):  # type: ignore[misc]  # torch lets it be a base cl
 def pretended_cuda() -> Iterator[FakeTensorMode]:
     """While it lasts, torch finds one H100, and every tensor that is made is a fake one, on the CPU too."""
     torch.empty(0)  # torch's own start is not to be recorded
+    # What torch keeps of its own functions is not to be made of those that replace them, for all tests after this one.
+    torch.utils._device._device_constructors()
+    trace_rules.lookup(torch.empty)
     with ExitStack() as patches:
         for target, name, value in _replacements():
             patches.enter_context(mock.patch.object(target, name, value))
