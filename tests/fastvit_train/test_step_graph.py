@@ -167,14 +167,16 @@ def test_a_run_resumes_with_a_graph(config, recorders):
     assert [recorder.num_replays for recorder in recorders] == [10, 0, 1, 3, 1]
 
 
-def test_a_graph_shows_its_gradients_when_the_loss_is_not_finite(config, recorders, monkeypatch):
-    def poisoned(run: Run, *args: Any) -> None:
-        if run.progress.step == 5:
-            with torch.no_grad():
-                run.model.head.weight.fill_(float("nan"))
-        train_step(run, *args)
+def poisoned_step(run: Run, *args: Any) -> None:
+    """A step, the sixth with weights that are no numbers."""
+    if run.progress.step == 5:
+        with torch.no_grad():
+            run.model.head.weight.fill_(float("nan"))
+    train_step(run, *args)
 
-    monkeypatch.setattr("fastvit_train.train.train_step", poisoned)
+
+def test_a_graph_shows_its_gradients_when_the_loss_is_not_finite(config, recorders, monkeypatch):
+    monkeypatch.setattr("fastvit_train.train.train_step", poisoned_step)
     config = replace(config, log_every_steps=1)
     with pytest.raises(FastvitError, match=r"the loss is nan at step 6 \(learning rate 0.00289, gradient norm nan\)"):
         train(config)
@@ -438,13 +440,7 @@ def test_a_run_resumes_with_a_cuda_graph(config, replays):
 
 @pytest.mark.gpu
 def test_a_cuda_graph_shows_its_gradients(config, replays, monkeypatch):
-    def poisoned(run: Run, *args: Any) -> None:
-        if run.progress.step == 5:
-            with torch.no_grad():
-                run.model.head.weight.fill_(float("nan"))
-        train_step(run, *args)
-
-    monkeypatch.setattr("fastvit_train.train.train_step", poisoned)
+    monkeypatch.setattr("fastvit_train.train.train_step", poisoned_step)
     with pytest.raises(FastvitError, match=r"the loss is nan at step 6 \(learning rate 0.00289, gradient norm nan\)"):
         losses_on_cuda(config, cuda_graph="on")
     assert len(replays) == 4
