@@ -45,8 +45,8 @@ class BenchLoader:
     resolution: int = 224
     """Side of the images that the loaders hand over, in pixels."""
     loaders: tuple[str, ...] = ("native", "ffcv", "torch")
-    """Which, separated by spaces or commas: the backends, of which `torch` decodes with torchvision here, `dali` (NVIDIA
-    DALI on the CPU), or `limit` (region decoding with libjpeg-turbo and nothing else)."""
+    """Which, separated by spaces or commas: the backends, of which `torch` uses torchvision's decoder, `dali`
+    (NVIDIA DALI on the CPU), or `limit` (region decoding with libjpeg-turbo and nothing else)."""
     threads: int = 2
     """Threads or worker processes of each."""
     batch_size: int = 256

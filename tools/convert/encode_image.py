@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from loaders import _native
+from loaders.errors import FastvitError
 from loaders.image_files import decode_image
 
 __all__ = ["Chroma", "ImageEncoder", "Mode", "StoredImage", "Treatment", "read_jpeg_header"]
@@ -87,7 +88,7 @@ class ImageEncoder:
             name: What the choice of `mixed` goes by.
 
         Raises:
-            ImageError: The bytes are no image, or not a whole one.
+            FastvitError: The bytes are no image, or not a whole one.
             RuntimeError: libjpeg-turbo's word for the same.
         """
         (image,) = self.encode_all([(data, name)])
@@ -180,17 +181,18 @@ class ImageEncoder:
 def read_jpeg_header(data: bytes) -> tuple[int, int, int]:
     """Read a JPEG's header, and see that the file does not end before its end marker.
 
-    An image that has one is not decoded: a file that is cut short is found out, one whose scans are garbled is not.
+    Nothing is decoded: a file that is cut short is found out, one whose scans are garbled is not.
 
     Returns:
         Height and width in pixels, and the number of components.
 
     Raises:
-        RuntimeError: The file is cut short, its header is damaged, or libjpeg-turbo does not decode this kind.
+        RuntimeError: The header is damaged, or of a kind that libjpeg-turbo does not decode.
+        FastvitError: The file is cut short.
     """
     height, width, num_components, scan_offset = _native.read_jpeg_header(_as_array(data))
     if data.rfind(_JPEG_END, scan_offset) < 0:  # a preview in the header has an end marker of its own
-        _native.decode_jpeg(_as_array(data), max_side=0, min_side=0)  # without it, all pixels may be there or not
+        raise FastvitError("the JPEG is cut short: it has no end marker")
     return height, width, num_components
 
 

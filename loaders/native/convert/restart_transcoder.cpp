@@ -49,10 +49,9 @@ std::vector<std::uint8_t> transcode_coefficients(std::span<const std::uint8_t> j
     Transcoder transcoder;
     jvirt_barray_ptr* coefficients = nullptr;
     transcoder.errors.run(Transcoder::common(transcoder.source), [&transcoder, &coefficients, jpeg] {
-        read_from_memory(transcoder.source, jpeg);
+        jpeg_mem_src(&transcoder.source, jpeg.data(), static_cast<unsigned long>(jpeg.size()));
         jpeg_read_header(&transcoder.source, TRUE);
         coefficients = jpeg_read_coefficients(&transcoder.source);
-        check_is_whole(transcoder.source);
     });
     const int interval = nearest_divisor(mcus_per_row(transcoder.source), wanted_interval);
     JpegOutput output(transcoder.target);

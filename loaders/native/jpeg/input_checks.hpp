@@ -43,7 +43,8 @@ inline constexpr JOCTET kEndMarker[2] = {0xFF, JPEG_EOI};
 inline void read_from_memory(jpeg_decompress_struct& info, std::span<const std::uint8_t> jpeg) {
     jpeg_mem_src(&info, jpeg.data(), static_cast<unsigned long>(jpeg.size()));
     info.src->fill_input_buffer = [](j_decompress_ptr decompress) -> boolean {
-        if (decompress->arith_code) ERREXIT(decompress, JERR_INPUT_EOF);
+        const bool is_in_scans = decompress->input_scan_number > 0;
+        if (!is_in_scans || decompress->arith_code) ERREXIT(decompress, JWRN_JPEG_EOF);
         decompress->src->next_input_byte = kEndMarker;
         decompress->src->bytes_in_buffer = sizeof kEndMarker;
         return TRUE;
@@ -58,7 +59,7 @@ inline void check_is_whole(jpeg_decompress_struct& info) {
         const bool has_come = info.comp_info[number].quant_table;
         const int* bits = info.coef_bits ? info.coef_bits[number] : nullptr;
         if (!has_come || (bits && std::any_of(bits, bits + DCTSIZE2, [](int missing) { return missing != 0; })))
-            ERREXIT(&info, JERR_INPUT_EOF);
+            ERREXIT(&info, JWRN_JPEG_EOF);
     }
 }
 
