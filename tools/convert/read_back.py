@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from loaders import LoaderConfig, build_loader
 from loaders.beton import Beton, ImageMode
+from loaders.errors import reason_of
 from loaders.tar_shard import TarShard
 from tools.convert.encode_image import ImageEncoder
 from tools.convert.progress import Advance
@@ -147,7 +148,7 @@ def _read_back_one_by_one(file: Stored, crc32s: NDArray[np.uint32], *, num_worke
         try:
             decoder.encode(data, name="")
         except (ValueError, OSError, RuntimeError) as error:
-            return (str(error) or type(error).__name__).splitlines()[0]
+            return reason_of(error)
         return None
 
     undecodable: dict[int, str] = {}
