@@ -41,7 +41,10 @@ class ImageConverter {
     // RGB pixels, smaller where they have to be. The view is valid until the next call.
     PixelView shrink(const PixelView& pixels, const SizeLimits& limits);
 
-    // A JPEG of RGB pixels, or of what `decode` returned just now.
+    // What `decode` returned just now, turned upright from EXIF's `orientation`. The view is valid until the next call.
+    PixelView turn(const PixelView& pixels, int orientation);
+
+    // A JPEG of RGB pixels, or of what `decode` or `turn` returned just now.
     std::vector<std::uint8_t> encode(const PixelView& pixels, const JpegOptions& options);
 
   private:
@@ -50,7 +53,7 @@ class ImageConverter {
     JpegDecoder decoder_;
     Resizer resizer_;
     ResizerSink resizer_sink_;
-    std::vector<std::uint8_t> pixels_;
+    std::vector<std::uint8_t> pixels_, turned_;
     bool is_ycc_ = false;
 };
 
