@@ -39,7 +39,7 @@ class _Pending(NamedTuple):
 class NativeLoader(PlannedEpochs):
     """An `ImageLoader` over a `.beton` file, an ImageFolder, tar shards or a list of image files (without labels).
 
-    EXIF orientation is ignored, as FFCV and torchvision do. What is no JPEG (the PNG files that some folders hold) is
+    What is no JPEG (the PNG files that some folders hold) is
     decoded by torchvision in this thread, slowly. Damage outside the part of an image that a crop needs goes unseen.
 
     Raises:
@@ -122,6 +122,7 @@ class NativeLoader(PlannedEpochs):
             center_fraction=config.center_fraction,
             max_shift=config.max_shift,
             interpolation=config.interpolation,
+            turns_upright=config.exif_orientation == "apply",
         )
 
     def _memory(self) -> list[Tensor]:
@@ -144,7 +145,8 @@ class NativeLoader(PlannedEpochs):
             try:
                 if not is_foreign:
                     raise RuntimeError(reason)
-                pixels = self._records.decode(number).permute(1, 2, 0).contiguous().numpy()
+                image = self._records.decode(number, exif_orientation=self._config.exif_orientation)
+                pixels = image.permute(1, 2, 0).contiguous().numpy()
                 images[row] = torch.from_numpy(_native.crop_pixels(pixels, int(pending.samples[row]), pending.rule))
             except (OSError, RuntimeError) as error:
                 bad[row] = bad_sample(self._records, number, error)

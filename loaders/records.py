@@ -14,6 +14,8 @@ from torchvision.io import ImageReadMode, decode_image, read_file
 from loaders import _native
 from loaders.beton import Beton, ImageMode
 from loaders.errors import FastvitError
+from loaders.orientation import UPRIGHT, ExifOrientation, turn_pixels
+from loaders.orientation import exif_orientation as orientation_of
 from loaders.tar_shard import TarShard, find_shards, open_each
 
 __all__ = ["BetonRecords", "FileRecords", "FolderRecords", "ImageRecords", "TarRecords", "open_records"]
@@ -25,8 +27,8 @@ class ImageRecords(Protocol):
     labels: NDArray[np.int64]
     """int64 [n], the numbers of the classes."""
 
-    def decode(self, index: int) -> Tensor:
-        """The whole image, uint8 [3, h, w] RGB; EXIF orientation is ignored.
+    def decode(self, index: int, *, exif_orientation: ExifOrientation = "ignore") -> Tensor:
+        """The whole image, uint8 [3, h, w] RGB: as it is stored, or turned upright with `exif_orientation` "apply".
 
         Raises:
             RuntimeError: The image is damaged.
@@ -57,7 +59,7 @@ class BetonRecords:
         self._beton = Beton(path)
         self.labels = self._beton.labels
 
-    def decode(self, index: int) -> Tensor:
+    def decode(self, index: int, *, exif_orientation: ExifOrientation = "ignore") -> Tensor:
         """See `ImageRecords.decode`."""
         beton = self._beton
         data = torch.from_numpy(beton.image_bytes(index).copy())  # torch warns of memory that is read-only
@@ -67,7 +69,7 @@ class BetonRecords:
         image = _decode_rgb(data)
         if image.shape[1:] != (height, width):
             raise RuntimeError(f"it decodes to {tuple(image.shape[1:])}, where the file's table says {(height, width)}")
-        return image
+        return _turned(image, data, exif_orientation)
 
     def name(self, index: int) -> str:
         """See `ImageRecords.name`."""
@@ -101,9 +103,10 @@ class FileRecords:
         self._files = [str(file) for file in files]
         self.labels = np.zeros(len(self._files), np.int64)
 
-    def decode(self, index: int) -> Tensor:
+    def decode(self, index: int, *, exif_orientation: ExifOrientation = "ignore") -> Tensor:
         """See `ImageRecords.decode`."""
-        return _decode_rgb(read_file(self._files[index]))
+        data = read_file(self._files[index])
+        return _turned(_decode_rgb(data), data, exif_orientation)
 
     def name(self, index: int) -> str:
         """See `ImageRecords.name`."""
@@ -160,10 +163,11 @@ class TarRecords:
             )
         self._ends = np.cumsum([len(shard.labels) for shard in self._shards])
 
-    def decode(self, index: int) -> Tensor:
+    def decode(self, index: int, *, exif_orientation: ExifOrientation = "ignore") -> Tensor:
         """See `ImageRecords.decode`."""
         shard, number = self._place(index)
-        return _decode_rgb(torch.from_numpy(shard.image_bytes(number).copy()))
+        data = torch.from_numpy(shard.image_bytes(number).copy())
+        return _turned(_decode_rgb(data), data, exif_orientation)
 
     def name(self, index: int) -> str:
         """See `ImageRecords.name`."""
@@ -219,3 +223,11 @@ def _native_shard(shard: TarShard) -> _native.Records:
 def _decode_rgb(data: Tensor) -> Tensor:
     image: Tensor = decode_image(data, mode=ImageReadMode.RGB)
     return image
+
+
+def _turned(image: Tensor, data: Tensor, exif_orientation: ExifOrientation) -> Tensor:
+    """The image of this file, upright where it is to be."""
+    orientation = orientation_of(data.numpy()) if exif_orientation == "apply" else UPRIGHT
+    if orientation == UPRIGHT:
+        return image
+    return torch.from_numpy(turn_pixels(image.permute(1, 2, 0).contiguous().numpy(), orientation)).permute(2, 0, 1)

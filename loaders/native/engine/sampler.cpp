@@ -110,7 +110,7 @@ void Sampler::begin_jpeg(const Record& record, std::size_t sample, const CropRul
         placement.rows = shrunk(placement.rows, shrink, decoder_.output_height());
         placement.columns = shrunk(placement.columns, shrink, decoder_.output_width());
     }
-    resizer_.start(placement.rows, placement.columns, rule.interpolation, placement.flip, out);
+    resizer_.start(placement.rows, placement.columns, rule.interpolation, placement.flip, out, turn.transposes);
     decoder_.begin({resizer_.first_column(), resizer_.first_row(), resizer_.end_column() - resizer_.first_column(),
                     resizer_.end_row() - resizer_.first_row()});
 }
