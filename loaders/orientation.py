@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from loaders import _native
 
-__all__ = ["UPRIGHT", "ExifOrientation", "exif_orientation", "turn_pixels"]
+__all__ = ["UPRIGHT", "ExifOrientation", "read_orientation", "turn_pixels"]
 
 ExifOrientation = Literal["ignore", "apply"]
 """Whether images are taken as they are stored, or turned upright."""
@@ -16,7 +16,7 @@ UPRIGHT = 1
 """The orientation of an image that is stored as it is to be seen."""
 
 
-def exif_orientation(file: bytes | NDArray[np.uint8]) -> int:
+def read_orientation(file: bytes | NDArray[np.uint8]) -> int:
     """How the pixels of an image file are to be turned to be seen upright, by EXIF's numbers from 1 to 8.
 
     It is read from the EXIF data of a JPEG or a WebP, from a PNG's eXIf chunk or from a TIFF's tags.
@@ -29,8 +29,8 @@ def exif_orientation(file: bytes | NDArray[np.uint8]) -> int:
 
     Examples:
         >>> from pathlib import Path
-        >>> from loaders.orientation import exif_orientation
-        >>> exif_orientation(Path("photos/cat/0.jpg").read_bytes())
+        >>> from loaders.orientation import read_orientation
+        >>> read_orientation(Path("photos/cat/0.jpg").read_bytes())
         1
     """
     return _native.exif_orientation(np.frombuffer(file, np.uint8))
@@ -41,7 +41,7 @@ def turn_pixels(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8
 
     Args:
         pixels: uint8 [h, w, 3], C-contiguous.
-        orientation: What `exif_orientation` said.
+        orientation: What `read_orientation` said.
 
     Returns:
         uint8 [h, w, 3], or [w, h, 3] for the orientations from 5 on.

@@ -1,5 +1,7 @@
 """Where images come from: a `.beton` file, an ImageFolder or tar shards, as records that can be decoded one by one."""
 
+import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -9,13 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.datasets import ImageFolder
-from torchvision.io import ImageReadMode, decode_image, read_file
 
 from loaders import _native
 from loaders.beton import Beton, ImageMode
 from loaders.errors import FastvitError
-from loaders.orientation import UPRIGHT, ExifOrientation, turn_pixels
-from loaders.orientation import exif_orientation as orientation_of
+from loaders.image_files import ImageError, decode_image
+from loaders.orientation import ExifOrientation, read_orientation, turn_pixels
 from loaders.tar_shard import TarShard, find_shards, open_each
 
 __all__ = ["BetonRecords", "FileRecords", "FolderRecords", "ImageRecords", "TarRecords", "open_records"]
@@ -31,12 +32,12 @@ class ImageRecords(Protocol):
         """The whole image, uint8 [3, h, w] RGB: as it is stored, or turned upright with `exif_orientation` "apply".
 
         Raises:
-            RuntimeError: The image is damaged.
+            ImageError: The image is damaged.
             OSError: Its file cannot be read.
         """
 
     def name(self, index: int) -> str:
-        """What to call the record in a message."""
+        """What to call the record in a message, which can be printed: bytes of a file's name may be no text."""
 
     def native(self) -> _native.Records:
         """The records for the C++ engine, which reads their bytes itself."""
@@ -62,14 +63,14 @@ class BetonRecords:
     def decode(self, index: int, *, exif_orientation: ExifOrientation = "ignore") -> Tensor:
         """See `ImageRecords.decode`."""
         beton = self._beton
-        data = torch.from_numpy(beton.image_bytes(index).copy())  # torch warns of memory that is read-only
+        data = beton.image_bytes(index)
         height, width = int(beton.heights[index]), int(beton.widths[index])
         if beton.modes[index] == ImageMode.RAW:
-            return data.view(height, width, 3).permute(2, 0, 1)
-        image = _decode_rgb(data)
-        if image.shape[1:] != (height, width):
-            raise RuntimeError(f"it decodes to {tuple(image.shape[1:])}, where the file's table says {(height, width)}")
-        return _turned(image, data, exif_orientation)
+            return _as_tensor(data.reshape(height, width, 3).copy())  # torch warns of memory that is read-only
+        pixels = decode_image(data)
+        if pixels.shape[:2] != (height, width):
+            raise ImageError(f"it decodes to {pixels.shape[:2]}, where the file's table says {(height, width)}")
+        return _as_tensor(_shown(pixels, data, exif_orientation))
 
     def name(self, index: int) -> str:
         """See `ImageRecords.name`."""
@@ -105,16 +106,16 @@ class FileRecords:
 
     def decode(self, index: int, *, exif_orientation: ExifOrientation = "ignore") -> Tensor:
         """See `ImageRecords.decode`."""
-        data = read_file(self._files[index])
-        return _turned(_decode_rgb(data), data, exif_orientation)
+        data = _read_file(self._files[index])
+        return _as_tensor(_shown(decode_image(data), data, exif_orientation))
 
     def name(self, index: int) -> str:
         """See `ImageRecords.name`."""
-        return self._files[index]
+        return os.fsencode(self._files[index]).decode(errors="backslashreplace")
 
     def native(self) -> _native.Records:
         """See `ImageRecords.native`."""
-        return _native.file_records(self._files)
+        return _native.file_records([os.fsencode(file) for file in self._files])
 
 
 class FolderRecords(FileRecords):
@@ -166,8 +167,8 @@ class TarRecords:
     def decode(self, index: int, *, exif_orientation: ExifOrientation = "ignore") -> Tensor:
         """See `ImageRecords.decode`."""
         shard, number = self._place(index)
-        data = torch.from_numpy(shard.image_bytes(number).copy())
-        return _turned(_decode_rgb(data), data, exif_orientation)
+        data = shard.image_bytes(number)
+        return _as_tensor(_shown(decode_image(data), data, exif_orientation))
 
     def name(self, index: int) -> str:
         """See `ImageRecords.name`."""
@@ -220,14 +221,21 @@ def _native_shard(shard: TarShard) -> _native.Records:
     )
 
 
-def _decode_rgb(data: Tensor) -> Tensor:
-    image: Tensor = decode_image(data, mode=ImageReadMode.RGB)
-    return image
+def _read_file(name: str) -> bytes:
+    """A whole image file; opening what is none, such as a pipe, must not wait for whoever writes to it."""
+    with open(name, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ImageError("it is no regular file")
+        return file.read()
 
 
-def _turned(image: Tensor, data: Tensor, exif_orientation: ExifOrientation) -> Tensor:
-    """The image of this file, upright where it is to be."""
-    orientation = orientation_of(data.numpy()) if exif_orientation == "apply" else UPRIGHT
-    if orientation == UPRIGHT:
-        return image
-    return torch.from_numpy(turn_pixels(image.permute(1, 2, 0).contiguous().numpy(), orientation)).permute(2, 0, 1)
+def _shown(
+    pixels: NDArray[np.uint8], file: bytes | NDArray[np.uint8], exif_orientation: ExifOrientation
+) -> NDArray[np.uint8]:
+    """A file's pixels as they are to be seen."""
+    return turn_pixels(pixels, read_orientation(file)) if exif_orientation == "apply" else pixels
+
+
+def _as_tensor(pixels: NDArray[np.uint8]) -> Tensor:
+    """Pixels [h, w, 3] as [3, h, w]."""
+    return torch.from_numpy(pixels).permute(2, 0, 1)

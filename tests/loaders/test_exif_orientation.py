@@ -16,7 +16,7 @@ from loaders import LoaderConfig, _native, build_loader
 from loaders.beton import EncodedImage, ImageMode
 from loaders.errors import FastvitError
 from loaders.native_loader import NativeLoader
-from loaders.orientation import exif_orientation, turn_pixels
+from loaders.orientation import read_orientation, turn_pixels
 from loaders.records import BetonRecords
 
 ORIENTATIONS = range(1, 9)
@@ -77,23 +77,23 @@ def with_exif(data: bytes, tags: bytes) -> bytes:
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("value", [0, *ORIENTATIONS, 9, 65_535])
 def test_it_is_read_from_every_format(kind, value):
-    assert exif_orientation(image_file(kind, photo(7, 12), value)) == (value if value in ORIENTATIONS else 1)
+    assert read_orientation(image_file(kind, photo(7, 12), value)) == (value if value in ORIENTATIONS else 1)
 
 
 @pytest.mark.parametrize("order", ["big", "little"])
 @pytest.mark.parametrize("kind", [1, 3, 4])
 @pytest.mark.parametrize("big", [False, True])
 def test_it_may_stand_in_either_byte_order_and_in_three_types(order, kind, big):
-    assert exif_orientation(with_exif(jpeg(photo(7, 12)), tiff(6, order=order, kind=kind, big=big))) == 6
+    assert read_orientation(with_exif(jpeg(photo(7, 12)), tiff(6, order=order, kind=kind, big=big))) == 6
 
 
 def test_files_that_do_not_say_are_upright():
     data = jpeg(photo(7, 12))
-    assert exif_orientation(data) == exif_orientation(b"") == exif_orientation(b"GIF89a") == 1
-    assert exif_orientation(with_exif(data, b"")) == 1
+    assert read_orientation(data) == read_orientation(b"") == read_orientation(b"GIF89a") == 1
+    assert read_orientation(with_exif(data, b"")) == 1
     # A scan's data that looks like EXIF is none.
     assert (
-        exif_orientation(data[: find(data, SOS)] + data[find(data, SOS) :] + with_exif(data, tiff(6, order="big"))) == 1
+        read_orientation(data[: find(data, SOS)] + data[find(data, SOS) :] + with_exif(data, tiff(6, order="big"))) == 1
     )
 
 
@@ -103,7 +103,7 @@ def test_what_comes_before_it_is_passed_over():
     xmp = b"http://ns.adobe.com/xap/1.0/\0<x/>"
     other = bytes([0xFF, APP1]) + (2 + len(xmp)).to_bytes(2) + xmp
     for between in (b"\xff\xff\xff", b"\0\x01", b"\xff\x01", b"\xff\xd0", other):
-        assert exif_orientation(data[:2] + between + data[2:]) == 8
+        assert read_orientation(data[:2] + between + data[2:]) == 8
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_what_comes_before_it_is_passed_over():
 )
 def test_damaged_exif_means_upright(tags, write_images, tmp_path):
     data = with_exif(jpeg(photo(90, 120)), tags)
-    assert exif_orientation(data) == 1
+    assert read_orientation(data) == 1
     plain, damaged = native([jpeg(photo(90, 120)), data], write_images, tmp_path, crop="whole")
     assert np.array_equal(plain, damaged)
 
@@ -130,13 +130,13 @@ def test_damaged_exif_means_upright(tags, write_images, tmp_path):
 def test_no_damage_does_harm(kind):
     """Cut anywhere, or with any bytes changed: the answer is one of eight, and comes."""
     whole = image_file(kind, photo(7, 12), 6)
-    found = [exif_orientation(whole[:size]) for size in range(len(whole))]
+    found = [read_orientation(whole[:size]) for size in range(len(whole))]
     rng = np.random.default_rng(0)
     for _ in range(3000):
         damaged = np.frombuffer(whole, np.uint8).copy()
         places = rng.integers(len(damaged), size=rng.integers(1, 6))
         damaged[places] = rng.choice([0, 1, 6, 0x7F, 0x80, 0xFF, 0x12], size=len(places))
-        found.append(exif_orientation(damaged))
+        found.append(read_orientation(damaged))
     assert set(found) <= set(ORIENTATIONS)
 
 

@@ -9,13 +9,14 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from loaders import _native
 from loaders.errors import FastvitError
-from loaders.orientation import UPRIGHT, ExifOrientation, exif_orientation, turn_pixels
+from loaders.image_files import decode_image
+from loaders.orientation import UPRIGHT, ExifOrientation, read_orientation, turn_pixels
 
-__all__ = ["Chroma", "ImageEncoder", "Mode", "StoredImage", "Treatment", "decode_rgb", "read_jpeg_header"]
+__all__ = ["Chroma", "ImageEncoder", "Mode", "StoredImage", "Treatment", "read_jpeg_header"]
 
 Mode = Literal["keep", "restart", "reencode", "raw", "mixed", "png"]
 Chroma = Literal["4:4:4", "4:2:2", "4:2:0"]
@@ -23,9 +24,6 @@ Chroma = Literal["4:4:4", "4:2:2", "4:2:0"]
 _CHROMA_BLOCKS: dict[Chroma, tuple[int, int]] = {"4:4:4": (1, 1), "4:2:2": (2, 1), "4:2:0": (2, 2)}
 """Columns and rows of pixels that share their colour."""
 
-# By content, whatever the file's name says: data sets hold PNG and others under the name of JPEG. The list is short so
-# that none of Pillow's rarer readers, one of which starts a PostScript interpreter, ever sees a file.
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 _JPEG_START = b"\xff\xd8"
 _JPEG_END = b"\xff\xd9"
 _COMPONENTS_OF_GREY_AND_RGB = (1, 3)
@@ -97,7 +95,6 @@ class ImageEncoder:
 
         Raises:
             FastvitError: The bytes are no image, or not a whole one.
-            OSError: Pillow's word for the same.
             RuntimeError: libjpeg-turbo's word for the same.
         """
         (image,) = self.encode_all([(data, name)])
@@ -133,14 +130,14 @@ class ImageEncoder:
         """Encode an image but for its restart markers."""
         if isinstance(data, np.ndarray):
             return self._store_pixels(data, name, Treatment.KEPT)
-        orientation = exif_orientation(data) if self.exif_orientation == "apply" else UPRIGHT
+        orientation = read_orientation(data) if self.exif_orientation == "apply" else UPRIGHT
         image = self._encode_file(data, name, orientation)
         return image if orientation == UPRIGHT else image._replace(treatment=Treatment.TURNED)
 
     def _encode_file(self, data: bytes, name: str, orientation: int) -> StoredImage:
         """Encode an image file, turned upright from this EXIF orientation."""
         if not data.startswith(_JPEG_START):
-            return self._store_pixels(turn_pixels(decode_rgb(data), orientation), name, Treatment.DECODED)
+            return self._store_pixels(turn_pixels(decode_image(data), orientation), name, Treatment.DECODED)
         height, width, num_components = read_jpeg_header(data)
         can_stay = orientation == UPRIGHT and num_components in _COMPONENTS_OF_GREY_AND_RGB
         if self.mode in ("keep", "restart") and can_stay:
@@ -213,26 +210,6 @@ def read_jpeg_header(data: bytes) -> tuple[int, int, int]:
     if data.rfind(_JPEG_END, scan_offset) < 0:  # a preview in the header has an end marker of its own
         raise FastvitError("the JPEG is cut short: it has no end marker")
     return height, width, num_components
-
-
-def decode_rgb(data: bytes) -> NDArray[np.uint8]:
-    """Decode an image file of any of the formats to pixels, uint8 [height, width, 3], RGB.
-
-    Raises:
-        FastvitError: It is no image, or not one of 8 bits.
-        OSError: It is cut short or damaged.
-    """
-    try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            if image.mode.startswith(("I", "F")):
-                raise FastvitError(f"its pixels have more than 8 bits (Pillow's mode {image.mode}); convert it first")
-            # A palette with transparency goes through RGBA: Pillow warns about the direct way.
-            opaque = image.convert("RGBA") if "transparency" in image.info else image
-            return np.ascontiguousarray(opaque.convert("RGB"))
-    except UnidentifiedImageError as error:
-        raise FastvitError(f"it is none of {', '.join(_FORMATS)}, or its header is damaged") from error
-    except (SyntaxError, Image.DecompressionBombError) as error:  # a damaged PNG; sizes that no photo has
-        raise FastvitError(str(error)) from error
 
 
 def _as_array(data: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
