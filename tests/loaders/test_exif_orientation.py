@@ -187,9 +187,10 @@ def test_the_engine_crops_the_upright_image(orientation, crop, interpolation, wr
     made = native(images, write_images, tmp_path, crop=crop, interpolation=interpolation)
     seen = {data: upright(decoded(data), orientation) for data in files.values()}
     for index, data in enumerate(images):
-        # Bilinear mixes stored rows first, which may be the columns of the upright image: other roundings.
         expected = _native.crop_pixels(seen[data], index, rule(crop, interpolation=interpolation))
-        assert grey_levels_apart(made[index], expected) <= 1
+        # Stored rows may be the columns of the upright image: other roundings, which a cubic may amplify.
+        assert grey_levels_apart(made[index], expected) <= (1 if interpolation == "bilinear" else 2)
+        assert np.abs(made[index].astype(int) - expected).mean() < 0.05
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
