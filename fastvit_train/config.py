@@ -10,6 +10,7 @@ from loaders import BACKENDS
 from loaders.crop import Crop, Interpolation
 from loaders.option_checks import check_types, require
 from loaders.order import Order
+from loaders.orientation import ExifOrientation
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -54,6 +55,9 @@ class DataConfig:
     """Share of the short side that a center crop keeps, for validation."""
     interpolation: Interpolation = "bilinear"
     """Filter of the resize, antialiased: bilinear or bicubic; ffcv has a filter of its own."""
+    exif_orientation: ExifOrientation = "ignore"
+    """apply turns images upright as their EXIF data says, which photos of phones need; ignore takes them as they are
+    stored."""
     order: Order = "random"
     """Training order; quasi_random reads runs of neighbouring records, for data larger than memory."""
     repeats: int = 1

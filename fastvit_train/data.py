@@ -51,6 +51,7 @@ def loader_configs(config: Config, world: World) -> tuple[LoaderConfig, LoaderCo
         center_fraction=data.center_fraction,
         max_shift=data.max_shift,
         interpolation=data.interpolation,
+        exif_orientation=data.exif_orientation,
         repeats=data.repeats,
         order=data.order,
         drop_last=True,

@@ -91,12 +91,13 @@ def _facts(restored: Restored) -> dict[str, str]:
         if validation_crop(config.data.crop) == "whole"
         else f"the centred square of {config.data.center_fraction:g} of the short side"
     )
+    upright = "turned upright by EXIF orientation, " if _turns_upright(config) else ""
     timm_name = _timm_name(restored)
     return {
         "top-1 accuracy": top1,
         "architecture": config.arch + (f" (timm: {timm_name})" if timm_name and timm_name not in config.arch else ""),
         "parameters": f"{sum(parameter.numel() for parameter in restored.model.parameters()):,}",
-        "input": f"RGB, {crop}, resized to {side} x {side} px ({config.data.interpolation}, antialiased)",
+        "input": f"RGB, {upright}{crop}, resized to {side} x {side} px ({config.data.interpolation}, antialiased)",
         "normalised by": f"mean {_numbers(config.augment.mean)}, std {_numbers(config.augment.std)} (of [0, 1])",
         "output": f"logits of {restored.num_classes} classes"
         + ("" if restored.class_names is None else f", named in {CLASSES}"),
@@ -136,7 +137,7 @@ def _use(restored: Restored, differences: Mapping[str, float], *, opset: int) ->
     if "safetensors" in differences:
         is_known = _timm_name(restored) is not None
         yield f"### {WEIGHTS}, {'with timm' if is_known else 'which timm does not have: with fastvit'}"
-        yield from ("", "```python", _TIMM if is_known else _ours(restored), "```", "")
+        yield from ("", "```python", _timm(restored) if is_known else _ours(restored), "```", "")
     if "onnx" in differences:
         yield f"### {ONNX}, with onnxruntime"
         yield from ("", f"Opset {opset}. It takes uint8 images, any number of them, and normalises them.", "")
@@ -150,13 +151,10 @@ def _use(restored: Restored, differences: Mapping[str, float], *, opset: int) ->
 
 
 _TIMM = """\
-import timm
-from PIL import Image
-
 model = timm.create_model("local-dir:.", pretrained=True).eval()
 config = timm.data.resolve_model_data_config(model)
 transform = timm.data.create_transform(**config, is_training=False)
-images = transform(Image.open("photo.jpg").convert("RGB"))[None]
+images = transform(image)[None]
 probabilities = model(images).softmax(dim=-1)"""
 
 _ONNX = """\
@@ -166,6 +164,11 @@ session = onnxruntime.InferenceSession("model.onnx")
 _TORCH_EXPORT = """\
 model = torch.export.load("model.pt2").module()
 logits = model(torch.from_numpy(images))"""
+
+
+def _timm(restored: Restored) -> str:
+    pil = "Image, ImageOps" if _turns_upright(restored.config) else "Image"
+    return f"import timm\nfrom PIL import {pil}\n\nimage = {_photo(restored.config)}\n{_TIMM}"
 
 
 def _ours(restored: Restored) -> str:
@@ -185,17 +188,28 @@ def _on_a_photo(restored: Restored, package: str, code: str, imports: str = "") 
     """`code` after that which makes `images` of a photo, uint8 [1, 3, h, w], as validation does."""
     data = restored.config.data
     size, method = f"({data.resolution}, {data.resolution})", f"Image.Resampling.{data.interpolation.upper()}"
-    if validation_crop(data.crop) == "whole":
-        pil, resized = "Image", f"image.resize({size}, {method})"
+    is_whole = validation_crop(data.crop) == "whole"
+    pil = "Image" if is_whole and not _turns_upright(restored.config) else "Image, ImageOps"
+    if is_whole:
+        resized = f"image.resize({size}, {method})"
     else:
-        pil = "Image, ImageOps"
         resized = f"ImageOps.fit(image, {size}, {method}, bleed={(1 - data.center_fraction) / 2:g})"
     return f"""\
 import numpy as np
 import {package}
 from PIL import {pil}
 {imports}
-image = Image.open("photo.jpg").convert("RGB")
+image = {_photo(restored.config)}
 image = {resized}
 images = np.asarray(image).transpose(2, 0, 1)[None].copy()
 {code}"""
+
+
+def _turns_upright(config: Config) -> bool:
+    return config.data.exif_orientation == "apply"
+
+
+def _photo(config: Config) -> str:
+    """Code that opens a photo as the model saw its images."""
+    opened = 'Image.open("photo.jpg")'
+    return f'{f"ImageOps.exif_transpose({opened})" if _turns_upright(config) else opened}.convert("RGB")'

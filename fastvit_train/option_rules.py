@@ -50,6 +50,7 @@ RULES = (
             "data.max_shift",
             "data.center_fraction",
             "data.interpolation",
+            "data.exif_orientation",
             "data.num_workers",
             "data.prefetch_batches",
             "data.scaled_decode",
@@ -67,6 +68,11 @@ RULES = (
         ("data.interpolation",),
         lambda config: config.data.backend != "ffcv",
         "data.backend is another than ffcv, which has a filter of its own",
+    ),
+    Rule(
+        ("data.exif_orientation",),
+        lambda config: config.data.backend != "ffcv",
+        "data.backend is another than ffcv, which takes images as they are stored",
     ),
     Rule(
         ("data.area", "data.ratio"),

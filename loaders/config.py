@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from loaders.crop import Crop, Crops, Interpolation, crop_boxes, random_flips, random_shifts
 from loaders.option_checks import check_types, require
 from loaders.order import BatchPlan, Order
+from loaders.orientation import ExifOrientation
 
 # torch takes seconds to import, which `fastvit-train --help` must not wait for: it is only named here.
 if TYPE_CHECKING:
@@ -79,6 +80,9 @@ class LoaderConfig:
     interpolation: Interpolation = "bilinear"
     """Filter of the resize, antialiased as Pillow and torchvision do it: `bilinear` or `bicubic`; `ffcv` has neither
     and refuses the second."""
+    exif_orientation: ExifOrientation = "ignore"
+    """`ignore` takes images as they are stored, as FFCV and torchvision do; `apply` turns them upright first, as their
+    EXIF data says, so that crops and flips are of the image as it is to be seen. `ffcv` refuses `apply`."""
     repeats: int = 1
     """Times that each image comes in a batch over all ranks, each with its own crop and flip; see `BatchPlan`."""
     max_shift: int = 4

@@ -70,6 +70,11 @@ class FFCVLoader(PlannedEpochs):
                 f"the ffcv backend resizes with FFCV's own filter: interpolation must be left out, got "
                 f"{config.interpolation}; use another --data.backend"
             )
+        if config.exif_orientation != "ignore":
+            raise FastvitError(
+                f"the ffcv backend takes images as they are stored: exif_orientation must be ignore, got "
+                f"{config.exif_orientation}; use another --data.backend, or convert with --exif-orientation apply"
+            )
         # Our reader first: it says what is wrong with a damaged file, where FFCV would read past its end.
         beton = Beton(path)
         self._path = path

@@ -41,8 +41,8 @@ class _Pending(NamedTuple):
 class NativeLoader(PlannedEpochs):
     """An `ImageLoader` over a `.beton` file, an ImageFolder, tar shards or a list of image files (without labels).
 
-    EXIF orientation is ignored, as FFCV and torchvision do. What is no JPEG (the PNG files that some folders hold) is
-    decoded whole by Pillow, in as many threads. Damage outside the part of a JPEG that a crop needs goes unseen.
+    What is no JPEG (the PNG files that some folders hold) is decoded whole by Pillow, in as many threads. Damage
+    outside the part of a JPEG that a crop needs goes unseen.
 
     Raises:
         FastvitError: The dataset is missing or damaged, or the config does not fit it.
@@ -124,6 +124,7 @@ class NativeLoader(PlannedEpochs):
             center_fraction=config.center_fraction,
             max_shift=config.max_shift,
             interpolation=config.interpolation,
+            turns_upright=config.exif_orientation == "apply",
         )
 
     def _memory(self) -> list[Tensor]:
@@ -167,10 +168,10 @@ class NativeLoader(PlannedEpochs):
 
         def make(row: int) -> NDArray[np.uint8] | OSError | ImageError:
             try:
-                pixels = self._records.decode(int(numbers[row])).permute(1, 2, 0).numpy()
+                image = self._records.decode(int(numbers[row]), exif_orientation=self._config.exif_orientation)
             except (OSError, ImageError) as error:
                 return error
-            return _native.crop_pixels(pixels, int(pending.samples[row]), pending.rule)
+            return _native.crop_pixels(image.permute(1, 2, 0).numpy(), int(pending.samples[row]), pending.rule)
 
         threads = ThreadPoolExecutor(num_threads(self._config.num_workers))
         try:

@@ -16,6 +16,7 @@ from loaders import _native
 from loaders.beton import Beton, ImageMode
 from loaders.errors import FastvitError
 from loaders.image_files import ImageError, decode_image
+from loaders.orientation import ExifOrientation, read_orientation, turn_pixels
 from loaders.tar_shard import TarShard, find_shards, open_each
 
 __all__ = ["BetonRecords", "FileRecords", "FolderRecords", "ImageRecords", "TarRecords", "open_records"]
@@ -27,8 +28,8 @@ class ImageRecords(Protocol):
     labels: NDArray[np.int64]
     """int64 [n], the numbers of the classes."""
 
-    def decode(self, index: int) -> Tensor:
-        """The whole image, uint8 [3, h, w] RGB; EXIF orientation is ignored.
+    def decode(self, index: int, *, exif_orientation: ExifOrientation = "ignore") -> Tensor:
+        """The whole image, uint8 [3, h, w] RGB: as it is stored, or turned upright with `exif_orientation` "apply".
 
         Raises:
             ImageError: The image is damaged.
@@ -59,7 +60,7 @@ class BetonRecords:
         self._beton = Beton(path)
         self.labels = self._beton.labels
 
-    def decode(self, index: int) -> Tensor:
+    def decode(self, index: int, *, exif_orientation: ExifOrientation = "ignore") -> Tensor:
         """See `ImageRecords.decode`."""
         beton = self._beton
         data = beton.image_bytes(index)
@@ -69,7 +70,7 @@ class BetonRecords:
         pixels = decode_image(data)
         if pixels.shape[:2] != (height, width):
             raise ImageError(f"it decodes to {pixels.shape[:2]}, where the file's table says {(height, width)}")
-        return _as_tensor(pixels)
+        return _as_tensor(_shown(pixels, data, exif_orientation))
 
     def name(self, index: int) -> str:
         """See `ImageRecords.name`."""
@@ -103,9 +104,10 @@ class FileRecords:
         self._files = [str(file) for file in files]
         self.labels = np.zeros(len(self._files), np.int64)
 
-    def decode(self, index: int) -> Tensor:
+    def decode(self, index: int, *, exif_orientation: ExifOrientation = "ignore") -> Tensor:
         """See `ImageRecords.decode`."""
-        return _as_tensor(decode_image(_read_file(self._files[index])))
+        data = _read_file(self._files[index])
+        return _as_tensor(_shown(decode_image(data), data, exif_orientation))
 
     def name(self, index: int) -> str:
         """See `ImageRecords.name`."""
@@ -162,10 +164,11 @@ class TarRecords:
             )
         self._ends = np.cumsum([len(shard.labels) for shard in self._shards])
 
-    def decode(self, index: int) -> Tensor:
+    def decode(self, index: int, *, exif_orientation: ExifOrientation = "ignore") -> Tensor:
         """See `ImageRecords.decode`."""
         shard, number = self._place(index)
-        return _as_tensor(decode_image(shard.image_bytes(number)))
+        data = shard.image_bytes(number)
+        return _as_tensor(_shown(decode_image(data), data, exif_orientation))
 
     def name(self, index: int) -> str:
         """See `ImageRecords.name`."""
@@ -224,6 +227,13 @@ def _read_file(name: str) -> bytes:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ImageError("it is no regular file")
         return file.read()
+
+
+def _shown(
+    pixels: NDArray[np.uint8], file: bytes | NDArray[np.uint8], exif_orientation: ExifOrientation
+) -> NDArray[np.uint8]:
+    """A file's pixels as they are to be seen."""
+    return turn_pixels(pixels, read_orientation(file)) if exif_orientation == "apply" else pixels
 
 
 def _as_tensor(pixels: NDArray[np.uint8]) -> Tensor:

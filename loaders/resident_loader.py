@@ -45,7 +45,7 @@ class ResidentLoader(PlannedEpochs):
             raise FastvitError(f'the resident backend loads whole images: crop must be "whole", got "{config.crop}"')
         records = open_records(path)
         super().__init__(config, num_samples=len(records.labels))
-        images, self._bad = _decode_all(records, path, num_workers=num_threads(config.num_workers))
+        images, self._bad = _decode_all(records, path, config)
         if self._bad and config.on_error == "raise":
             raise BadSampleError(next(iter(self._bad.values())))
         self._images: Tensor | None = images.to(config.device)
@@ -75,20 +75,20 @@ class ResidentLoader(PlannedEpochs):
         self._images = None
 
 
-def _decode_all(records: ImageRecords, path: Path, *, num_workers: int) -> tuple[Tensor, dict[int, BadSample]]:
+def _decode_all(records: ImageRecords, path: Path, config: LoaderConfig) -> tuple[Tensor, dict[int, BadSample]]:
     """Decode every record into uint8 [n, h, w, 3] (zeros where it is damaged) and list the damaged ones by index."""
     bad: dict[int, BadSample] = {}
     num_samples = len(records.labels)
 
     def decode(index: int) -> Tensor | None:
         try:
-            return records.decode(index)
+            return records.decode(index, exif_orientation=config.exif_orientation)
         except (OSError, ImageError) as error:
             bad[index] = bad_sample(records, index, error)
             return None
 
     stored: Tensor | None = None
-    with ThreadPoolExecutor(num_workers) as threads:
+    with ThreadPoolExecutor(num_threads(config.num_workers)) as threads:
         for index, image in enumerate(threads.map(decode, range(num_samples))):
             if image is None:
                 continue

@@ -63,7 +63,7 @@ class _Batches(Dataset[tuple[Batch, list[BadSample]]]):
         """One image of the batch, uint8 [resolution, resolution, 3]; raises as `ImageRecords.decode` does."""
         config, side = self._config, request.resolution
         resize = partial(transforms.resize, interpolation=InterpolationMode(config.interpolation), antialias=True)
-        image = self._records.decode(index)
+        image = self._records.decode(index, exif_orientation=config.exif_orientation)
         if config.crop == "center":
             resized = resize(image, [round(side / config.center_fraction)])
             return _channels_last(transforms.center_crop(resized, [side, side]))

@@ -25,11 +25,12 @@ MAY_IMPORT = {
 # The same for the folders of the C++ engine, loaders/native.
 MAY_INCLUDE = {
     "jpeg": set(),
+    "orientation": set(),
     "resize": {"jpeg"},
     "records": {"jpeg"},
-    "convert": {"jpeg", "resize"},
-    "engine": {"jpeg", "resize", "records"},
-    "bindings": {"jpeg", "records", "convert", "engine"},
+    "convert": {"jpeg", "orientation", "resize"},
+    "engine": {"jpeg", "orientation", "resize", "records"},
+    "bindings": {"jpeg", "orientation", "records", "convert", "engine"},
 }
 # What stands on top of its package: commands, which nobody else in their package may import.
 COMMANDS = {

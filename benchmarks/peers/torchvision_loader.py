@@ -10,6 +10,7 @@ from torchvision.io import ImageReadMode, decode_image
 from benchmarks.peers.epochs import Epochs
 from loaders import LoaderConfig
 from loaders.beton import ImageMode
+from loaders.orientation import ExifOrientation
 from loaders.records import BetonRecords, ImageRecords
 from loaders.torch_loader import TorchLoader
 
@@ -39,9 +40,9 @@ class _Loader(TorchLoader):
 
 
 class _Records(BetonRecords):
-    def decode(self, index: int) -> Tensor:
-        if self._beton.modes[index] == ImageMode.RAW:
-            return super().decode(index)
+    def decode(self, index: int, *, exif_orientation: ExifOrientation = "ignore") -> Tensor:
+        if self._beton.modes[index] == ImageMode.RAW or exif_orientation != "ignore":
+            return super().decode(index, exif_orientation=exif_orientation)
         data = torch.from_numpy(self._beton.image_bytes(index).copy())  # torch warns of memory that is read-only
         image: Tensor = decode_image(data, mode=ImageReadMode.RGB)
         return image

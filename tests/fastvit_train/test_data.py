@@ -50,6 +50,7 @@ LOADED = {
     "max_shift": (3, 3),
     "center_fraction": (0.95, 0.95),
     "interpolation": ("bicubic", "bicubic"),
+    "exif_orientation": ("apply", "apply"),
     "crop": ("shift", "whole"),
     "order": ("quasi_random", "sequential"),
     "repeats": (2, 1),

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor, nn
 
 from fastvit_train.augment import apply
@@ -104,6 +104,7 @@ TABLE: dict[str, Changed | Callable[..., None]] = {
     "data.ratio": Changed((1.0, 1.0), given=BOXES),
     "data.center_fraction": Changed(0.5, seen="evaluations", given=BOXES, kept="weights"),
     "data.interpolation": Changed("bicubic", given=BOXES),
+    "data.exif_orientation": Changed("apply"),
     "data.repeats": Changed(2),
     "data.max_shift": Changed(8, given=NATIVE | {"data.crop": "shift"}),
     "data.order": Changed("sequential"),
@@ -155,8 +156,10 @@ TABLE: dict[str, Changed | Callable[..., None]] = {
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Config:
-    """Four steps of ten JPEGs of 64 px, and an evaluation."""
+    """Four steps of ten JPEGs of 64 px, which say that they lie on their side, and an evaluation."""
     folder = tmp_path_factory.mktemp("photos")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
     for seed, (name, number) in enumerate({"train": 40, "val": 20, "other": 40}.items()):
         rng = np.random.default_rng(seed)
         labels = np.arange(number) % 4
@@ -164,7 +167,7 @@ def base(tmp_path_factory) -> Config:
         fields = {"image": FieldKind.RGB_IMAGE, "label": FieldKind.INT}
         with BetonWriter(folder / f"{name}.beton", fields, num_samples=number) as writer:
             for image, label in zip(pixels.astype(np.uint8), labels.tolist(), strict=True):
-                writer.append([EncodedImage(jpeg(Image.fromarray(image)), ImageMode.JPG, 64, 64), label])
+                writer.append([EncodedImage(jpeg(Image.fromarray(image), exif=exif), ImageMode.JPG, 64, 64), label])
     return Config(
         arch=TINY,
         epochs=1.0,

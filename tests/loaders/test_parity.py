@@ -301,10 +301,10 @@ def test_images_come_several_times_in_a_batch(backend, build, raw_set):
 def test_an_error_without_words_is_named_by_its_kind(backend, build, raw_set, monkeypatch):
     decode = BetonRecords.decode
 
-    def fail_at_four(self, index):
+    def fail_at_four(self, index, **options):
         if index == 4:
             raise OSError
-        return decode(self, index)
+        return decode(self, index, **options)
 
     monkeypatch.setattr(BetonRecords, "decode", fail_at_four)
     with pytest.raises(BadSampleError, match=r"sample 4 .*cannot be decoded: OSError;"):

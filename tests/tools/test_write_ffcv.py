@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from loaders.beton import Beton, ImageMode
 from tools.listings.record_list import RecordLine, SkippedLine, format_line, read_record_list
@@ -133,6 +133,22 @@ def test_folder_modes_and_sizes(folder: Path, out: Path):
         assert beton.sizes.sum() > 2 * small
         pixels = decoded(sorted(folder.glob("*/*"), key=str)[-1])
         np.testing.assert_array_equal(beton.image_bytes(19).reshape(pixels.shape), pixels)
+
+
+@pytest.mark.parametrize(("mode", "others"), [("keep", "kept"), ("restart", "rewritten"), ("reencode", "re-encoded")])
+def test_images_that_are_turned_upright_are_counted(mode: str, others: str, tmp_path: Path, out: Path):
+    (tmp_path / "photos" / "a").mkdir(parents=True)
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        Image.new("RGB", (40, 30)).save(tmp_path / "photos" / "a" / f"{orientation}.jpg", exif=exif)
+    options = ("--mode", mode, "--exif-orientation", "apply")
+    assert run("folder", tmp_path / "photos", out, *options) == 0
+    card = read_card(out)
+    assert card["treatments"] == {others: 1, "turned": 7}
+    assert card["job"]["exif_orientation"] == "apply"
+    with Beton(out) as beton:
+        assert [*zip(beton.widths, beton.heights, strict=True)] == [(40, 30)] * 4 + [(30, 40)] * 4
 
 
 def test_folder_with_restart_markers(folder: Path, out: Path):

@@ -14,6 +14,7 @@ from PIL import Image
 from loaders import _native
 from loaders.errors import FastvitError
 from loaders.image_files import decode_image
+from loaders.orientation import UPRIGHT, ExifOrientation, read_orientation, turn_pixels
 
 __all__ = ["Chroma", "ImageEncoder", "Mode", "StoredImage", "Treatment", "read_jpeg_header"]
 
@@ -45,6 +46,8 @@ class Treatment(StrEnum):
     """Decoded and stored as pixels, or as PNG."""
     RESIZED = "resized"
     """Larger than it may be: made smaller, then encoded, or stored as pixels."""
+    TURNED = "turned"
+    """Turned upright as its EXIF data says, and made smaller where it had to be, then encoded, or stored as pixels."""
 
 
 class StoredImage(NamedTuple):
@@ -62,7 +65,7 @@ class StoredImage(NamedTuple):
 class ImageEncoder:
     """Brings images into the form in which they are stored; one may serve many threads.
 
-    Orientation tags are ignored, as FFCV, torchvision and ImageNet's labels do; alpha is dropped.
+    Alpha is dropped.
     """
 
     mode: Mode
@@ -79,6 +82,9 @@ class ImageEncoder:
     """How finely the colours of these are stored."""
     raw_fraction: float = 0.5
     """The share of images that `mixed` stores as pixels, chosen by their names."""
+    exif_orientation: ExifOrientation = "ignore"
+    """`apply` turns images upright as their EXIF data says; `ignore` takes them as they are stored, as FFCV,
+    torchvision and ImageNet's labels do."""
 
     def encode(self, data: bytes | NDArray[np.uint8], *, name: str) -> StoredImage:
         """Encode one image.
@@ -124,18 +130,28 @@ class ImageEncoder:
         """Encode an image but for its restart markers."""
         if isinstance(data, np.ndarray):
             return self._store_pixels(data, name, Treatment.KEPT)
+        orientation = read_orientation(data) if self.exif_orientation == "apply" else UPRIGHT
+        image = self._encode_file(data, name, orientation)
+        return image if orientation == UPRIGHT else image._replace(treatment=Treatment.TURNED)
+
+    def _encode_file(self, data: bytes, name: str, orientation: int) -> StoredImage:
+        """Encode an image file, turned upright from this EXIF orientation."""
         if not data.startswith(_JPEG_START):
-            return self._store_pixels(decode_image(data), name, Treatment.DECODED)
+            return self._store_pixels(turn_pixels(decode_image(data), orientation), name, Treatment.DECODED)
         height, width, num_components = read_jpeg_header(data)
-        if self.mode in ("keep", "restart") and num_components in _COMPONENTS_OF_GREY_AND_RGB:
+        can_stay = orientation == UPRIGHT and num_components in _COMPONENTS_OF_GREY_AND_RGB
+        if self.mode in ("keep", "restart") and can_stay:
             if self._fits(height, width):
                 treatment = Treatment.KEPT if self.mode == "keep" else Treatment.REWRITTEN
                 return StoredImage(data, "jpg", height, width, treatment)
         elif self._wants_pixels(name) or self.mode == "png":
             pixels = _native.decode_jpeg(_as_array(data), max_side=self.max_side or 0, min_side=self.min_side or 0)
             fits = self._fits(height, width)
+            pixels = turn_pixels(pixels, orientation)
             return self._store_pixels(pixels, name, Treatment.DECODED if fits else Treatment.RESIZED)
-        encoded, new_height, new_width = _native.reencode_jpeg(_as_array(data), **self._jpeg_options())
+        encoded, new_height, new_width = _native.reencode_jpeg(
+            _as_array(data), orientation=orientation, **self._jpeg_options()
+        )
         treatment = Treatment.CONVERTED if self.mode in ("keep", "restart") else Treatment.REENCODED
         return StoredImage(encoded, "jpg", new_height, new_width, self._resized(treatment, height, width))
 

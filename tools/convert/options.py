@@ -7,6 +7,7 @@ from typing import Literal
 
 from loaders.cpus import usable_cpus
 from loaders.errors import FastvitError
+from loaders.orientation import ExifOrientation
 from tools.convert.encode_image import Chroma, ImageEncoder, Mode
 from tools.sources.registry import Dataset
 
@@ -48,6 +49,10 @@ class ConversionOptions:
 
     chroma: Chroma = "4:2:0"
     """How finely these store colours: 4:2:0, at half the resolution, decodes fastest."""
+
+    exif_orientation: ExifOrientation = "ignore"
+    """`apply` turns images upright as their EXIF data says, which photos of phones need; `ignore` stores them as they
+    lie. `keep` and `restart` decode and encode only what is to be turned."""
 
     num_workers: int = field(default_factory=usable_cpus)
     """Threads that read and encode. The files do not depend on them."""
@@ -91,6 +96,7 @@ class ConversionOptions:
             jpeg_quality=self.jpeg_quality,
             chroma=self.chroma,
             raw_fraction=raw_fraction,
+            exif_orientation=self.exif_orientation,
         )
 
 

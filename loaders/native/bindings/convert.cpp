@@ -12,6 +12,8 @@
 #include "bindings/bindings.hpp"
 #include "convert/image_converter.hpp"
 #include "convert/restart_transcoder.hpp"
+#include "orientation/exif.hpp"
+#include "orientation/turn.hpp"
 
 namespace fastvit {
 
@@ -108,6 +110,16 @@ PixelArray shrink_pixels(const Pixels& pixels, int max_side, int min_side) {
     return array_of(view);
 }
 
+PixelArray turned(const Pixels& pixels, int orientation) {
+    const PixelView view = view_of(pixels);
+    const Turn turn = turn_of(orientation);
+    auto out = turn.transposes ? new_array<std::uint8_t>(view.width, view.height, 3)
+                               : new_array<std::uint8_t>(view.height, view.width, 3);
+    const nb::gil_scoped_release unlocked;
+    turn_pixels(view.data, view.height, view.width, turn, out.data());
+    return out;
+}
+
 template <typename Load>
 auto encode(const Load& load, const JpegOptions& options) {
     PixelView view;
@@ -121,9 +133,9 @@ auto encode(const Load& load, const JpegOptions& options) {
 }
 
 auto reencode_jpeg(const ByteVector& jpeg, int max_side, int min_side, int quality, std::pair<int, int> chroma,
-                   int restart_interval) {
-    return encode([&] { return converter().decode(span_of(jpeg), {max_side, min_side}, true); },
-                  options_of(quality, chroma, restart_interval));
+                   int restart_interval, int orientation) {
+    const auto load = [&] { return converter().turn(converter().decode(span_of(jpeg), {max_side, min_side}, true), orientation); };
+    return encode(load, options_of(quality, chroma, restart_interval));
 }
 
 auto encode_pixels(const Pixels& pixels, int max_side, int min_side, int quality, std::pair<int, int> chroma,
@@ -141,7 +153,9 @@ void bind_converters(nb::module_& module) {
     module.def("decode_jpeg", &decode_jpeg, nb::arg("jpeg"), nb::kw_only(), nb::arg("max_side"), nb::arg("min_side"));
     module.def("shrink_pixels", &shrink_pixels, nb::arg("pixels"), nb::kw_only(), nb::arg("max_side"), nb::arg("min_side"));
     module.def("reencode_jpeg", &reencode_jpeg, nb::arg("jpeg"), nb::kw_only(), nb::arg("max_side"), nb::arg("min_side"),
-               nb::arg("quality"), nb::arg("chroma"), nb::arg("restart_interval"));
+               nb::arg("quality"), nb::arg("chroma"), nb::arg("restart_interval"), nb::arg("orientation") = kUpright);
+    module.def("exif_orientation", [](const ByteVector& file) { return exif_orientation(span_of(file)); }, nb::arg("file"));
+    module.def("turn_pixels", &turned, nb::arg("pixels"), nb::kw_only(), nb::arg("orientation"));
     module.def("encode_pixels", &encode_pixels, nb::arg("pixels"), nb::kw_only(), nb::arg("max_side"), nb::arg("min_side"),
                nb::arg("quality"), nb::arg("chroma"), nb::arg("restart_interval"));
 }

@@ -40,7 +40,7 @@ Interpolation interpolation_named(const std::string& name) {
 
 CropRule make_rule(const std::string& kind, std::int32_t resolution, std::uint64_t seed, std::uint32_t epoch,
                    std::tuple<double, double> area, std::tuple<double, double> ratio, double center_fraction,
-                   std::int32_t max_shift, const std::string& interpolation) {
+                   std::int32_t max_shift, const std::string& interpolation, bool turns_upright) {
     if (resolution < 1 || resolution > 16384) throw std::invalid_argument("resolution must lie in [1, 16384]");
     if (max_shift < 0 || (kind == "shift" && 2 * max_shift >= resolution))
         throw std::invalid_argument("max_shift must lie in [0, resolution / 2), got " + std::to_string(max_shift) + " of " +
@@ -52,7 +52,8 @@ CropRule make_rule(const std::string& kind, std::int32_t resolution, std::uint64
             {std::get<0>(area), std::get<1>(area), std::get<0>(ratio), std::get<1>(ratio)},
             center_fraction,
             max_shift,
-            interpolation_named(interpolation)};
+            interpolation_named(interpolation),
+            turns_upright};
 }
 
 void check_images(const Images& images, std::size_t num_images, const CropRule& rule) {
@@ -140,7 +141,7 @@ void bind_engine(nb::module_& module) {
     nb::class_<CropRule>(module, "CropRule")
         .def(nb::new_(&make_rule), nb::arg("kind"), nb::kw_only(), nb::arg("resolution"), nb::arg("seed"),
              nb::arg("epoch"), nb::arg("area"), nb::arg("ratio"), nb::arg("center_fraction"),
-             nb::arg("max_shift"), nb::arg("interpolation"));
+             nb::arg("max_shift"), nb::arg("interpolation"), nb::arg("turns_upright") = false);
     nb::class_<BatchJob>(module, "BatchJob").def("wait", &wait);
     nb::class_<PythonEngine>(module, "Engine")
         .def(nb::init<std::shared_ptr<const Records>, int, bool>(), nb::arg("records"), nb::kw_only(),

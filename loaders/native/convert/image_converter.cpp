@@ -7,6 +7,7 @@
 #include "convert/restart_interval.hpp"
 #include "jpeg/input_checks.hpp"
 #include "jpeg/output.hpp"
+#include "orientation/turn.hpp"
 
 namespace fastvit {
 
@@ -85,6 +86,15 @@ PixelView ImageConverter::shrink(const PixelView& pixels, const SizeLimits& limi
         resizer_.push();
     }
     return {pixels_.get(), to.height, to.width};
+}
+
+PixelView ImageConverter::turn(const PixelView& pixels, int orientation) {
+    const Turn turn = turn_of(orientation);
+    if (!turn.changes_pixels()) return pixels;
+    turned_.resize(3 * static_cast<std::size_t>(pixels.height) * static_cast<std::size_t>(pixels.width));
+    turn_pixels(pixels.data, pixels.height, pixels.width, turn, turned_.data());
+    if (turn.transposes) return {turned_.data(), pixels.width, pixels.height};
+    return {turned_.data(), pixels.height, pixels.width};
 }
 
 // Make room for what comes out; false where nothing is to be resized.

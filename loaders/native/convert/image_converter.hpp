@@ -43,7 +43,10 @@ class ImageConverter {
     // RGB pixels, smaller where they have to be. The view is valid until the next call.
     PixelView shrink(const PixelView& pixels, const SizeLimits& limits);
 
-    // A JPEG of RGB pixels, or of what `decode` returned just now.
+    // What `decode` returned just now, turned upright from EXIF's `orientation`. The view is valid until the next call.
+    PixelView turn(const PixelView& pixels, int orientation);
+
+    // A JPEG of RGB pixels, or of what `decode` or `turn` returned just now.
     std::vector<std::uint8_t> encode(const PixelView& pixels, const JpegOptions& options);
 
   private:
@@ -55,6 +58,7 @@ class ImageConverter {
     // Not filled with zeros: a damaged file that claims to be huge must not take memory for pixels that it does not have.
     std::unique_ptr<std::uint8_t[]> pixels_;
     std::size_t room_ = 0;  // bytes of pixels_
+    std::vector<std::uint8_t> turned_;
     bool is_ycc_ = false;
 };
 

@@ -4,8 +4,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <utility>
 
 #include "engine/crop.hpp"
+#include "orientation/turn.hpp"
 #include "resize/resizer.hpp"
 
 namespace fastvit {
@@ -22,6 +24,7 @@ struct CropRule {
     double center_fraction;  // for center: share of the short side
     std::int32_t max_shift;  // for shift, in pixels: less than half of the resolution
     Interpolation interpolation;
+    bool turns_upright = false;  // crop images as their EXIF orientation says that they are to be seen
 };
 
 struct Placement {
@@ -48,6 +51,25 @@ inline Placement place_center(std::int32_t height, std::int32_t width, std::int3
         return Axis{offset * scale, scale, 0, side, resolution};
     };
     return {axis(height), axis(width), false};
+}
+
+// Where `axis` lies in an image of `side` pixels when it is mirrored.
+inline Axis mirrored(const Axis& axis, std::int32_t side) {
+    return {side - (axis.start + axis.scale * axis.size), axis.scale, side - axis.end, side - axis.begin, axis.size};
+}
+
+// Where to find a square that lies at `placement` in an image that is seen after `turn`, in its stored pixels, [height,
+// width, 3]. `turn` becomes what remains to be done to the square once it is made.
+inline Placement as_stored(const Placement& seen, std::int32_t height, std::int32_t width, Turn& turn) {
+    Placement stored = seen;
+    if (turn.transposes) std::swap(stored.rows, stored.columns);
+    if (turn.mirrors_rows) stored.rows = mirrored(stored.rows, height);
+    if (turn.mirrors_columns) stored.columns = mirrored(stored.columns, width);
+    // The flip is of what is seen, whose columns may be rows here. The resize mirrors columns as it writes them.
+    bool& mirrors = turn.transposes ? turn.mirrors_rows : turn.mirrors_columns;
+    mirrors = mirrors != seen.flip;
+    stored.flip = std::exchange(turn.mirrors_columns, false);
+    return stored;
 }
 
 // Where to find `axis` in an image decoded at 1/`shrink` of its size, of which `side` pixels came out.

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <string>
 
+#include "orientation/exif.hpp"
+
 namespace fastvit {
 
 namespace {
@@ -32,19 +34,10 @@ std::string size_text(std::int32_t height, std::int32_t width) {
     return std::to_string(height) + " x " + std::to_string(width) + " pixels";
 }
 
-void copy_pixel(const std::uint8_t* from, std::uint8_t* to) { to[0] = from[0], to[1] = from[1], to[2] = from[2]; }
-
-void mirror_row(const std::uint8_t* row, std::int32_t num_pixels, std::uint8_t* out) {
-    // Four bytes at a time, of which the first is overwritten by the pixel that comes next; not for the last pixel, behind
-    // and before which there may be no byte that is ours.
-    out += 3 * (num_pixels - 1);
-    for (std::int32_t x = 0; x < num_pixels - 1; ++x, row += 3, out -= 3) {
-        std::uint32_t pixel;
-        std::memcpy(&pixel, row, 4);
-        pixel <<= 8;
-        std::memcpy(out - 1, &pixel, 4);
-    }
-    copy_pixel(row, out);
+// Room in `memory` for RGB [side, side, 3].
+std::uint8_t* square_of(std::int32_t side, std::vector<std::uint8_t>& memory) {
+    memory.resize(3 * static_cast<std::size_t>(side) * static_cast<std::size_t>(side));
+    return memory.data();
 }
 
 // `position` in [-side + 1, 2 * side - 2], folded back without repeating the border.
@@ -72,11 +65,11 @@ void flip_and_shift(const std::uint8_t* pixels, std::int32_t side, bool flip, co
 
 bool Sampler::begin(const Record& record, std::size_t sample, const CropRule& rule, std::uint8_t* out) {
     shifted_.reset();
+    turned_.reset();
     if (rule.kind == CropKind::shift) {
         shifted_ = {out, rule.resolution, random_shift(rule.seed, rule.epoch, sample, rule.max_shift),
                     random_flip(rule.seed, rule.epoch, sample)};
-        whole_.resize(3 * static_cast<std::size_t>(rule.resolution) * static_cast<std::size_t>(rule.resolution));
-        out = whole_.data();
+        out = square_of(rule.resolution, whole_);
     }
     if (!record.raw) {
         begin_jpeg(record, sample, rule, out);
@@ -94,6 +87,7 @@ bool Sampler::advance() {
 }
 
 void Sampler::finish() {
+    if (turned_) turn_pixels(as_stored_.data(), turned_->side, turned_->side, turned_->turn, turned_->pixels);
     if (shifted_) flip_and_shift(whole_.data(), shifted_->side, shifted_->flip, shifted_->shift, shifted_->pixels);
 }
 
@@ -103,14 +97,20 @@ void Sampler::begin_jpeg(const Record& record, std::size_t sample, const CropRul
     if (record.height && (record.height != height || record.width != width))
         throw ImageError("it decodes to " + size_text(height, width) + ", where the file's table says " +
                          size_text(record.height, record.width));
-    Placement placement = place(rule, sample, height, width);
+    Turn turn = rule.turns_upright ? turn_of(exif_orientation({record.data, record.size})) : Turn{};
+    Placement placement = turn.transposes ? place(rule, sample, width, height) : place(rule, sample, height, width);
+    if (turn.changes_pixels()) placement = as_stored(placement, height, width, turn);
+    if (turn.changes_pixels()) {
+        turned_ = {out, rule.resolution, turn};
+        out = square_of(rule.resolution, as_stored_);
+    }
     const int shrink = scaled_decode_ ? largest_shrink(placement) : 1;
     decoder_.start(shrink);
     if (shrink > 1) {
         placement.rows = shrunk(placement.rows, shrink, decoder_.output_height());
         placement.columns = shrunk(placement.columns, shrink, decoder_.output_width());
     }
-    resizer_.start(placement.rows, placement.columns, rule.interpolation, placement.flip, out);
+    resizer_.start(placement.rows, placement.columns, rule.interpolation, placement.flip, out, turn.transposes);
     decoder_.begin({resizer_.first_column(), resizer_.first_row(), resizer_.end_column() - resizer_.first_column(),
                     resizer_.end_row() - resizer_.first_row()});
 }

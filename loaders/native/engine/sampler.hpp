@@ -8,6 +8,7 @@
 
 #include "engine/placement.hpp"
 #include "jpeg/decoder.hpp"
+#include "orientation/turn.hpp"
 #include "records/records.hpp"
 #include "resize/resizer.hpp"
 #include "resize/resizer_sink.hpp"
@@ -45,6 +46,13 @@ class Sampler {
         bool flip;
     };
 
+    // What is stored in another EXIF orientation than the upright one is turned after it is made.
+    struct TurnedOut {
+        std::uint8_t* pixels;
+        std::int32_t side;
+        Turn turn;
+    };
+
     void finish();
     void begin_jpeg(const Record& record, std::size_t sample, const CropRule& rule, std::uint8_t* out);
     void resize_pixels(const std::uint8_t* pixels, std::int32_t width, const Placement& placement,
@@ -55,7 +63,9 @@ class Sampler {
     Resizer resizer_;
     ResizerSink sink_;
     std::optional<ShiftedOut> shifted_;
-    std::vector<std::uint8_t> whole_;  // RGB [resolution, resolution, 3], where it becomes a shifted one
+    std::optional<TurnedOut> turned_;
+    std::vector<std::uint8_t> whole_;      // RGB [resolution, resolution, 3], where it becomes a shifted one
+    std::vector<std::uint8_t> as_stored_;  // the same, where it becomes a turned one
 };
 
 }  // namespace fastvit

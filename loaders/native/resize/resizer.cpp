@@ -99,10 +99,12 @@ void AxisWeights::quantize(double center, double inverse, std::int32_t count, st
     out[largest] = static_cast<std::int16_t>(out[largest] + left);
 }
 
-void Resizer::start(const Axis& rows, const Axis& columns, Interpolation interpolation, bool flip, std::uint8_t* out) {
+void Resizer::start(const Axis& rows, const Axis& columns, Interpolation interpolation, bool flip, std::uint8_t* out,
+                    bool is_transposed) {
     rows_.compute(rows, interpolation, 2);
     columns_.compute(columns, interpolation, 2);
     interpolation_ = interpolation;
+    filters_rows_ = interpolation == Interpolation::bicubic && !is_transposed;
     num_rows_ = rows.size;
     num_columns_ = columns.size;
     out_ = out;
@@ -120,7 +122,7 @@ void Resizer::start(const Axis& rows, const Axis& columns, Interpolation interpo
     line_.resize(static_cast<std::size_t>(3 * round_up(num_columns_, kPixelsPerGroup) + kOutPadding));
     if (interpolation != Interpolation::bicubic) return;
     filtered_bytes_ = line_.size() + kRowPadding;
-    filtered_.resize(filtered_bytes_ * static_cast<std::size_t>(ring_rows_));
+    filtered_.resize(std::max(filtered_bytes_ * static_cast<std::size_t>(ring_rows_), slot_bytes_));
 }
 
 // The columns' weights in the order in which `mix_columns` wants them, mirrored where the image is to be.
@@ -146,7 +148,7 @@ void Resizer::pair_columns(bool flip) {
 }
 
 void Resizer::push() {
-    if (interpolation_ == Interpolation::bicubic) filter_columns(slot(next_row_), filtered(next_row_));
+    if (filters_rows_) filter_columns(slot(next_row_), filtered(next_row_));
     ++next_row_;
     while (next_output_ < num_rows_) {
         const auto output = static_cast<std::size_t>(next_output_);
@@ -161,14 +163,17 @@ void Resizer::emit(std::int32_t output) {
     const std::int32_t num_taps = round_up(count, 2);
     const std::int16_t* weights = rows_.weights.data() + number * static_cast<std::size_t>(rows_.stride);
     std::uint8_t* out = out_ + 3 * number * static_cast<std::size_t>(num_columns_);
-    if (interpolation_ == Interpolation::bicubic) {
+    if (filters_rows_) {
         for (std::int32_t tap = 0; tap < num_taps; ++tap)
             taps_[static_cast<std::size_t>(tap)] = filtered(first + std::min(tap, count - 1));
         emit_bicubic(weights, num_taps, out);
     } else {
         for (std::int32_t tap = 0; tap < num_taps; ++tap)
             taps_[static_cast<std::size_t>(tap)] = slot(first + std::min(tap, count - 1));
-        emit_bilinear(weights, num_taps, num_rows_ - output, out);
+        if (interpolation_ == Interpolation::bicubic)
+            emit_bicubic_of_rows(weights, num_taps, out);
+        else
+            emit_bilinear(weights, num_taps, num_rows_ - output, out);
     }
 }
 
@@ -186,6 +191,14 @@ void Resizer::emit_bicubic(const std::int16_t* weights, std::int32_t num_taps, s
     const std::int32_t row_bytes = 3 * num_columns_;
     kernels_.mix_rows_signed(taps_.data(), weights, num_taps, row_bytes, mixed_row_.data());
     round_row(mixed_row_.data(), row_bytes, out);
+}
+
+void Resizer::emit_bicubic_of_rows(const std::int16_t* weights, std::int32_t num_taps, std::uint8_t* out) {
+    const std::int32_t row_bytes = 3 * (columns_.end_input - columns_.first_input);
+    kernels_.mix_rows_signed(taps_.data(), weights, num_taps, row_bytes, mixed_row_.data());
+    round_row(mixed_row_.data(), row_bytes, filtered_.data());
+    filter_columns(filtered_.data(), line_.data());
+    std::memcpy(out, line_.data(), 3 * static_cast<std::size_t>(num_columns_));
 }
 
 // Mix a row's columns for all output rows that it is part of.

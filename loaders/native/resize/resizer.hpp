@@ -4,7 +4,8 @@
 // cache. All of it is integer arithmetic: every instruction set gives the same pixels.
 //
 // Rows are mixed before columns, which is less work. A cubic overshoots, and what lies outside [0, 255] between the two
-// passes is clamped there, as the two libraries do; so bicubic mixes columns first, as they do.
+// passes is clamped there, as the two libraries do; so bicubic mixes columns first, as they do, or rows first where these
+// are the columns of the image as it is seen.
 #pragma once
 
 #include <cstdint>
@@ -53,8 +54,10 @@ class Resizer {
 
     explicit Resizer(const ResizeKernels& kernels) : kernels_(kernels) {}
 
-    // Prepare for an image that becomes `out`, uint8 RGB [rows.size, columns.size, 3].
-    void start(const Axis& rows, const Axis& columns, Interpolation interpolation, bool flip, std::uint8_t* out);
+    // Prepare for an image that becomes `out`, uint8 RGB [rows.size, columns.size, 3]. `is_transposed`: its rows are seen
+    // as columns.
+    void start(const Axis& rows, const Axis& columns, Interpolation interpolation, bool flip, std::uint8_t* out,
+               bool is_transposed = false);
 
     // The inputs that are needed.
     std::int32_t first_row() const { return rows_.first_input; }
@@ -79,11 +82,13 @@ class Resizer {
     void emit(std::int32_t output);
     void emit_bilinear(const std::int16_t* weights, std::int32_t num_taps, std::int32_t rows_left, std::uint8_t* out);
     void emit_bicubic(const std::int16_t* weights, std::int32_t num_taps, std::uint8_t* out);
+    void emit_bicubic_of_rows(const std::int16_t* weights, std::int32_t num_taps, std::uint8_t* out);
     void pair_columns(bool flip);
 
     const ResizeKernels& kernels_;
     AxisWeights rows_, columns_;
     Interpolation interpolation_;
+    bool filters_rows_;  // bicubic: columns first
     std::int32_t num_rows_, num_columns_;  // of the output
     std::uint8_t* out_;
     std::int32_t next_row_, next_output_;
@@ -91,7 +96,7 @@ class Resizer {
     std::size_t slot_bytes_;
     std::vector<std::uint8_t> ring_;  // the rows that the filter still needs
     std::size_t filtered_bytes_;
-    std::vector<std::uint8_t> filtered_;  // bicubic: what mixing the columns of these rows made
+    std::vector<std::uint8_t> filtered_;  // bicubic: what the first of the two passes made
     std::vector<const std::uint8_t*> taps_;
     std::vector<std::int16_t> mixed_row_;
     std::vector<std::int32_t> column_offsets_, column_pairs_;

@@ -5,12 +5,15 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import timm
 import torch
+from PIL import ExifTags, Image
 
 from fastvit_train.augment import normalize
 from fastvit_train.config import AugmentConfig, Config, DataConfig, ModelConfig
@@ -195,20 +198,28 @@ def test_the_code_of_the_card_runs(photo_run, photos, command, tmp_path, monkeyp
         "export", photo_run, "--format", "safetensors", "onnx", "torch-export", "--out", tmp_path / "out"
     )
     assert code == 0, errors
-    _check_card(photo_run, photos, command, tmp_path, monkeypatch, num_blocks=3)
+    _check_card(photo_run, photos / "val" / "dog" / "1.jpg", command, tmp_path, monkeypatch, num_blocks=3)
 
 
+@pytest.mark.parametrize("exif_orientation", ["ignore", "apply"])
 @torch.no_grad()
-def test_the_code_for_a_model_that_timm_does_not_have_runs(untrained, photos, command, tmp_path, monkeypatch):
-    path = untrained(small("resnet_fast_cifar"))
+def test_the_code_for_a_model_that_timm_does_not_have_runs(exif_orientation, untrained, command, tmp_path, monkeypatch):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    halves = np.zeros((40, 50, 3), np.uint8)
+    halves[:15] = (255, 80, 0)
+    Image.fromarray(halves).save(tmp_path / "taken.jpg", exif=exif)
+    config = small("resnet_fast_cifar")
+    path = untrained(replace(config, data=replace(config.data, exif_orientation=exif_orientation)))
     arguments = ("--format", "safetensors", "torch-export", "--out", tmp_path / "out")
     assert command("export", path, *arguments).code == 0
-    _check_card(path, photos, command, tmp_path, monkeypatch, num_blocks=2)
+    _check_card(path, tmp_path / "taken.jpg", command, tmp_path, monkeypatch, num_blocks=2)
+    turns = ["exif_transpose" in block for block in code_blocks((tmp_path / "out" / "README.md").read_text())]
+    assert turns == [exif_orientation == "apply"] * 2
 
 
-def _check_card(path, photos, command, tmp_path, monkeypatch, *, num_blocks):
+def _check_card(path, photo, command, tmp_path, monkeypatch, *, num_blocks):
     """Run the card's code in the exported folder; what it computes is near what predict says of the same photo."""
-    photo = photos / "val" / "dog" / "1.jpg"
     _, text, _ = command("predict", path, photo, "--format", "json", "--top-k", 99)
     rows = json.loads(text)[0]["predictions"]
     wanted = torch.tensor([row["probability"] for row in sorted(rows, key=lambda row: row["number"])])

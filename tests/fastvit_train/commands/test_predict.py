@@ -7,8 +7,10 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import ExifTags, Image
 
 from fastvit_train.commands.predict import find_images, predict
 from fastvit_train.config import Config, DataConfig
@@ -41,6 +43,22 @@ def test_images_look_as_they_do_to_eval(photo_run, photos, command, batch_size):
     evaluated = json.loads(text)
     assert evaluated["loss"] == pytest.approx(sum(losses) / len(losses), abs=2e-6)
     assert evaluated["top1"] == pytest.approx(sum(hits) / len(hits))
+
+
+def test_photos_of_phones_are_turned_as_the_run_did(untrained, tmp_path, command):
+    pixels = np.random.default_rng(0).integers(256, size=(50, 70, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(pixels).save(tmp_path / "taken.png", exif=exif)
+    Image.fromarray(np.rot90(pixels, -1)).save(tmp_path / "shown.png")
+    for exif_orientation in ("ignore", "apply"):
+        data = DataConfig(resolution=32, crop="whole", exif_orientation=exif_orientation)
+        path = untrained(Config(arch=TINY, data=data, device="cpu", precision="fp32"))
+        files = (tmp_path / "taken.png", tmp_path / "shown.png")
+        code, text, errors = command("predict", path, *files, "--format", "json", "--top-k", 7)
+        assert code == 0, errors
+        taken, shown = (entry["predictions"] for entry in json.loads(text))
+        assert (taken == shown) is (exif_orientation == "apply")
 
 
 def test_a_broken_file_is_named_and_the_others_go_on(photo_run, photos, tmp_path, command):

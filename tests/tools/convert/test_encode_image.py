@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from sklearn.datasets import load_sample_images
 
 from tools.convert.encode_image import Chroma, ImageEncoder, Mode, StoredImage, Treatment, read_jpeg_header
@@ -250,13 +250,48 @@ def test_shrinking_antialiases():
     assert abs(image.data.mean() - 127.5) < 5
 
 
-def test_orientation_tags_are_ignored():
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees
+def exif(orientation: int) -> Image.Exif:
+    tags = Image.Exif()
+    tags[ExifTags.Base.Orientation] = orientation
+    return tags
+
+
+def test_orientation_tags_are_ignored_by_default():
     for mode in ("keep", "restart", "reencode", "raw", "png"):
-        image = encode(file(photo(), exif=exif), mode)
+        image = encode(file(photo(), exif=exif(6)), mode)
         assert (image.width, image.height) == (90, 60)
         assert b"Exif" not in bytes(image.data) or mode == "keep"
+
+
+@pytest.mark.parametrize("mode", ["keep", "restart", "reencode", "raw", "png"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_orientation_tags_are_applied_on_request(orientation: int, kind: str, mode: Mode):
+    data = file(photo(), kind, exif=exif(orientation))
+    options = {"jpeg_quality": 95, "chroma": "4:4:4", "exif_orientation": "apply"}
+    image = encode(data, mode, **options)
+    shown = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+    pixels = image.data if mode == "raw" else decoded(image.data)
+    assert (image.height, image.width) == pixels.shape[:2] == shown.shape[:2]
+    assert image.treatment is Treatment.TURNED
+    assert b"Exif" not in bytes(image.data)  # or it would be turned once more
+    if mode in ("raw", "png"):
+        np.testing.assert_array_equal(pixels, shown)
+    else:
+        assert psnr(pixels, shown) > 35
+    smaller = encode(data, mode, max_side=45, **options)
+    assert (smaller.height, smaller.width) == (shown.shape[0] // 2, shown.shape[1] // 2)
+
+
+@pytest.mark.parametrize("mode", ["keep", "restart", "reencode", "raw", "png"])
+@pytest.mark.parametrize(
+    "tags", [exif(1), exif(9), b"Exif\0\0MM\0*\xff\xff\xff\xff"], ids=["upright", "none", "damaged"]
+)
+def test_images_that_are_not_to_be_turned_are_stored_as_ever(tags: Image.Exif | bytes, mode: Mode):
+    data = file(photo(), exif=tags)
+    image, as_ever = encode(data, mode, exif_orientation="apply"), encode(data, mode)
+    assert image[1:] == as_ever[1:]
+    assert bytes(image.data) == bytes(as_ever.data)
 
 
 def large_bmp() -> bytes:

@@ -30,10 +30,16 @@ def test_options_that_make_no_sense(options: ConversionOptions, changes: dict[st
 
 
 def test_the_encoder_has_the_options(options: ConversionOptions):
-    config = replace(options, max_side=300, min_side=200, jpeg_quality=77, chroma="4:2:2")
+    config = replace(options, max_side=300, min_side=200, jpeg_quality=77, chroma="4:2:2", exif_orientation="apply")
     encoder = config.encoder("mixed", raw_fraction=0.25)
     expected = ImageEncoder(
-        mode="mixed", max_side=300, min_side=200, jpeg_quality=77, chroma="4:2:2", raw_fraction=0.25
+        mode="mixed",
+        max_side=300,
+        min_side=200,
+        jpeg_quality=77,
+        chroma="4:2:2",
+        raw_fraction=0.25,
+        exif_orientation="apply",
     )
     assert encoder == expected
     for mode, max_side in {"keep": None, "restart": None, "reencode": 500, "raw": 500, "png": 500}.items():

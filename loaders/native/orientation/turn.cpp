@@ -1,0 +1,73 @@
+#include "orientation/turn.hpp"
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+
+namespace fastvit {
+
+namespace {
+
+// Small squares, so that the columns that are read stay in the cache until all of their pixels are taken.
+void transpose(const std::uint8_t* pixels, std::int32_t height, std::int32_t width, const Turn& turn, std::uint8_t* out) {
+    constexpr std::int32_t kSide = 16;
+    const std::ptrdiff_t row_bytes = 3 * std::ptrdiff_t{width};
+    const std::ptrdiff_t step = turn.mirrors_rows ? -row_bytes : row_bytes;
+    for (std::int32_t top = 0; top < width; top += kSide) {
+        for (std::int32_t left = 0; left < height; left += kSide) {
+            const std::int32_t right = std::min(height, left + kSide);
+            for (std::int32_t y = top; y < std::min(width, top + kSide); ++y) {
+                const std::int32_t row = turn.mirrors_rows ? height - 1 - left : left;
+                const std::int32_t column = turn.mirrors_columns ? width - 1 - y : y;
+                const std::uint8_t* from = pixels + row * row_bytes + 3 * column;
+                std::uint8_t* to = out + 3 * (std::ptrdiff_t{y} * height + left);
+                for (std::int32_t x = left; x < right; ++x, from += step, to += 3) copy_pixel(from, to);
+            }
+        }
+    }
+}
+
+}  // namespace
+
+Turn turn_of(int orientation) {
+    switch (orientation) {
+        case 2: return {false, true, false};
+        case 3: return {true, true, false};
+        case 4: return {true, false, false};
+        case 5: return {false, false, true};
+        case 6: return {true, false, true};
+        case 7: return {true, true, true};
+        case 8: return {false, true, true};
+        default: return {};
+    }
+}
+
+void turn_pixels(const std::uint8_t* pixels, std::int32_t height, std::int32_t width, const Turn& turn, std::uint8_t* out) {
+    if (turn.transposes) {
+        transpose(pixels, height, width, turn, out);
+        return;
+    }
+    const std::size_t row_bytes = 3 * static_cast<std::size_t>(width);
+    for (std::int32_t y = 0; y < height; ++y, out += row_bytes) {
+        const std::uint8_t* row = pixels + row_bytes * static_cast<std::size_t>(turn.mirrors_rows ? height - 1 - y : y);
+        if (turn.mirrors_columns)
+            mirror_row(row, width, out);
+        else
+            std::memcpy(out, row, row_bytes);
+    }
+}
+
+void mirror_row(const std::uint8_t* row, std::int32_t num_pixels, std::uint8_t* out) {
+    // Four bytes at a time, of which the first is overwritten by the pixel that comes next; not for the last pixel, behind
+    // and before which there may be no byte that is ours.
+    out += 3 * (num_pixels - 1);
+    for (std::int32_t x = 0; x < num_pixels - 1; ++x, row += 3, out -= 3) {
+        std::uint32_t pixel;
+        std::memcpy(&pixel, row, 4);
+        pixel <<= 8;
+        std::memcpy(out - 1, &pixel, 4);
+    }
+    copy_pixel(row, out);
+}
+
+}  // namespace fastvit
