@@ -1,0 +1,163 @@
+"""Image files: how their names end, and the pixels of one of any format."""
+
+import io
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from loaders import _native
+from loaders.errors import FastvitError
+
+__all__ = ["IMAGE_EXTENSIONS", "ImageError", "decode_image"]
+
+IMAGE_EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif"),
+    *(".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+)
+"""How the names of image files end, in lower case. What a file really is, its content says."""
+
+_JPEG_START = b"\xff\xd8"
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+
+# Pillow's readers one by one: `Image.open` would try them all, one of which starts a PostScript interpreter.
+_READERS: dict[str, tuple[Callable[[bytes], bool], type[ImageFile]]] = {
+    "PNG": (lambda start: start.startswith(_PNG_START), PngImageFile),
+    "WebP": (lambda start: start.startswith(b"RIFF") and start[8:12] == b"WEBP", WebPImageFile),
+    "GIF": (lambda start: start.startswith((b"GIF87a", b"GIF89a")), GifImageFile),
+    "BMP": (lambda start: start.startswith(b"BM"), BmpImageFile),
+    "TIFF": (lambda start: start.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")), TiffImageFile),
+    "PPM": (lambda start: start[:2] in (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6"), PpmImageFile),
+}
+
+_MAX_PIXELS = 2**29 // 3
+"""Half a GiB, more than any camera takes: a file of some kilobytes may claim any number, and fill the memory."""
+
+_WHITE_IS_ZERO = 0
+
+
+class ImageError(FastvitError):
+    """An image file cannot be decoded; the message is the reason, in one line.
+
+    Examples:
+        >>> from loaders.image_files import ImageError, decode_image
+        >>> try:
+        ...     decode_image(b"<!DOCTYPE html>")
+        ... except ImageError as error:
+        ...     print(error)
+        it is none of JPEG, PNG, WebP, GIF, BMP, TIFF, PPM
+    """
+
+
+def decode_image(data: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Decode an image file of any format, which its content decides and not its name.
+
+    Of an animation it is the first frame. Of 16 bits the high byte is taken. Alpha is dropped, and EXIF orientation is
+    ignored.
+
+    Args:
+        data: The whole file.
+
+    Returns:
+        The pixels, RGB, uint8 [height, width, 3].
+
+    Raises:
+        ImageError: It is no image, is damaged or cut short, or has more pixels than any photo.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from loaders.image_files import decode_image
+        >>> decode_image(Path("photos/cat/0.jpg").read_bytes()).shape
+        (120, 160, 3)
+    """
+    file = np.frombuffer(data, np.uint8)
+    start = file[:12].tobytes()
+    if start.startswith(_JPEG_START):
+        try:
+            return _native.decode_jpeg(file, max_side=0, min_side=0)
+        except (RuntimeError, MemoryError) as error:
+            raise ImageError(_first_line(error)) from error
+    for name, (accepts, reader) in _READERS.items():
+        if accepts(start):
+            return _decode_by_pillow(file.data, name, reader)
+    problem = "it is none of" if start else "the file is empty, and none of"
+    raise ImageError(f"{problem} {', '.join(['JPEG', *_READERS])}")
+
+
+def _decode_by_pillow(data: memoryview, name: str, reader: type[ImageFile]) -> NDArray[np.uint8]:
+    try:
+        with reader(io.BytesIO(data)) as image:
+            width, height = image.size
+            if width * height > _MAX_PIXELS:
+                raise ImageError(f"the {name} has {width} x {height} pixels, more than {_MAX_PIXELS:,}")
+            if isinstance(image, PngImageFile):
+                _check_png(data)
+            if isinstance(image, TiffImageFile):
+                image.getexif()[ExifTags.Base.Orientation] = 1  # Pillow turns these images, and no others
+            if isinstance(image, PpmImageFile) and (wide := _wide_samples(image, data)) is not None:
+                return wide
+            if image.mode.startswith(("I", "F")):
+                return _rgb_of_grey(_high_bytes(image, name))
+            # A palette with transparency goes through RGBA: Pillow warns about the direct way.
+            opaque = image.convert("RGBA") if "transparency" in image.info else image
+            return np.array(opaque.convert("RGB"))
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow's readers raise nearly everything for damaged files
+        raise ImageError(f"the {name} is damaged or of a rare kind: {_first_line(error)}") from error
+
+
+def _check_png(data: memoryview) -> None:
+    """See that the checksums of a PNG's chunks are right, for Pillow leaves those of the pixels out."""
+    place, kind = len(_PNG_START), b""
+    while kind != b"IEND":
+        if place + 8 > len(data) or place + 12 + (size := int.from_bytes(data[place : place + 4])) > len(data):
+            raise ImageError("the PNG is cut short")
+        kind, content = bytes(data[place + 4 : place + 8]), data[place + 4 : place + 8 + size]
+        place += 12 + size
+        if zlib.crc32(content) != int.from_bytes(data[place - 4 : place]):
+            raise ImageError(f"the PNG is damaged: the checksum of its part {kind.decode('ascii', 'replace')} is wrong")
+
+
+def _high_bytes(image: ImageFile, name: str) -> NDArray[np.uint8]:
+    """Grey of 16 bits, [height, width], in 8 bits."""
+    is_tiff = isinstance(image, TiffImageFile)
+    if image.mode.startswith("F") or (is_tiff and image.mode == "I"):
+        raise ImageError(f"the {name} has pixels of 32 bits or with a sign; convert it to 8 or 16 bits")
+    tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
+    bits: int = tags.get(BITSPERSAMPLE, (16,))[0]
+    high = (np.asarray(image.copy()) >> (bits - 8)).astype(np.uint8)
+    # Pillow sees to this where grey has 8 bits.
+    return 255 - high if tags.get(PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO else high
+
+
+def _wide_samples(image: PpmImageFile, data: memoryview) -> NDArray[np.uint8] | None:
+    """The pixels of a PPM of more than 8 bits, of which Pillow would not take the high byte; None for any other."""
+    decoder, _, offset, options = image.tile[0]
+    if not isinstance(options, tuple) or not decoder.startswith("ppm") or options[1] <= 255:
+        return None
+    if decoder == "ppm_plain":
+        raise ImageError("the PPM is text with numbers over 255; convert it to the binary kind")
+    (width, height), maximum = image.size, options[1]
+    num_channels = len(options[0])
+    samples = np.frombuffer(data, ">u2", height * width * num_channels, offset).reshape(height, width, num_channels)
+    high = (samples.astype(np.uint32) * 65535 // maximum).clip(max=65535) >> 8
+    return _rgb_of_grey(high[:, :, 0].astype(np.uint8)) if num_channels == 1 else high.astype(np.uint8)
+
+
+def _rgb_of_grey(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
