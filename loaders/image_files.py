@@ -16,7 +16,7 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffI
 from PIL.WebPImagePlugin import WebPImageFile
 
 from loaders import _native
-from loaders.errors import FastvitError
+from loaders.errors import FastvitError, reason_of
 
 __all__ = ["IMAGE_EXTENSIONS", "ImageError", "decode_image"]
 
@@ -86,7 +86,7 @@ def decode_image(data: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
         try:
             return _native.decode_jpeg(file, max_side=0, min_side=0)
         except (RuntimeError, MemoryError) as error:
-            raise ImageError(_first_line(error)) from error
+            raise ImageError(reason_of(error)) from error
     for name, (accepts, reader) in _READERS.items():
         if accepts(start):
             return _decode_by_pillow(file.data, name, reader)
@@ -114,7 +114,7 @@ def _decode_by_pillow(data: memoryview, name: str, reader: type[ImageFile]) -> N
     except ImageError:
         raise
     except Exception as error:  # Pillow's readers raise nearly everything for damaged files
-        raise ImageError(f"the {name} is damaged or of a rare kind: {_first_line(error)}") from error
+        raise ImageError(f"the {name} is damaged or of a rare kind: {reason_of(error)}") from error
 
 
 def _check_png(data: memoryview) -> None:
@@ -157,7 +157,3 @@ def _wide_samples(image: PpmImageFile, data: memoryview) -> NDArray[np.uint8] | 
 
 def _rgb_of_grey(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.repeat(grey[:, :, None], 3, axis=2)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
