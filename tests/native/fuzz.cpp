@@ -1,6 +1,7 @@
 // Damaged JPEGs through the engine and the converters, built with sanitizers. Each is decoded twice, as one of two that
 // take turns, which is how the loading threads do it, and alone: both must give the same pixels or fail for the same reason.
-// Where libjpeg alone decodes the whole image without a complaint, these must be the pixels of that.
+// Where libjpeg alone decodes the whole image without a complaint, these must be the pixels of that, but for codes that there
+// are none of: libjpeg-turbo mostly takes them for zeros and says nothing.
 // What the converters write of it must be whole, and have the same pixels where its scan was written anew.
 //   fuzz NUM_IMAGES    prints how many decoded and how many failed
 #include <algorithm>
@@ -207,6 +208,8 @@ class Slot {
     bool is_begun_ = false;
 };
 
+constexpr char kBadCode[] = "Corrupt JPEG data: bad Huffman code";
+
 class Fuzzer {
   public:
     explicit Fuzzer(bool scaled_decode)
@@ -234,7 +237,8 @@ class Fuzzer {
             if (!outcome) continue;
             const Image& image = slot->finished();
             compare("in turn", *outcome, "alone", decode_alone(image, alone_), image);
-            if (const auto whole = scaled_decode_ ? std::nullopt : whole_.decode(image)) {
+            const auto whole = scaled_decode_ ? std::nullopt : whole_.decode(image);
+            if (whole && outcome->failure != kBadCode) {
                 ++num_whole;
                 compare("as a region", *outcome, "as a whole", *whole, image);
             }
