@@ -116,6 +116,7 @@ CONVERTED = {
     "alpha": file(photo().convert("RGBA"), "PNG"),
     "palette": file(photo().quantize(8), "PNG", transparency=bytes(range(8))),
     "webp": file(photo(), "WEBP"),
+    "tiff": file(photo(), "TIFF", compression="tiff_lzw"),
 }
 
 
@@ -259,13 +260,13 @@ def large_bmp() -> bytes:
 
 
 BAD_FILES = {
-    "empty": (b"", "it is none of JPEG, PNG"),
+    "empty": (b"", "the file is empty"),
     "text": (b"no image", "it is none of JPEG, PNG"),
     "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "it is none of JPEG, PNG"),
-    "16 bits": (file(Image.fromarray(np.full((4, 4), 40_000, np.uint16)), "PNG"), "more than 8 bits"),
-    "cut png": (CONVERTED["png"][:2000], "truncated"),
+    "32 bits": (file(Image.fromarray(np.full((4, 4), 40_000, np.int32)), "TIFF"), "32 bits or with a sign"),
+    "cut png": (CONVERTED["png"][:2000], "cut short"),
     "cut webp": (CONVERTED["webp"][:100], "."),
-    "bomb": (large_bmp(), "3600000000 pixels"),
+    "bomb": (large_bmp(), "60000 x 60000 pixels"),
     "damaged png": (CONVERTED["png"][:40] + b"\xff" * 8 + CONVERTED["png"][48:], "."),
 }
 
