@@ -1,7 +1,9 @@
 """What came of a conversion: counted sample by sample, then told on its card."""
 
 from collections import Counter
+from pathlib import Path
 
+from loaders.errors import FastvitError
 from tools.convert.job import Job
 from tools.convert.options import ConversionOptions
 from tools.listings.card import Card
@@ -20,6 +22,19 @@ class Outcome:
         self.formats: Counter[str] = Counter()
         self.treatments: Counter[str] = Counter()
         self.skipped: list[dict[str, str]] = []
+
+    def require_images(self, source: Path) -> None:
+        """See that anything came of the samples of `source`.
+
+        Raises:
+            FastvitError: Nothing did.
+        """
+        if not self.num_images:
+            first = self.skipped[0]
+            raise FastvitError(
+                f"{source}: none of {self.num_samples:,} images could be converted, so nothing is written; the first, "
+                f"{first['name']}: {first['reason']}"
+            )
 
     def add(self, line: RecordLine | SkippedLine) -> None:
         """Count one more sample."""
