@@ -184,9 +184,11 @@ def test_progressive_images_that_lack_any_scans():
 
 def test_fractions_between_the_sizes_of_components_are_refused():
     """By decoders as well: nothing may be stored that cannot be read."""
-    data = jpeg(photo(97, 131))
-    frame = find(data, *FRAMES)
-    for file in (patched(patched(data, frame + 11, 0x31), frame + 14, 0x21), sampled(photo(97, 131), 0x31, 0x21, 0x11)):
+    one_scan = jpeg(photo(8, 160), keep_rgb=True, subsampling=0)  # 20 MCUs of 3 blocks become 10 of 6
+    frame = find(one_scan, *FRAMES)
+    for offset, value in ((7, 0), (8, 240), (11, 0x31), (14, 0x21)):
+        one_scan = patched(one_scan, frame + offset, value)
+    for file in (one_scan, sampled(photo(97, 131), 0x31, 0x21, 0x11)):
         for mode in ("keep", "restart", "reencode"):
             with pytest.raises(RuntimeError, match="Fractional sampling not implemented"):
                 ImageEncoder(mode=mode).encode(file, name="1.jpg")
