@@ -131,7 +131,7 @@ def _convert(config: WriteDali, job: Job, encoder: ImageEncoder, shards: Sequenc
             some = islice(encoded, config.shard_images)
             first = job.first + number * config.shard_images
             _write_shard(shard, shard_format, some, outcome, first=first, advance=advance)
-    outcome.require_images(config.source)
+    outcome.require_images(config)
     return describe(
         config,
         job,

@@ -97,7 +97,7 @@ def _convert(config: WriteFfcv, job: Job, partial: PartialBeton) -> Card:
         ):
             partial.append(line, data)
             advance(1, len(data))
-    partial.outcome.require_images(config.source)
+    partial.outcome.require_images(config)
     partial.finish()
     return describe(
         config,

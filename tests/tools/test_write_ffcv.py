@@ -318,9 +318,13 @@ def test_sources_without_images(tmp_path: Path, out: Path, capsys: pytest.Captur
 def test_only_broken_images(make_folder, out: Path, options: list[str], capsys: pytest.CaptureFixture[str]):
     source = make_folder(4, broken=(0, 1, 2, 3))
     assert run("folder", source, out, "--on-error", "skip", *options) == 1
-    count, first = (2, "class 2/0002.JPEG") if "--part" in options else (4, "class 0/0000.JPEG")
-    expected = f"{source}: none of {count} images could be converted, so nothing is written; the first, {first}: "
-    assert_one_message(capsys, expected, "the JPEG is cut short")
+    is_part = "--part" in options
+    count, first = ("2 images of part 2/2", "class 2/0002.JPEG") if is_part else ("4 images", "class 0/0000.JPEG")
+    expected = (
+        f"{source}: none of {count} could be converted, so nothing is written; the first, {first}: the JPEG is cut"
+    )
+    remedy = "; fix them or name another --source" + (", or make fewer parts" if is_part else "")
+    assert_one_message(capsys, expected, remedy)
     assert os.listdir(out.parent) == []
 
 

@@ -1,7 +1,6 @@
 """What came of a conversion: counted sample by sample, then told on its card."""
 
 from collections import Counter
-from pathlib import Path
 
 from loaders.errors import FastvitError
 from tools.convert.job import Job
@@ -23,18 +22,20 @@ class Outcome:
         self.treatments: Counter[str] = Counter()
         self.skipped: list[dict[str, str]] = []
 
-    def require_images(self, source: Path) -> None:
-        """See that anything came of the samples of `source`.
+    def require_images(self, options: ConversionOptions) -> None:
+        """See that anything came of the samples.
 
         Raises:
             FastvitError: Nothing did.
         """
-        if not self.num_images:
-            first = self.skipped[0]
-            raise FastvitError(
-                f"{source}: none of {self.num_samples:,} images could be converted, so nothing is written; the first, "
-                f"{first['name']}: {first['reason']}"
-            )
+        if self.num_images:
+            return
+        first = self.skipped[0]
+        where, remedy = (f" of part {options.part}", ", or make fewer parts") if options.part else ("", "")
+        raise FastvitError(
+            f"{options.source}: none of {self.num_samples:,} images{where} could be converted, so nothing is written; "
+            f"the first, {first['name']}: {first['reason']}; fix them or name another --source{remedy}"
+        )
 
     def add(self, line: RecordLine | SkippedLine) -> None:
         """Count one more sample."""
