@@ -14,7 +14,6 @@ from typing import NamedTuple
 import torch
 from rich.console import Console
 from rich.table import Table
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from fastvit_train.augment import normalize
 from fastvit_train.commands.options import Predict
@@ -24,6 +23,7 @@ from fastvit_train.distributed import World, start_world
 from fastvit_train.restore import Restored, on_device, restore
 from loaders.atomic_file import atomic_file
 from loaders.errors import FastvitError
+from loaders.image_files import IMAGE_EXTENSIONS
 from loaders.native_loader import NativeLoader
 
 __all__ = ["Prediction", "find_images", "predict", "run_predict"]
@@ -86,7 +86,7 @@ def find_images(names: Sequence[str]) -> list[Path]:
     for name in names:
         path = Path(name)
         if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMG_EXTENSIONS)
+            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_EXTENSIONS)
         elif not path.exists() and glob.has_magic(name):
             found = sorted(Path(match) for match in glob.glob(name, recursive=True))
         else:
@@ -106,7 +106,7 @@ def predict(
     Args:
         restored: The model.
         config: Its run's, with the batch size and precision to use.
-        files: JPEG and PNG files, and whatever else torchvision decodes.
+        files: Of any format in `loaders.image_files.IMAGE_EXTENSIONS`.
         world: The device; one process alone.
         top_k: How many classes of each image.
     """

@@ -68,10 +68,11 @@ std::vector<std::uint8_t> transcode_coefficients(std::span<const std::uint8_t> j
     jvirt_barray_ptr* coefficients = nullptr;
     transcoder.errors.run(Transcoder::common(transcoder.source), [&transcoder, &coefficients, jpeg] {
         jpeg_decompress_struct& source = transcoder.source;
-        jpeg_mem_src(&source, jpeg.data(), static_cast<unsigned long>(jpeg.size()));
+        read_from_memory(source, jpeg);
         jpeg_read_header(&source, TRUE);
         if (!has_whole_ratios(source)) ERREXIT(&source, JERR_FRACT_SAMPLE_NOTIMPL);
         coefficients = jpeg_read_coefficients(&source);
+        check_is_whole(source);
     });
     if (!has_all_scans(transcoder.source)) throw ImageError("it lacks scans: a new file would have other pixels");
     const int interval = nearest_divisor(mcus_per_row(transcoder.source), wanted_interval);
