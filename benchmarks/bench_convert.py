@@ -48,10 +48,10 @@ class BenchConvert:
     """The images: one folder for each class."""
     work: Path
     """Where to write; converted files are removed after each turn, copies in the end."""
-    converters: tuple[str, ...] = ("keep", "restart", "reencode", "ffcv", "ffcv-500", "copy")
-    """Which, separated by spaces or commas: tools/write_ffcv.py's modes `keep`, `restart` and `reencode` (to at most
-    500 px); FFCV's DatasetWriter, which always encodes again with JPEG quality 90, at full size (`ffcv`) or to at most
-    500 px (`ffcv-500`); or `copy` (cp, file by file)."""
+    converters: tuple[str, ...] = ("keep", "keep-no-check", "restart", "reencode", "ffcv", "ffcv-500", "copy")
+    """Which, separated by spaces or commas: tools/write_ffcv.py's modes `keep` (checked or not), `restart` and
+    `reencode` (to at most 500 px); FFCV's DatasetWriter, which always encodes again with JPEG quality 90, at full size
+    (`ffcv`) or to at most 500 px (`ffcv-500`); or `copy` (cp, file by file)."""
     num_images: int | None = None
     """Convert so many of the images, evenly spread over the classes; by default all."""
     workers: int = 2
@@ -75,10 +75,19 @@ Convert = Callable[[Path, Path, int], None]
 """Converts the images of a folder to a file or folder, with so many workers."""
 
 
-def _ours(mode: Literal["keep", "restart", "reencode"], images: Path, out: Path, num_workers: int) -> None:
-    max_side = _MAX_SIDE if mode == "reencode" else None
+def _ours(
+    mode: Literal["keep", "restart", "reencode"], images: Path, out: Path, num_workers: int, *, check: bool = True
+) -> None:
     write_ffcv(
-        WriteFfcv(dataset="folder", source=images, out=out, mode=mode, max_side=max_side, num_workers=num_workers)
+        WriteFfcv(
+            dataset="folder",
+            source=images,
+            out=out,
+            mode=mode,
+            max_side=_MAX_SIDE if mode == "reencode" else None,
+            num_workers=num_workers,
+            check=check,
+        )
     )
 
 
@@ -102,6 +111,7 @@ class Converter(NamedTuple):
 
 CONVERTERS = {
     "keep": Converter(partial(_ours, "keep"), "ffcv"),
+    "keep-no-check": Converter(partial(_ours, "keep", check=False), "ffcv"),
     "restart": Converter(partial(_ours, "restart"), "ffcv"),
     "reencode": Converter(partial(_ours, "reencode"), "ffcv-500"),
     "ffcv": Converter(partial(_ffcv, None), "ffcv"),

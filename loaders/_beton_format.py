@@ -4,8 +4,8 @@ A file is, in this order and in little-endian byte order:
 
 - one `HEADER_TYPE`, then one `FIELD_TYPE` for each field of a record;
 - the metadata: one `metadata_type` row for each record, holding numbers themselves and a pointer for each image;
-- pages of ``page_size`` bytes, the first of them aligned to ``page_size``: the images' bytes, of which no record
-  crosses a page, so that readers that cache pages find a record whole;
+- the images' bytes. Readers that cache the file do it in pages of ``page_size`` bytes, counted from its beginning: no
+  record crosses a page, so that they find it whole;
 - the allocation table, up to the end of the file: one `ALLOCATION_TYPE` row for each piece of data in the pages. It
   alone tells how long a piece is.
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from loaders._beton_format import MAX_SIDE, NUM_CHANNELS, EncodedImage, FieldKind, ImageMode
+from loaders._beton_format import MAX_PAGE_SIZE, MAX_SIDE, NUM_CHANNELS, EncodedImage, FieldKind, ImageMode
 from loaders.errors import FastvitError
 
 Value = EncodedImage | int | float
@@ -27,7 +27,7 @@ class Record(NamedTuple):
         return sum(payload.nbytes for payload in self.payloads)
 
 
-def check_record(fields: Mapping[str, FieldKind], values: Sequence[Value], page_size: int) -> Record:
+def check_record(fields: Mapping[str, FieldKind], values: Sequence[Value]) -> Record:
     """Check one sample's values against the fields.
 
     Raises:
@@ -46,10 +46,10 @@ def check_record(fields: Mapping[str, FieldKind], values: Sequence[Value], page_
             record.payloads.append(payload)
         except (ValueError, TypeError) as error:
             raise FastvitError(f"field {name!r}: {error}") from error
-    if record.num_bytes > page_size:
+    if record.num_bytes > MAX_PAGE_SIZE:
         raise FastvitError(
-            f"its {record.num_bytes} bytes do not fit a page of page_size={page_size} bytes; raise page_size to "
-            f"{1 << (record.num_bytes - 1).bit_length()}, or store it smaller (fewer pixels, or JPEG instead of raw)"
+            f"its {record.num_bytes} bytes do not fit the largest page, of {MAX_PAGE_SIZE} bytes; store it smaller "
+            "(fewer pixels, or JPEG instead of raw)"
         )
     return record
 

@@ -34,7 +34,12 @@ class BetonStream:
         path: What to call the file in messages.
         fields: The fields of a record, in order.
         num_samples: The largest number of records that may come.
-        page_size: Bytes of a page: a power of two from 2 MiB up; no record can be larger.
+        page_size: Bytes of a page: a power of two from 2 MiB up. A record that is larger makes the file's pages larger.
+
+    Attributes:
+        page_size: Bytes of a page so far. It may be raised before `finish`, to another power of two.
+        num_records: How many there are so far.
+        end: Where the last record's bytes end.
 
     Raises:
         BetonError: A field name, the number of records or the page size does not suit the format.
@@ -59,28 +64,32 @@ class BetonStream:
         self, file: BinaryIO, path: Path, fields: Mapping[str, FieldKind], *, num_samples: int, page_size: int
     ) -> None:
         _check_format(path, fields, num_samples, page_size)
-        self._file, self._path, self._fields, self._page_size = file, path, dict(fields), page_size
+        self._file, self._path, self._fields = file, path, dict(fields)
+        self.page_size = page_size
         num_images = sum(kind is FieldKind.RGB_IMAGE for kind in fields.values())
         self._metadata = np.zeros(num_samples, metadata_type(self._fields))
         self._allocations = np.zeros((num_samples, num_images), ALLOCATION_TYPE)
         self._metadata_offset = HEADER_TYPE.itemsize + len(self._fields) * FIELD_TYPE.itemsize
         self.num_records = 0
-        """How many there are so far."""
         self.end = _round_up(self._metadata_offset + self._metadata.nbytes, page_size)
-        """Where the last record's bytes end."""
 
     def offset_of_next(self, num_bytes: int) -> int:
         """Where in the file a next record with so many bytes of images begins."""
-        if self.end % self._page_size + num_bytes > self._page_size:
-            return _round_up(self.end, self._page_size)
+        page_size = self._page_size_with(num_bytes)
+        if self.end % page_size + num_bytes > page_size:
+            return _round_up(self.end, page_size)
         return self.end
+
+    def _page_size_with(self, num_bytes: int) -> int:
+        """The page size that a record of so many bytes makes of it: a record within a page is within a larger one."""
+        return max(self.page_size, 1 << (num_bytes - 1).bit_length())
 
     def append(self, values: Sequence[Value]) -> None:
         """Write the next record, its values in field order.
 
         Raises:
-            BetonError: A value does not suit its field, the record is larger than a page, there are more records than
-                `num_samples`, or the disk is full.
+            BetonError: A value does not suit its field, the record is larger than the largest page, there are more
+                records than `num_samples`, or the disk is full.
         """
         record = self._checked(values)
         start = self.offset_of_next(record.num_bytes)
@@ -114,12 +123,13 @@ class BetonStream:
         if self.num_records == len(self._metadata):
             raise BetonError(f"{self._path}: more than the num_samples={self.num_records} records that were announced")
         try:
-            return check_record(self._fields, values, self._page_size)
+            return check_record(self._fields, values)
         except ValueError as error:
             raise BetonError(f"{self._path}: record {self.num_records}: {error}") from error
 
     def _note(self, record: Record, start: int) -> None:
         """Enter a record's place into the tables."""
+        self.page_size = self._page_size_with(record.num_bytes)
         self.end = start
         for image, payload in enumerate(record.payloads):
             self._allocations[self.num_records, image] = (self.num_records, self.end, payload.nbytes)
@@ -133,10 +143,10 @@ class BetonStream:
         header = np.zeros((), HEADER_TYPE)
         header["version"] = VERSION
         header["num_fields"] = len(self._fields)
-        header["page_size"] = self._page_size
+        header["page_size"] = self.page_size
         header["num_samples"] = len(metadata)
         header["allocation_table_offset"] = table_offset = (
-            _round_up(self.end, self._page_size)
+            _round_up(self.end, self.page_size)
             if allocations.size
             else self._metadata_offset + metadata.nbytes  # no images, no pages
         )
@@ -161,7 +171,7 @@ class BetonWriter(AtomicWriter):
         path: The file; what stood there is replaced.
         fields: The names and kinds of a record's fields, in order; names have 1 to 16 ASCII characters.
         num_samples: How many records will come.
-        page_size: Bytes of a page: a power of two from 2 MiB up; no record can be larger.
+        page_size: Bytes of a page: a power of two from 2 MiB up. A record that is larger makes the file's pages larger.
 
     Raises:
         BetonError: A field name or the page size does not suit the format, fewer records came than were announced, or

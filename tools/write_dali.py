@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
@@ -26,7 +26,7 @@ from tools.convert.progress import Advance, conversion_progress
 from tools.listings.card import Card
 from tools.listings.record_list import RecordLine, SkippedLine, format_line, read_record_list
 from tools.shards.format import ImageExtension, ShardFormat
-from tools.shards.writer import SHARD_FORMATS, ShardWriter
+from tools.shards.writer import MAX_IMAGE_BYTES, SHARD_FORMATS, ShardWriter
 
 __all__ = ["WriteDali", "main", "write_dali"]
 
@@ -47,8 +47,8 @@ class WriteDali(ConversionOptions):
 
     mode: Literal["keep", "restart", "reencode", "png"] | None = None
     """`reencode` decodes every image, makes it no larger than max_side, and stores a JPEG. `keep` stores JPEGs byte
-    for byte, `restart` rewrites them without loss, with restart markers. `png` stores every image without loss. By
-    default `reencode`, and for cifar10, whose images are pixels, `png`."""
+    for byte, `restart` rewrites them without loss, with restart markers, and keeps the few that cannot have them.
+    `png` stores every image without loss. By default `reencode`, and for cifar10, whose images are pixels, `png`."""
 
     shard_images: int = 1000
     """Images of the source in a shard."""
@@ -76,7 +76,7 @@ def write_dali(config: WriteDali) -> tuple[Path, Card]:
         ImportError: The source or the format needs a library that is not installed.
     """
     encoder = config.encoder(config.storage_mode)
-    settings = {**asdict(encoder), "format": config.format, "shard_images": config.shard_images}
+    settings = {**encoder.identity, "format": config.format, "shard_images": config.shard_images}
     job = plan(config, group_size=config.shard_images, settings=settings)
     card_file = part_path(config.out.with_name(config.out.name + ".json"), job.part)
     if card_file.exists() and not config.overwrite:
@@ -84,7 +84,13 @@ def write_dali(config: WriteDali) -> tuple[Path, Card]:
     job_file = card_file.with_suffix(".partial.json")
     with locked(job_file):
         shards = _claimed_shards(config, job, job_file)
-        card = _convert(config, job, encoder, shards)
+        try:
+            card = _convert(config, job, encoder, shards)
+        except BaseException:
+            if not any(shard.exists() for shard in shards):  # nothing to go on from
+                for path in (*map(record_list_path, shards), job_file):
+                    path.unlink(missing_ok=True)
+            raise
         card.write(card_file)
         job_file.unlink()
     return card_file, card
@@ -118,11 +124,14 @@ def _convert(config: WriteDali, job: Job, encoder: ImageEncoder, shards: Sequenc
     started, num_resumed = time.perf_counter(), outcome.num_samples
     samples = job.samples(num_resumed)
     with conversion_progress(f"{config.out.name}-*.{config.format}", len(job) - num_resumed) as advance:
-        encoded = encode_all(samples, encoder, num_workers=config.num_workers, on_error=config.on_error)
+        encoded = encode_all(
+            samples, encoder, max_bytes=MAX_IMAGE_BYTES, num_workers=config.num_workers, on_error=config.on_error
+        )
         for number, shard in enumerate(shards[num_shards_done:], start=num_shards_done):
             some = islice(encoded, config.shard_images)
             first = job.first + number * config.shard_images
             _write_shard(shard, shard_format, some, outcome, first=first, advance=advance)
+    outcome.require_images(config)
     return describe(
         config,
         job,

@@ -3,13 +3,13 @@
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import tyro
 
-from loaders.beton import DEFAULT_PAGE_SIZE, page_size_fault
+from loaders.beton import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, page_size_fault
 from loaders.command import run_command
 from loaders.errors import FastvitError
 from tools.convert.claim import INTERRUPTED, locked
@@ -40,15 +40,15 @@ class WriteFfcv(ConversionOptions):
     """`reencode` decodes every image, makes it no larger than max_side, and stores a JPEG with restart markers: right
     for training at 224, since photos of 500 px lose next to nothing that a crop shows, take half the space and load
     twice as fast. `restart` gives JPEGs restart markers, which let loaders skip what a crop does not need: no pixel
-    changes, but EXIF and other metadata are left out. `keep` stores them byte for byte. `raw` stores pixels, `mixed`
-    some images raw and the others re-encoded. By default `reencode`, and for cifar10, whose images are pixels,
-    `raw`."""
+    changes, but EXIF and other metadata are left out; the few JPEGs that cannot have them are kept. `keep` stores them
+    byte for byte. `raw` stores pixels, `mixed` some images raw and the others re-encoded. By default `reencode`, and
+    for cifar10, whose images are pixels, `raw`."""
 
     raw_fraction: float = 0.5
     """The share of images that `mixed` stores raw."""
 
     page_size: int = DEFAULT_PAGE_SIZE
-    """Bytes of FFCV's pages: a power of two from 2 MiB up; no image can be larger."""
+    """Bytes of FFCV's pages: a power of two from 2 MiB up. An image that is larger makes the file's pages larger."""
 
     def __post_init__(self) -> None:
         ConversionOptions.__post_init__(self)  # slots make another class, which super() would not know
@@ -74,7 +74,7 @@ def write_ffcv(config: WriteFfcv) -> tuple[Path, Card]:
         OSError: The source cannot be read, or a file not written.
         ImportError: The source needs a library that is not installed.
     """
-    job = plan(config, settings={**asdict(_encoder(config)), "page_size": config.page_size})
+    job = plan(config, settings={**_encoder(config).identity, "page_size": config.page_size})
     out = part_path(config.out, job.part)
     if out.exists() and not config.overwrite:
         raise FastvitError(f"{out}: exists already; remove it, name another file, or pass --overwrite")
@@ -92,9 +92,12 @@ def _convert(config: WriteFfcv, job: Job, partial: PartialBeton) -> Card:
     started, num_resumed = time.perf_counter(), partial.outcome.num_samples
     encoder, samples = _encoder(config), job.samples(num_resumed)
     with conversion_progress(config.out.name, len(job) - num_resumed) as advance:
-        for line, data in encode_all(samples, encoder, num_workers=config.num_workers, on_error=config.on_error):
+        for line, data in encode_all(
+            samples, encoder, max_bytes=MAX_PAGE_SIZE, num_workers=config.num_workers, on_error=config.on_error
+        ):
             partial.append(line, data)
             advance(1, len(data))
+    partial.outcome.require_images(config)
     partial.finish()
     return describe(
         config,

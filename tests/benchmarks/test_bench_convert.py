@@ -53,7 +53,9 @@ def test_every_counterpart_is_a_converter():
     )
 
 
-@pytest.mark.parametrize(("name", "widest"), [("keep", 600), ("restart", 600), ("reencode", 500)])
+@pytest.mark.parametrize(
+    ("name", "widest"), [("keep", 600), ("keep-no-check", 600), ("restart", 600), ("reencode", 500)]
+)
 def test_our_converters_keep_the_size_or_go_down_to_500(image_folder, tmp_path, name, widest):
     CONVERTERS[name].convert(image_folder, tmp_path / "out.beton", 1)
     with Beton(tmp_path / "out.beton") as beton:

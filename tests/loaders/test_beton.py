@@ -108,6 +108,19 @@ def test_pages_are_aligned_and_no_record_crosses_one(path: Path):
         np.testing.assert_array_equal(table["size"], sizes)
 
 
+def test_pages_grow_with_a_record_that_is_larger(path: Path):
+    sizes = [MIN_PAGE_SIZE, 10, MIN_PAGE_SIZE + 1, MIN_PAGE_SIZE, 5 * MIN_PAGE_SIZE, 10]
+    write(
+        path, [(EncodedImage(bytes([index]) * size, ImageMode.JPG, 9, 9), 0, 0.0) for index, size in enumerate(sizes)]
+    )
+    with Beton(path) as beton:
+        assert beton.page_size == 8 * MIN_PAGE_SIZE
+        # In pages of 2 MiB, then 4, then 16.
+        assert (beton.offsets // MIN_PAGE_SIZE).tolist() == [1, 2, 2, 4, 8, 13]
+        np.testing.assert_array_equal(beton.offsets // beton.page_size, [0, 0, 0, 0, 1, 1])
+        assert [set(beton.image_bytes(index).tolist()) for index in range(6)] == [{index} for index in range(6)]
+
+
 def test_two_images_of_a_record_share_a_page(path: Path):
     fields = {"left": FieldKind.RGB_IMAGE, "label": FieldKind.INT, "right": FieldKind.RGB_IMAGE}
     image = EncodedImage(bytes(MIN_PAGE_SIZE // 3), ImageMode.JPG, 5, 7)
@@ -258,8 +271,8 @@ def image(**changes: object) -> EncodedImage:
         ([image(), 2**63, 0.0], r"field 'label': 9223372036854775808 does not fit 64 bits"),
         ([image(), 0, "heavy"], r"field 'weight': expected a number, got str"),
         (
-            [image(data=bytes(MIN_PAGE_SIZE + 1), mode=ImageMode.JPG), 0, 0.0],
-            r"its 2097153 bytes do not fit a page of page_size=2097152 bytes; raise page_size to 4194304",
+            [image(data=np.zeros(2**31 + 1, np.uint8), mode=ImageMode.JPG), 0, 0.0],
+            r"its 2147483649 bytes do not fit the largest page, of 2147483648 bytes; store it smaller",
         ),
     ],
 )

@@ -194,6 +194,28 @@ def test_ffcvs_page_cache_reads_ours(tmp_path: Path):
     np.testing.assert_array_equal(loaded, np.stack(images)[labels])
 
 
+def high_images(heights: Sequence[int]) -> list[np.ndarray]:
+    """64 pixels wide: a centre crop of 64 pixels resizes nothing."""
+    rng = np.random.default_rng(3)
+    return [rng.integers(0, 256, (height, 64, 3), dtype=np.uint8) for height in heights]
+
+
+@pytest.mark.slow  # FFCV compiles
+def test_ffcvs_page_cache_reads_pages_that_grew(tmp_path: Path):
+    """Images larger than a page of 2 MiB among others: FFCV's cache needs each one in one page of the file."""
+    images = high_images([*range(64, 3000, 50), 11_000, 64, 30_000, 9_000, *range(64, 10_000, 500)])
+    write_ours(tmp_path / "ours.beton", [encoded(image, ImageMode.RAW) for image in images])
+    with Beton(tmp_path / "ours.beton") as beton:
+        assert beton.page_size == 2**23
+    decoder = CenterCropRGBImageDecoder((64, 64), 1.0)
+    options = {"os_cache": False, "order": OrderOption.QUASI_RANDOM, "seed": 3}
+    loaded, labels = load_ffcv(tmp_path / "ours.beton", decoder, **options)
+    np.testing.assert_array_equal(np.sort(labels), np.arange(len(images)))
+    for label, cropped in zip(labels, loaded, strict=True):
+        top = (images[label].shape[0] - 64) // 2
+        np.testing.assert_array_equal(cropped, images[label][top : top + 64])
+
+
 needs_photos = pytest.mark.skipif("FASTVIT_DATA" not in os.environ, reason="FASTVIT_DATA names no folder of photos")
 
 

@@ -382,9 +382,11 @@ def test_the_tables_of_a_broken_image_are_not_the_next_ones():
 @pytest.mark.parametrize("kind", ["4:2:0", "grey", "restart markers", "CMYK"])
 def test_restart_markers_for_a_jpeg_that_is_cut_short(kind: str):
     data = SEQUENTIAL[kind]()
-    for length in range(0, len(data) - 1, 7):
+    for length in range(0, len(data) - 2, 7):
         with pytest.raises(RuntimeError):
             with_restarts(data[:length])
+    for length in (len(data) - 1, len(data) - 2):  # without its end marker nothing is missing
+        np.testing.assert_array_equal(decode(with_restarts(data[:length])), decode(data))
 
 
 def outcome(function: Callable[[], NDArray[np.uint8]]) -> bytes | None:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from tools.convert.claim import locked
 from tools.listings.record_list import RecordLine, SkippedLine, read_record_list
 from tools.merge import main as merge
 from tools.sources.registry import open_source
+from tools.verify import main as verify
 from tools.write_dali import main
 
 pytestmark = pytest.mark.timeout(60)
@@ -228,6 +230,17 @@ def test_merging_cards_into_a_file(make_folder, out: Path, tmp_path: Path, capsy
     assert "train.beton: parts of shards make a card, name a .json file" in error_of(capsys)
 
 
+def test_merging_parts_without_images(make_folder, out: Path, capsys: pytest.CaptureFixture[str]):
+    """As an older version wrote them."""
+    assert run(make_folder(60), out, "--part", "1/1") == 0
+    card = out.with_name("train.part-1-of-1.json")
+    card.write_text(json.dumps(json.loads(card.read_bytes()) | {"num_images": 0}))
+    capsys.readouterr()
+    assert merge([str(card), "--out", f"{out}.json"]) == 1
+    assert "train.json: the parts have no images; convert them again" in error_of(capsys)
+    assert not out.with_name("train.json").exists()
+
+
 # What stood there before
 
 
@@ -281,6 +294,19 @@ def test_resuming_at_the_first_missing_shard(make_folder, out, tmp_path, ctrl_c_
     assert files_in(out.parent) == files_in(whole.parent)
     (ours,), (theirs,) = (sorted(folder.glob("*.json")) for folder in (out.parent, whole.parent))
     assert comparable(json.loads(ours.read_text())) == comparable(json.loads(theirs.read_text()))
+
+
+def test_resuming_with_options_that_change_no_finished_byte(make_folder, out, tmp_path, ctrl_c_at, encoded_names):
+    folder = make_folder(60, broken=(50,))
+    with ctrl_c_at(28):
+        assert run(folder, out, "--num-workers", "1", "--mode", "png", shard_images=9) == 130
+    encoded_names.clear()
+    changes = ["--on-error", "skip", "--num-workers", "3", "--jpeg-quality", "50", "--chroma", "4:4:4"]
+    assert run(folder, out, "--resume", "--mode", "png", *changes, shard_images=9) == 0
+    assert len(encoded_names) == 60 - 18
+    whole = tmp_path / "whole" / "train"
+    assert run(folder, whole, "--mode", "png", "--on-error", "skip", shard_images=9) == 0
+    assert files_in(out.parent) == files_in(whole.parent)
 
 
 def test_an_interrupted_conversion_is_not_lost(make_folder, out, ctrl_c_at, capsys: pytest.CaptureFixture[str]):
@@ -371,6 +397,39 @@ def test_options_that_make_no_sense(tmp_path: Path, options: list[str], message:
     assert stopped.value.code == 2
     assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("options", [[], ["--mode", "keep"], ["--format", "tfrecord"]])
+def test_only_broken_images(make_folder, out: Path, options: list[str], capsys: pytest.CaptureFixture[str]):
+    source = make_folder(20, broken=tuple(range(20)))
+    assert run(source, out, "--on-error", "skip", *options, shard_images=9) == 1
+    message = error_of(capsys)
+    assert f"{source}: none of 20 images could be converted, so nothing is written; the first, class 0/0000" in message
+    assert "the JPEG is cut short" in message
+    assert os.listdir(out.parent) == []
+
+
+def test_a_damaged_first_image_leaves_nothing(make_folder, out: Path, capsys: pytest.CaptureFixture[str]):
+    """Which another attempt would have to be told to overwrite."""
+    assert run(make_folder(20, broken=(0,)), out) == 1
+    assert "class 0/0000.JPEG cannot be converted" in error_of(capsys)
+    assert os.listdir(out.parent) == []
+    assert run(make_folder(20), out) == 0
+
+
+def test_keep_leaves_out_what_does_not_decode(make_folder, tmp_path: Path, out: Path):
+    """Of images cut short that have an end marker all the same, their headers tell nothing."""
+    folder = tmp_path / "images"
+    shutil.copytree(make_folder(20), folder)
+    for number in (4, 18):
+        path = folder / f"class {4 * number // 20}" / f"{number:04}.JPEG"
+        path.write_bytes(path.read_bytes()[:-60] + b"\xff\xd9")
+    assert run(folder, out, "--mode", "keep", "--on-error", "skip") == 0
+    assert [image["name"] for image in read_card(out)["skipped"]] == ["class 0/0004.JPEG", "class 3/0018.JPEG"]
+    assert verify([str(out.parent)]) == 0
+    assert run(folder, out, "--mode", "keep", "--on-error", "skip", "--no-check", "--overwrite") == 0
+    assert read_card(out)["skipped"] == []
+    assert verify([str(out.parent)]) == 1
 
 
 def test_a_shard_of_which_nothing_came(make_folder, out: Path):

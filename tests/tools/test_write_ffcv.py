@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,9 @@ from PIL import ExifTags, Image
 
 from loaders.beton import Beton, ImageMode
 from tools.listings.record_list import RecordLine, SkippedLine, format_line, read_record_list
+from tools.merge import main as merge
 from tools.sources.folder import ImageFolder
+from tools.verify import main as verify
 from tools.write_ffcv import main
 
 pytestmark = pytest.mark.timeout(60)
@@ -304,7 +307,7 @@ def test_a_damaged_image_is_named(folder: Path, out: Path, mode: str, capsys: py
 def test_a_damaged_first_image_leaves_nothing(folder: Path, out: Path, capsys: pytest.CaptureFixture[str]):
     (folder / "class 0" / "00.JPEG").write_bytes(b"")
     assert run("folder", folder, out) == 1
-    assert_one_message(capsys, "00.JPEG", "it is none of JPEG, PNG")
+    assert_one_message(capsys, "00.JPEG", "cannot be converted: the file is empty")
     assert os.listdir(out.parent) == []
 
 
@@ -327,20 +330,83 @@ def test_sources_without_images(tmp_path: Path, out: Path, capsys: pytest.Captur
     assert not out.parent.exists()
 
 
-def test_only_broken_images(make_folder, out: Path, capsys: pytest.CaptureFixture[str]):
-    assert run("folder", make_folder(4, broken=(0, 1, 2, 3)), out, "--on-error", "skip") == 1
-    assert_one_message(capsys, str(out), "no record came")
+@pytest.mark.parametrize("options", [[], ["--mode", "keep"], ["--part", "2/2"]])
+def test_only_broken_images(make_folder, out: Path, options: list[str], capsys: pytest.CaptureFixture[str]):
+    source = make_folder(4, broken=(0, 1, 2, 3))
+    assert run("folder", source, out, "--on-error", "skip", *options) == 1
+    is_part = "--part" in options
+    count, first = ("2 images of part 2/2", "class 2/0002.JPEG") if is_part else ("4 images", "class 0/0000.JPEG")
+    expected = (
+        f"{source}: none of {count} could be converted, so nothing is written; the first, {first}: the JPEG is cut"
+    )
+    remedy = "; fix them or name another --source" + (", or make fewer parts" if is_part else "")
+    assert_one_message(capsys, expected, remedy)
+    assert os.listdir(out.parent) == []
 
 
-@pytest.mark.parametrize("num_before", [0, 3])
-def test_an_image_larger_than_a_page(folder: Path, out: Path, num_before: int, capsys: pytest.CaptureFixture[str]):
-    name = "class 0/large.png" if num_before else "another class/large.png"
-    (folder / name).parent.mkdir(exist_ok=True)
-    Image.new("RGB", (1000, 1000)).save(folder / name)
-    options = ["--mode", "raw", "--page-size", str(2**21), "--max-side", "0"]
-    assert run("folder", folder, out, *options) == 1
-    assert_one_message(capsys, name, "3000000 bytes", "page_size=2097152", "raise page_size to 4194304")
-    assert sorted(os.listdir(out.parent)) == (PARTIAL if num_before else [])
+def test_a_folder_of_text_files(tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "images" / "a").mkdir(parents=True)
+    for name in ("1.jpg", "2.jpg"):
+        (tmp_path / "images" / "a" / name).write_text("<!DOCTYPE html>")
+    assert run("folder", tmp_path / "images", out, "--on-error", "skip") == 1
+    assert_one_message(capsys, "none of 2 images could be converted", "the first, a/1.jpg: it is none of JPEG")
+    assert os.listdir(out.parent) == []
+
+
+RAW = ["--mode", "raw", "--max-side", "0", "--page-size", str(2**21)]
+
+
+@pytest.fixture
+def large_folder(tmp_path: Path) -> Path:
+    """Raw, images of 0.2 to 5 MB in pages of 2 MiB."""
+    for number, side in enumerate([300, 700, 800, 250, 1300, 600, 250, 900]):
+        path = tmp_path / "images" / "a" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (side, side), (number, 20, 30)).save(path)
+    return tmp_path / "images"
+
+
+def pages_of(out: Path) -> tuple[int, list[int]]:
+    """Their size, and in which of them each image begins; none ends in another."""
+    with Beton(out) as beton:
+        begin, end = beton.offsets // beton.page_size, (beton.offsets + beton.sizes - 1) // beton.page_size
+        np.testing.assert_array_equal(begin, end)
+        for index in range(beton.num_samples):
+            assert beton.image_bytes(index)[0] == index
+        return beton.page_size, begin.tolist()
+
+
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+def test_pages_grow_with_an_image_that_is_larger(large_folder: Path, out: Path, on_error: str):
+    assert run("folder", large_folder, out, *RAW, "--on-error", on_error) == 0
+    assert pages_of(out) == (2**23, [0, 0, 0, 0, 1, 1, 1, 2])
+    assert read_card(out)["num_images"] == 8
+
+
+def test_parts_in_grown_pages_are_merged(large_folder: Path, out: Path, tmp_path: Path):
+    for part in ("1/2", "2/2"):
+        assert run("folder", large_folder, tmp_path / "data.beton", *RAW, "--part", part) == 0
+    assert run("folder", large_folder, out, *RAW) == 0
+    parts = sorted(map(str, tmp_path.glob("data.part-*.beton")))
+    assert merge([*parts, "--out", str(tmp_path / "data.beton")]) == 0
+    assert (tmp_path / "data.beton").read_bytes() == out.read_bytes()
+
+
+@pytest.mark.parametrize("at", [4, 7])
+def test_resuming_in_grown_pages(large_folder: Path, out: Path, expected, encoded_names, at: int):
+    """Before the image that is larger, and behind it."""
+    broken = large_folder / "a" / f"{at}.png"
+    content = broken.read_bytes()
+    wanted = expected(large_folder, *RAW)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tools.convert.encoding._SAMPLES_PER_TASK", 1)
+        broken.write_bytes(b"")
+        assert run("folder", large_folder, out, *RAW) == 1
+        broken.write_bytes(content)
+    encoded_names.clear()
+    assert run("folder", large_folder, out, *RAW, "--resume") == 0
+    assert len(encoded_names) == 8 - at
+    assert made_by(out) == wanted
 
 
 @pytest.mark.parametrize(
@@ -504,7 +570,7 @@ def test_resuming_with_other_options(make_folder, out: Path, interrupt: Interrup
         (["--chroma", "4:4:4"], "another chroma (4:2:0 where it is now 4:4:4)"),
         (["--min-side", "9"], "another min_side (None where it is now 9)"),
         (["--seed", "0"], "another seed"),
-        (["--page-size", str(2**22)], "another page_size"),
+        (["--page-size", str(2**22)], "another page_size (8388608 where it is now 4194304)"),
         (["--source", str(other)], "another num_planned"),
     ):
         capsys.readouterr()
@@ -513,6 +579,42 @@ def test_resuming_with_other_options(make_folder, out: Path, interrupt: Interrup
     assert files_in(out.parent) == before
     assert run("folder", folder, out, "--overwrite", "--mode", "raw") == 0
     assert made_by(out) == expected(folder, "--mode", "raw")
+
+
+def test_resuming_with_options_that_change_no_finished_byte(make_folder, out: Path, interrupt, encoded_names, tmp_path):
+    folder = tmp_path / "images"
+    shutil.copytree(make_folder(60), folder)
+    interrupt(folder, 30, "--mode", "keep", "--num-workers", "1")
+    (folder / "class 3" / "0050.JPEG").write_bytes(b"")
+    data, _, lines = (out.with_name(name) for name in PARTIAL)
+    finished, listed = data.read_bytes(), lines.read_bytes()
+    moved = folder.rename(tmp_path / "elsewhere")
+    encoded_names.clear()
+    changes = ["--num-workers", "3", "--on-error", "skip", "--no-check", "--page-size", str(2**24)]
+    assert run("folder", moved, out, "--mode", "keep", "--resume", *changes) == 0
+    assert len(encoded_names) == 60 - len(listed.splitlines()) == 36
+    assert out.read_bytes()[2**23 : len(finished)] == finished[2**23 :]
+    assert made_by(out)[1].startswith(listed)
+    assert [image["name"] for image in read_card(out)["skipped"]] == ["class 3/0050.JPEG"]
+    with Beton(out) as beton:
+        assert (beton.page_size, beton.num_samples) == (2**24, 59)
+    assert verify([str(out)]) == 0
+
+
+def test_a_larger_page_size_is_resumed_twice(make_folder, out: Path, interrupt, encoded_names):
+    """What was written after the first time is found again."""
+    folder = make_folder(60)
+    for at, pages in ((20, 2**21), (20, 2**22), (60, 2**23)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("tools.convert.encoding._SAMPLES_PER_TASK", 1)
+            encoded_names.clear()
+            if pages < 2**23:
+                interrupt(folder, at, "--resume", "--page-size", str(pages), "--num-workers", "1")
+            else:
+                assert run("folder", folder, out, "--resume", "--page-size", str(pages)) == 0
+    assert len(encoded_names) == 60 - 2 * 19
+    with Beton(out) as beton:
+        assert (beton.page_size, beton.num_samples) == (2**23, 60)
 
 
 def test_there_is_nothing_to_resume(make_folder, out: Path, expected):

@@ -2,9 +2,10 @@
 
 import fcntl
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from loaders.atomic_file import atomic_file
 from loaders.errors import FastvitError
@@ -39,7 +40,15 @@ def locked(job_file: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def claim(job_file: Path, job: Job, *, resume: bool, overwrite: bool, clear: Callable[[], None] = lambda: None) -> bool:
+def claim(
+    job_file: Path,
+    job: Job,
+    *,
+    resume: bool,
+    overwrite: bool,
+    may_grow: Collection[str] = (),
+    clear: Callable[[], None] = lambda: None,
+) -> dict[str, Any] | None:
     """Note in `job_file`, which lies beside the files until they are whole, what is being converted.
 
     Args:
@@ -47,10 +56,11 @@ def claim(job_file: Path, job: Job, *, resume: bool, overwrite: bool, clear: Cal
         job: What is being converted.
         resume: Go on where there is a note of the same.
         overwrite: Start anew whatever there is.
+        may_grow: Numbers of the job that may be larger than in the conversion that goes on.
         clear: Removes what another conversion left, before there is a note that could be taken for one about it.
 
     Returns:
-        Whether a conversion of the same that was interrupted goes on.
+        The note of the interrupted conversion of the same that goes on, as it was made, or None.
 
     Raises:
         FastvitError: There is an interrupted one, but it is not to go on, or is another one.
@@ -63,12 +73,13 @@ def claim(job_file: Path, job: Job, *, resume: bool, overwrite: bool, clear: Cal
         except (ValueError, TypeError, RecursionError) as error:
             raise FastvitError(f"{job_file}: damaged; start over with --overwrite instead of --resume") from error
         for key, value in wanted.items():
-            if found.get(key) != value:
+            was = found.get(key)
+            if was != value and not (key in may_grow and type(was) is int and was < value):
                 raise FastvitError(
-                    f"{job_file}: the interrupted conversion had another {key} ({str(found.get(key))[:80]} where it is "
+                    f"{job_file}: the interrupted conversion had another {key} ({str(was)[:80]} where it is "
                     f"now {str(value)[:80]}); pass the same options, or start over with --overwrite instead of --resume"
                 )
-        return True
+        return found
     if job_file.exists() and not overwrite:
         raise FastvitError(
             f"{job_file}: a conversion was interrupted here; continue with --resume, or start over with --overwrite"
@@ -78,4 +89,4 @@ def claim(job_file: Path, job: Job, *, resume: bool, overwrite: bool, clear: Cal
     clear()
     with atomic_file(job_file) as file:
         file.write(json.dumps(wanted, indent=2).encode() + b"\n")
-    return False
+    return None

@@ -3,9 +3,9 @@
 import io
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,8 @@ class Treatment(StrEnum):
     """What became of an image."""
 
     KEPT = "kept"
-    """Its bytes, or its pixels where it came as pixels, are stored as they came."""
+    """Its bytes, or its pixels where it came as pixels, are stored as they came. `restart` does so with JPEGs that it
+    cannot rewrite without changing a pixel, above all progressive ones that lack scans."""
     REWRITTEN = "rewritten"
     """A JPEG with the same pixels, Huffman tables of its own and restart markers."""
     CONVERTED = "converted"
@@ -85,6 +86,18 @@ class ImageEncoder:
     exif_orientation: ExifOrientation = "ignore"
     """`apply` turns images upright as their EXIF data says; `ignore` takes them as they are stored, as FFCV,
     torchvision and ImageNet's labels do."""
+    check: bool = True
+    """Whether `keep` decodes what it stores, so that nothing is stored that cannot be decoded."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Those of these options that decide the bytes of what is stored."""
+        unused = {"check"}
+        if self.mode != "mixed":
+            unused.add("raw_fraction")
+        if self.mode in ("raw", "png"):
+            unused |= {"jpeg_quality", "chroma"}
+        return {name: value for name, value in asdict(self).items() if name not in unused}
 
     def encode(self, data: bytes | NDArray[np.uint8], *, name: str) -> StoredImage:
         """Encode one image.
@@ -123,7 +136,7 @@ class ImageEncoder:
         files = [_as_array(image.data) for image in to_rewrite.values()]
         rewritten = _native.add_restart_markers_to_all(files, _RESTART_INTERVAL)
         for (number, image), jpeg in zip(to_rewrite.items(), rewritten, strict=True):
-            results[number] = RuntimeError(jpeg) if isinstance(jpeg, str) else image._replace(data=jpeg)
+            results[number] = image._replace(data=jpeg) if isinstance(jpeg, bytes) else _kept(image)
         return results
 
     def _encode(self, data: bytes | NDArray[np.uint8], name: str) -> StoredImage:
@@ -142,8 +155,11 @@ class ImageEncoder:
         can_stay = orientation == UPRIGHT and num_components in _COMPONENTS_OF_GREY_AND_RGB
         if self.mode in ("keep", "restart") and can_stay:
             if self._fits(height, width):
-                treatment = Treatment.KEPT if self.mode == "keep" else Treatment.REWRITTEN
-                return StoredImage(data, "jpg", height, width, treatment)
+                if self.mode == "restart":
+                    return StoredImage(data, "jpg", height, width, Treatment.REWRITTEN)
+                if self.check:
+                    _check_jpeg(data)
+                return StoredImage(data, "jpg", height, width, Treatment.KEPT)
         elif self._wants_pixels(name) or self.mode == "png":
             pixels = _native.decode_jpeg(_as_array(data), max_side=self.max_side or 0, min_side=self.min_side or 0)
             fits = self._fits(height, width)
@@ -195,9 +211,9 @@ class ImageEncoder:
 
 
 def read_jpeg_header(data: bytes) -> tuple[int, int, int]:
-    """Read a JPEG's header, and see that the file does not end before its end marker.
+    """Read a JPEG's header, and see that the file does not end before its pixels do.
 
-    Nothing is decoded: a file that is cut short is found out, one whose scans are garbled is not.
+    A file with an end marker is not decoded: one that is cut short is found out, one whose scans are garbled is not.
 
     Returns:
         Height and width in pixels, and the number of components.
@@ -208,8 +224,29 @@ def read_jpeg_header(data: bytes) -> tuple[int, int, int]:
     """
     height, width, num_components, scan_offset = _native.read_jpeg_header(_as_array(data))
     if data.rfind(_JPEG_END, scan_offset) < 0:  # a preview in the header has an end marker of its own
-        raise FastvitError("the JPEG is cut short: it has no end marker")
+        try:
+            _check_jpeg(data)
+        except RuntimeError as error:
+            raise FastvitError("the JPEG is cut short: it has no end marker") from error
     return height, width, num_components
+
+
+def _kept(image: StoredImage) -> StoredImage | RuntimeError:
+    """A JPEG as it came, or why it cannot be decoded."""
+    try:
+        _check_jpeg(image.data)
+    except RuntimeError as error:
+        return error
+    return image._replace(treatment=Treatment.KEPT)
+
+
+def _check_jpeg(data: bytes | NDArray[np.uint8]) -> None:
+    """Decode a JPEG whole, at an eighth of its size, which finds all damage in less than half the time.
+
+    Raises:
+        RuntimeError: It is damaged.
+    """
+    _native.decode_jpeg(_as_array(data), max_side=1, min_side=0)
 
 
 def _as_array(data: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:

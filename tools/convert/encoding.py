@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from loaders.beton import MAX_SIDE
 from loaders.errors import FastvitError, reason_of
 from tools.convert.encode_image import ImageEncoder, StoredImage
 from tools.convert.options import OnError
@@ -39,9 +40,11 @@ class ConversionError(FastvitError):
 
 
 def encode_all(
-    samples: Iterator[ImageSample], encoder: ImageEncoder, *, num_workers: int, on_error: OnError
+    samples: Iterator[ImageSample], encoder: ImageEncoder, *, max_bytes: int, num_workers: int, on_error: OnError
 ) -> Generator[Encoded, None, None]:
     """Load and encode samples on a pool of threads; they come out in their own order. Few are in memory at a time.
+
+    An image that takes more than `max_bytes` cannot be converted.
 
     Raises:
         ConversionError: A sample cannot be converted, with `on_error` "stop".
@@ -54,7 +57,7 @@ def encode_all(
                 [(one, sample.name) for one, sample in zip(data, some, strict=True) if not isinstance(one, Exception)]
             )
         )
-        results = [one if isinstance(one, Exception) else next(images) for one in data]
+        results = [one if isinstance(one, Exception) else _limited(next(images), max_bytes) for one in data]
         return [_encoded(sample, result, on_error) for sample, result in zip(some, results, strict=True)]
 
     pool = ThreadPoolExecutor(num_workers)
@@ -75,6 +78,18 @@ def _load(sample: ImageSample) -> bytes | NDArray[np.uint8] | ValueError | OSErr
         return sample.load()
     except (ValueError, OSError) as error:
         return error
+
+
+def _limited(image: StoredImage | Exception, max_bytes: int) -> StoredImage | Exception:
+    if isinstance(image, Exception):
+        return image
+    num_bytes = len(image.data) if isinstance(image.data, bytes) else image.data.nbytes
+    if num_bytes <= max_bytes and max(image.height, image.width) <= MAX_SIDE:
+        return image
+    return FastvitError(
+        f"{image.width:,} x {image.height:,} pixels, {num_bytes:,} bytes as {image.format}, are more than the "
+        f"{MAX_SIDE:,} a side and {max_bytes:,} bytes that can be stored (--max-side makes it smaller)"
+    )
 
 
 def _encoded(sample: ImageSample, image: StoredImage | Exception, on_error: OnError) -> Encoded:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from loaders.errors import FastvitError
 from tools.convert.job import Job
 from tools.convert.options import ConversionOptions
 from tools.listings.card import Card
@@ -20,6 +21,21 @@ class Outcome:
         self.formats: Counter[str] = Counter()
         self.treatments: Counter[str] = Counter()
         self.skipped: list[dict[str, str]] = []
+
+    def require_images(self, options: ConversionOptions) -> None:
+        """See that anything came of the samples.
+
+        Raises:
+            FastvitError: Nothing did.
+        """
+        if self.num_images:
+            return
+        first = self.skipped[0]
+        where, remedy = (f" of part {options.part}", ", or make fewer parts") if options.part else ("", "")
+        raise FastvitError(
+            f"{options.source}: none of {self.num_samples:,} images{where} could be converted, so nothing is written; "
+            f"the first, {first['name']}: {first['reason']}; fix them or name another --source{remedy}"
+        )
 
     def add(self, line: RecordLine | SkippedLine) -> None:
         """Count one more sample."""

@@ -28,13 +28,20 @@ _MODES = {"jpg": ImageMode.JPG, "raw": ImageMode.RAW}
 
 
 class PartialBeton:
-    """A `.beton` file in the making and the list of its records, from which it can be taken up again."""
+    """A `.beton` file in the making and the list of its records, from which it can be taken up again.
 
-    def __init__(self, out: Path, job: Job, data: BinaryIO, lines: BinaryIO, *, page_size: int) -> None:
+    Its records are laid out in pages of `page_size` from the first to the last, however often it is taken up: else what
+    stands in the file would not be found. The finished file's pages have at least `min_page_size` bytes.
+    """
+
+    def __init__(
+        self, out: Path, job: Job, data: BinaryIO, lines: BinaryIO, *, page_size: int, min_page_size: int
+    ) -> None:
         self._out, self._data, self._lines = out, data, lines
         self.data_path, self.list_path, self.job_path = partial_paths(out)
         num_samples = len(job)
         self._stream = BetonStream(data, out, FIELDS, num_samples=num_samples, page_size=page_size)
+        self._min_page_size = min_page_size
         self.outcome = Outcome()
         self._syncing = ThreadPoolExecutor(1)
         self._sync: Future[None] | None = None
@@ -80,6 +87,7 @@ class PartialBeton:
         """Make a whole file of it."""
         if self._sync:
             self._sync.result()  # an error of the disk is told once
+        self._stream.page_size = max(self._stream.page_size, self._min_page_size)
         self._stream.finish()
         for file in (self._data, self._lines):
             file.flush()
@@ -117,12 +125,12 @@ def partial_paths(out: Path) -> tuple[Path, Path, Path]:
 
 @contextmanager
 def partial_beton(out: Path, job: Job, *, page_size: int, resume: bool, overwrite: bool) -> Iterator[PartialBeton]:
-    """Open the files, new or as an interrupted conversion left them; after an exception they stay if records came.
+    """Open the files, new or as an interrupted conversion left them; after an exception they stay if images came.
 
     Args:
         out: The file that it becomes: see `PartialBeton.publish`.
         job: What is converted.
-        page_size: Bytes of FFCV's pages.
+        page_size: Bytes of FFCV's pages, at least. What an interrupted conversion wrote in smaller ones stays.
         resume: Continue where there is a note of the same job.
         overwrite: Start from the beginning whatever there is.
 
@@ -136,17 +144,18 @@ def partial_beton(out: Path, job: Job, *, page_size: int, resume: bool, overwrit
             path.unlink(missing_ok=True)
 
     try:
-        is_resumed = claim(job_path, job, resume=resume, overwrite=overwrite, clear=clear)
-        if is_resumed and not list_path.exists() and record_list_path(out).exists():
+        note = claim(job_path, job, resume=resume, overwrite=overwrite, may_grow=["page_size"], clear=clear)
+        if note and not list_path.exists() and record_list_path(out).exists():
             record_list_path(out).replace(list_path)  # its conversion ended between the last two names
-        mode: Literal["r+b", "w+b"] = "r+b" if is_resumed and data_path.exists() and list_path.exists() else "w+b"
+        mode: Literal["r+b", "w+b"] = "r+b" if note and data_path.exists() and list_path.exists() else "w+b"
         with data_path.open(mode) as data, list_path.open(mode) as lines:
-            partial = PartialBeton(out, job, data, lines, page_size=page_size)
+            first_page_size = note["page_size"] if note else page_size
+            partial = PartialBeton(out, job, data, lines, page_size=first_page_size, min_page_size=page_size)
             partial.recall(job)
             try:
                 yield partial
             except BaseException:
-                if partial.outcome.num_samples == 0:
+                if partial.outcome.num_images == 0:
                     partial.discard()
                 raise
             finally:

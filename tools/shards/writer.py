@@ -11,10 +11,10 @@ from loaders.errors import FastvitError
 from tools.shards.format import ImageExtension, ShardFormat, ShardSample
 from tools.shards.tar import TarFormat, label_digits
 
-__all__ = ["MAX_KEY_LENGTH", "SHARD_FORMATS", "ShardWriter"]
+__all__ = ["MAX_IMAGE_BYTES", "MAX_KEY_LENGTH", "SHARD_FORMATS", "ShardWriter"]
 
 MAX_KEY_LENGTH = 96  # with an extension behind it, the 100 bytes that a tar header has for a name
-_MAX_IMAGE_BYTES = 2**30  # tar could hold 8 GiB, a protocol buffer 2 GiB
+MAX_IMAGE_BYTES = 2**30  # tar could hold 8 GiB, a protocol buffer 2 GiB
 
 _KEY = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")  # what every reader and DALI's index take without quotes
 
@@ -78,10 +78,8 @@ class ShardWriter(AtomicWriter):
             )
         if sample.key in self._keys:
             raise FastvitError("the shard has another sample of this key; keys must differ")
-        if not 1 <= len(sample.image) <= _MAX_IMAGE_BYTES:
-            raise FastvitError(
-                f"its image has {len(sample.image)} bytes; leave out what is not 1 to {_MAX_IMAGE_BYTES}"
-            )
+        if not 1 <= len(sample.image) <= MAX_IMAGE_BYTES:
+            raise FastvitError(f"its image has {len(sample.image)} bytes; leave out what is not 1 to {MAX_IMAGE_BYTES}")
         if sample.label < 0:
             raise FastvitError(f"label {sample.label} is negative; number classes from 0")
 

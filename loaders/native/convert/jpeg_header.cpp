@@ -36,6 +36,8 @@ void read_frame(Bytes body, Header& header) {
         header.components.push_back(component);
     }
     require(num_components == 1 || blocks <= 10);
+    for (const Component& component : header.components)  // libjpeg says that it cannot resize others
+        require(header.largest(&Component::h) % component.h == 0 && header.largest(&Component::v) % component.v == 0);
 }
 
 void read_scan_header(Bytes body, Header& header) {

@@ -48,12 +48,13 @@ struct Header {
     std::uint32_t mcus_per_row() const { return mcus(width, &Component::h); }
     std::uint32_t num_mcus() const { return mcus_per_row() * mcus(height, &Component::v); }
 
+    int largest(std::uint8_t Component::*factor) const { return std::ranges::max(components, {}, factor).*factor; }
+
   private:
     std::uint32_t mcus(int side, std::uint8_t Component::*factor) const {
-        int largest = 1;  // one component's MCU is one block, whatever its sampling factors are
-        if (components.size() > 1)
-            for (const Component& component : components) largest = std::max<int>(largest, component.*factor);
-        return static_cast<std::uint32_t>((side + 8 * largest - 1) / (8 * largest));
+        // One component's MCU is one block, whatever its sampling factors are.
+        const int width = 8 * (components.size() > 1 ? largest(factor) : 1);
+        return static_cast<std::uint32_t>((side + width - 1) / width);
     }
 };
 

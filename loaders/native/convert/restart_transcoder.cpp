@@ -1,5 +1,7 @@
 #include "convert/restart_transcoder.hpp"
 
+#include <algorithm>
+
 #include "convert/restart_interval.hpp"
 #include "convert/scan_transcoder.hpp"
 #include "jpeg/errors.hpp"
@@ -43,16 +45,36 @@ int mcus_per_row(const jpeg_decompress_struct& info) {
     return round_up_division(static_cast<int>(info.image_width), mcu_width);
 }
 
+// Whether libjpeg can bring all components to the size of the image.
+bool has_whole_ratios(const jpeg_decompress_struct& info) {
+    const std::span components(info.comp_info, static_cast<std::size_t>(info.num_components));
+    return std::ranges::all_of(components, [&info](const jpeg_component_info& component) {
+        return info.max_h_samp_factor % component.h_samp_factor == 0 && info.max_v_samp_factor % component.v_samp_factor == 0;
+    });
+}
+
+// Whether decoders show the coefficients as they are. Where scans of a progressive image are missing they smooth it, which
+// nothing would tell them to do in a sequential file of the same coefficients.
+bool has_all_scans(const jpeg_decompress_struct& info) {
+    if (!info.progressive_mode) return true;
+    const std::span missing_bits(info.coef_bits[0], static_cast<std::size_t>(info.num_components) * DCTSIZE2);
+    return std::ranges::all_of(missing_bits, [](int bits) { return bits == 0; });
+}
+
 // Any JPEG that libjpeg decodes, by way of its coefficients; throws ImageError or ForeignImageError.
 std::vector<std::uint8_t> transcode_coefficients(std::span<const std::uint8_t> jpeg, int wanted_interval) {
     check_is_jpeg(jpeg);
     Transcoder transcoder;
     jvirt_barray_ptr* coefficients = nullptr;
     transcoder.errors.run(Transcoder::common(transcoder.source), [&transcoder, &coefficients, jpeg] {
-        jpeg_mem_src(&transcoder.source, jpeg.data(), static_cast<unsigned long>(jpeg.size()));
-        jpeg_read_header(&transcoder.source, TRUE);
-        coefficients = jpeg_read_coefficients(&transcoder.source);
+        jpeg_decompress_struct& source = transcoder.source;
+        read_from_memory(source, jpeg);
+        jpeg_read_header(&source, TRUE);
+        if (!has_whole_ratios(source)) ERREXIT(&source, JERR_FRACT_SAMPLE_NOTIMPL);
+        coefficients = jpeg_read_coefficients(&source);
+        check_is_whole(source);
     });
+    if (!has_all_scans(transcoder.source)) throw ImageError("it lacks scans: a new file would have other pixels");
     const int interval = nearest_divisor(mcus_per_row(transcoder.source), wanted_interval);
     JpegOutput output(transcoder.target);
     transcoder.errors.run(Transcoder::common(transcoder.target), [&transcoder, coefficients, interval] {

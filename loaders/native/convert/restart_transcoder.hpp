@@ -19,7 +19,8 @@ struct Rewritten {
 
 // Each image's coefficients as a sequential JPEG with Huffman tables of its own and a restart marker after every few MCUs:
 // the number nearest to `wanted_interval` that divides a row of them. Metadata (EXIF, ICC profile, comments) are left out;
-// the markers that tell the colour space stay. Several images take less time than one by one.
+// the markers that tell the colour space stay. No pixel changes: an image of which decoders would make others gets a reason
+// instead. Several images take less time than one by one.
 std::vector<Rewritten> add_restart_markers_to_all(std::span<const std::span<const std::uint8_t>> jpegs, int wanted_interval);
 
 // The same for one image. Throws ImageError.

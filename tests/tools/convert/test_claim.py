@@ -45,6 +45,21 @@ def test_another_conversion_is_not_taken_up(
     assert claim(tmp_path / "job", plan(options, settings={"mode": "raw"}), resume=True, overwrite=False)
 
 
+@pytest.mark.parametrize(("was", "now", "continues"), [(8, 8, True), (8, 16, True), (16, 8, False), ("8", 16, False)])
+def test_what_may_grow(options: ConversionOptions, tmp_path: Path, was: object, now: object, continues: bool):
+    """The note stays that of the first conversion."""
+    job, wanted = (plan(options, settings={"page_size": size, "mode": "raw"}) for size in (was, now))
+    claim(tmp_path / "job", job, resume=False, overwrite=False)
+    if continues:
+        note = claim(tmp_path / "job", wanted, resume=True, overwrite=False, may_grow=["page_size"])
+        assert note["page_size"] == was
+        note = claim(tmp_path / "job", wanted, resume=True, overwrite=False, may_grow=["page_size"])
+        assert note["page_size"] == was
+    else:
+        with pytest.raises(ValueError, match=f"another page_size \\({was} where it is now {now}\\)"):
+            claim(tmp_path / "job", wanted, resume=True, overwrite=False, may_grow=["page_size"])
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"7", b"\xff", b"{}", b"[" * 100_000])
 def test_a_damaged_claim(options: ConversionOptions, tmp_path: Path, content: bytes):
     (tmp_path / "job").write_bytes(content)

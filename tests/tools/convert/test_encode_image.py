@@ -70,10 +70,24 @@ def test_keep_leaves_jpeg_files_alone(data: bytes):
 @pytest.mark.parametrize("mode", ["keep", "restart", "reencode", "raw"])
 @pytest.mark.parametrize("data", JPEGS.values(), ids=JPEGS)
 def test_every_truncation_is_found(data: bytes, mode: Mode):
-    end = data.rindex(b"\xff\xd9") + 2
-    for length in [*range(3, end - 1, 13), end - 1]:
+    end = data.rindex(b"\xff\xd9")
+    for length in [*range(3, end, 13), end - 1]:
         with pytest.raises((ValueError, RuntimeError), match=r"cut short|end of input file|Premature end|corrupt"):
             encode(data[:length], mode)
+
+
+@pytest.mark.parametrize("mode", ["keep", "restart", "reencode", "raw"])
+@pytest.mark.parametrize("kind", JPEGS)
+def test_an_image_that_lacks_nothing_but_its_end_marker(kind: str, mode: Mode):
+    data = JPEGS[kind]
+    end, whole = data.rindex(b"\xff\xd9"), encode(data, mode)
+    for file in (data[:end], data[: end + 1], data[:end] + b"written by a camera"):
+        image = encode(file, mode)
+        assert image[1:] == whole[1:]
+        if mode == "restart":  # other codes of the same values
+            np.testing.assert_array_equal(decoded(image.data), decoded(whole.data))
+        else:
+            np.testing.assert_array_equal(image.data, file if mode == "keep" else whole.data)
 
 
 @pytest.mark.parametrize(
@@ -326,3 +340,17 @@ def test_headers_of_real_photos():
     for path in files:
         with Image.open(path) as image:
             assert read_jpeg_header(path.read_bytes()) == (image.height, image.width, len(image.getbands()))
+
+
+def test_options_that_decide_no_byte_are_no_part_of_the_identity():
+    """So that an interrupted conversion continues with others."""
+    unused = {
+        "keep": ({"raw_fraction": 0.1}, {"check": False}),
+        "raw": ({"raw_fraction": 0.1}, {"jpeg_quality": 5}, {"chroma": "4:4:4"}),
+        "png": ({"jpeg_quality": 5}, {"chroma": "4:4:4"}),
+    }
+    for mode, changes in unused.items():
+        for change in changes:
+            assert ImageEncoder(mode=mode, **change).identity == ImageEncoder(mode=mode).identity
+    for mode, change in {"keep": {"jpeg_quality": 5}, "mixed": {"raw_fraction": 0.1}, "raw": {"max_side": 5}}.items():
+        assert ImageEncoder(mode=mode, **change).identity != ImageEncoder(mode=mode).identity

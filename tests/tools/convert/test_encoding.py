@@ -47,7 +47,7 @@ class Sample(NamedTuple):
 
 
 def encode(samples: Iterator[ImageSample], **changes) -> list[RecordLine | SkippedLine]:
-    options = {"num_workers": 2, "on_error": "stop"} | changes
+    options = {"max_bytes": 2**20, "num_workers": 2, "on_error": "stop"} | changes
     return [line for line, _ in encode_all(samples, RAW, **options)]
 
 
@@ -58,7 +58,7 @@ def test_order_does_not_depend_on_the_workers(num_workers: int):
             time.sleep((self.number * 7919 % 5) / 5000)  # finish out of order
             return super().load()
 
-    made = list(encode_all(map(Uneven, range(300)), RAW, num_workers=num_workers, on_error="stop"))
+    made = list(encode_all(map(Uneven, range(300)), RAW, max_bytes=2**20, num_workers=num_workers, on_error="stop"))
     assert [line.name for line, _ in made] == [f"{number // 10}/{number}" for number in range(300)]
     for number, (line, data) in enumerate(made):
         assert data == bytes([number % 251]) * 12
@@ -92,13 +92,15 @@ def test_what_comes_before_a_failing_sample_comes_out(num_workers: int):
     made = []
     samples = iter([Sample(number, number == 50) for number in range(100)])
     with pytest.raises(ConversionError):
-        made += (line for line, _ in encode_all(samples, RAW, num_workers=num_workers, on_error="stop"))
+        made += (
+            line for line, _ in encode_all(samples, RAW, max_bytes=2**20, num_workers=num_workers, on_error="stop")
+        )
     assert [line.name for line in made] == [f"{number // 10}/{number}" for number in range(48)]  # of whole tasks of 8
 
 
 def test_failing_samples_are_skipped_in_their_places():
     samples = [Sample(number, number in (0, 13, 29)) for number in range(30)]
-    made = list(encode_all(iter(samples), RAW, num_workers=3, on_error="skip"))
+    made = list(encode_all(iter(samples), RAW, max_bytes=2**20, num_workers=3, on_error="skip"))
     for number, (line, data) in enumerate(made):
         if samples[number].is_broken:
             assert line == SkippedLine(number // 10, f"{number} is cut short", samples[number].name)
@@ -106,6 +108,21 @@ def test_failing_samples_are_skipped_in_their_places():
         else:
             assert isinstance(line, RecordLine)
             assert line.name == samples[number].name
+
+
+@pytest.mark.parametrize(("size", "shape"), [(400, "400 x 400"), (2, "2 x 65,536")])
+def test_what_cannot_be_stored_is_left_out_like_what_is_broken(size: int, shape: str):
+    class Large(Sample):
+        def load(self) -> np.ndarray:
+            return np.zeros((65_536, 2, 3), np.uint8) if self.size == 2 else super().load()
+
+    samples = [Sample(0), Large(1, size=size), Sample(2)]
+    made = encode(iter(samples), max_bytes=400_000, on_error="skip")
+    assert [type(line) for line in made] == [RecordLine, SkippedLine, RecordLine]
+    assert made[1].reason.startswith(f"{shape} pixels, ")
+    assert "more than the 65,535 a side and 400,000 bytes that can be stored (--max-side" in made[1].reason
+    with pytest.raises(ConversionError, match=f"/somewhere/0/1 cannot be converted: {shape} pixels.*--on-error skip"):
+        encode(iter(samples), max_bytes=400_000)
 
 
 def test_other_errors_are_not_taken_for_a_broken_image():
@@ -119,7 +136,9 @@ def test_other_errors_are_not_taken_for_a_broken_image():
 
 def test_leaving_early_ends_all_threads():
     threads = set(threading.enumerate())
-    with closing(encode_all(map(Sample, range(10**9)), RAW, num_workers=4, on_error="stop")) as encoded:
+    with closing(
+        encode_all(map(Sample, range(10**9)), RAW, max_bytes=2**20, num_workers=4, on_error="stop")
+    ) as encoded:
         next(encoded)
     assert not set(threading.enumerate()) - threads
 
@@ -145,7 +164,8 @@ def resident_bytes() -> int:
 
 def test_memory_stays_flat():
     """20,000 images of 3 kB each are 60 MB; few of them are there at a time."""
-    encoded = encode_all((Sample(number, size=32) for number in range(20_000)), RAW, num_workers=2, on_error="stop")
+    samples = (Sample(number, size=32) for number in range(20_000))
+    encoded = encode_all(samples, RAW, max_bytes=2**20, num_workers=2, on_error="stop")
     before = 0
     for number, (_, data) in enumerate(encoded):
         assert len(data) == 3072

@@ -47,6 +47,14 @@ def test_the_encoder_has_the_options(options: ConversionOptions):
     assert replace(options, max_side=0, min_side=0).encoder("raw") == ImageEncoder(mode="raw")
 
 
+def test_only_keep_can_do_without_a_check(options: ConversionOptions):
+    unchecked = replace(options, check=False)
+    assert unchecked.encoder("keep") == ImageEncoder(mode="keep", check=False)
+    for mode in ("restart", "reencode", "raw", "mixed", "png"):
+        with pytest.raises(ValueError, match=f"--no-check is for mode keep: mode {mode} reads every image anyway"):
+            unchecked.encoder(mode)
+
+
 def test_names_of_parts():
     assert part_path(Path("a/train.beton"), None) == Path("a/train.beton")
     assert part_path(Path("a/train.v2.beton"), (2, 8)) == Path("a/train.v2.part-2-of-8.beton")
