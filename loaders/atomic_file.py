@@ -11,7 +11,7 @@ from typing import BinaryIO, Self
 
 from loaders.errors import FastvitError
 
-__all__ = ["AtomicWriter", "atomic_file", "clear_os_errors", "remove_leftovers"]
+__all__ = ["AtomicWriter", "atomic_file", "clear_os_errors", "remove_leftovers", "sync_folder"]
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             file.close()
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def remove_leftovers(path: Path) -> None:
@@ -106,6 +106,24 @@ def clear_os_errors(path: Path, kind: type[FastvitError] = FastvitError) -> Iter
         ) from error
 
 
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` survive a power cut, where the file system can.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from loaders.atomic_file import sync_folder
+        >>> Path("draft.txt").touch()
+        >>> _ = Path("draft.txt").rename("final.txt")
+        >>> sync_folder(Path())
+    """
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 class AtomicWriter(ABC):
     """Writes the file `path` piece by piece.
 
@@ -158,13 +176,3 @@ class AtomicWriter(ABC):
     @abstractmethod
     def _finish(self) -> None:
         """Write what makes the file whole, or raise: then nothing appears."""
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut, where the file system can."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

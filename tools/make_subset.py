@@ -12,6 +12,7 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
+from loaders.atomic_file import clear_os_errors
 from loaders.command import run_command
 from loaders.errors import FastvitError
 from tools.listings.manifest import Manifest, lines_sha256, write_manifest
@@ -141,8 +142,9 @@ def make_subset(config: MakeSubset) -> str:
     """Choose the images, write the manifests, and describe the subset.
 
     Raises:
-        FastvitError: The source is not as it should be, has too few images, or a manifest exists.
-        OSError: The source cannot be read or a manifest not written.
+        FastvitError: The source is not as it should be, has too few images, or a manifest exists or
+            cannot be written.
+        OSError: The source cannot be read.
         ImportError: The source needs a library that is not installed.
     """
     for path in filter(None, (config.out, config.complement)):
@@ -168,7 +170,8 @@ def make_subset(config: MakeSubset) -> str:
         manifest = Manifest(
             path=path, source=description, rule=rule, seed=config.seed, labels=labels[which], names=picked
         )
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with clear_os_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
         write_manifest(manifest)
         return manifest
 
