@@ -199,8 +199,20 @@ def test_labels_that_are_no_integers_are_named(name, data, tmp_path):
             ["a.jpg", "b.jpg", "a.cls", "b.cls"],
             "sample 'a' has an image but no label; its files must follow each other",
         ),
-        (["a.jpg", "a.cls", "a.jpg"], "sample 'a' has two images"),
-        (["a.jpg", "a.png", "a.cls"], "sample 'a' has two images"),
+        (
+            ["a.jpg", "a.cls", "a.jpg"],
+            "sample 'a' has two images, 'a.jpg' and 'a.jpg'; its files must follow each other",
+        ),
+        (["a.jpg", "a.png", "a.cls"], "sample 'a' has two images, 'a.jpg' and 'a.png'"),
+        (
+            ["a.v1.jpg", "a.cls"],
+            "sample 'a' has a label but no image; .*; 'a.v1.jpg' does not count, for a name ends at",
+        ),
+        (
+            ["d/a.jpg", "d/a.b.JSON"],
+            "sample 'd/a' has an image but no label; .* and the rest, '.b.JSON', is no ending of",
+        ),
+        (["cat.1.jpg", "cat.1.cls"], "no sample in it; 'cat.1.jpg' does not count, for a name ends at its first dot"),
         (["a.jpg", "a.cls", "a.CLS"], "sample 'a' has two files .cls"),
         (["a\n\x80.jpg"], r"sample 'a\\x0a\\x[0-9a-f]{2}\\x[0-9a-f]{2}' has an image but no label"),
     ],
