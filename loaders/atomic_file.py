@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import errno
 import glob
 import os
 from abc import ABC, abstractmethod
@@ -11,7 +12,7 @@ from typing import BinaryIO, Self
 
 from loaders.errors import FastvitError
 
-__all__ = ["AtomicWriter", "atomic_file", "clear_os_errors", "remove_leftovers", "sync_folder"]
+__all__ = ["AtomicWriter", "atomic_file", "clear_os_errors", "make_folder", "remove_leftovers", "sync_folder"]
 
 
 @contextmanager
@@ -47,6 +48,26 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those around it, where they are missing.
+
+    Raises:
+        OSError: It cannot be made, or a file has its name.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from loaders.atomic_file import make_folder
+        >>> make_folder(Path("a/b"))
+        >>> make_folder(Path("a/b"))
+        >>> Path("a/b").is_dir()
+        True
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, f"{folder} is a file, not a folder") from error
 
 
 def remove_leftovers(path: Path) -> None:

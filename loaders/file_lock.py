@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from loaders.atomic_file import clear_os_errors
+from loaders.atomic_file import clear_os_errors, make_folder
 from loaders.errors import FastvitError
 
 __all__ = ["file_lock"]
@@ -46,7 +46,7 @@ def file_lock(path: Path, *, busy: str) -> Iterator[None]:
 def _lock(path: Path, busy: str) -> int | None:
     """Open the file and lock it; None where whoever held it before removed it meanwhile."""
     with clear_os_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:  # its folder was removed, too

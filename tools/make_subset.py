@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from loaders.atomic_file import clear_os_errors
+from loaders.atomic_file import clear_os_errors, make_folder
 from loaders.command import run_command
 from loaders.errors import FastvitError
 from tools.listings.manifest import Manifest, lines_sha256, write_manifest
@@ -178,7 +178,7 @@ def make_subset(config: MakeSubset) -> str:
             path=path, source=description, rule=rule, seed=config.seed, labels=labels[which], names=picked
         )
         with clear_os_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
         write_manifest(manifest)
         return manifest
 

@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import re
 import tarfile
 from pathlib import Path
 
@@ -248,6 +249,26 @@ def test_what_names_shards(tmp_path):
         open_records(tmp_path)
     (tmp_path / "class0").mkdir()
     assert named("") == []
+
+
+@pytest.mark.parametrize(("name", "tool"), [("a.tar.gz", "gunzip"), ("b.tgz", "gunzip"), ("c.tar.zst", "unzstd")])
+def test_compressed_shards_are_named_with_a_remedy(name, tool, tmp_path):
+    (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "sizes.json.gz").write_bytes(b"x")  # no shard
+    ending = re.escape(name[1:])
+    message = rf"{ending}: compressed, but samples are read at random; decompress shards \({tool} .*{ending}\) and name"
+    for path in (tmp_path, tmp_path / name, tmp_path / f"*{name[1:]}"):
+        with pytest.raises(ValueError, match=message):
+            find_shards(path)
+    (tmp_path / "other.tar").write_bytes(b"x")
+    assert find_shards(tmp_path) == [tmp_path / "other.tar"]
+
+
+def test_a_path_that_is_not_there(tmp_path):
+    with pytest.raises(ValueError, match=r"nope: no such file or folder; name a folder with .* a \.beton file or tar"):
+        open_records(tmp_path / "nope")
+    with pytest.raises(ValueError, match=r"nope\.beton: no such file; name a \.beton file"):
+        open_records(tmp_path / "nope.beton")
 
 
 def test_more_shards_than_open_files(tmp_path):
