@@ -15,7 +15,7 @@ from torch import Tensor
 from fastvit_train.run_folder import METRICS
 from loaders.atomic_file import atomic_file
 
-__all__ = ["Metrics", "Totals", "flop_rate", "read_metrics"]
+__all__ = ["Metrics", "Totals", "finite_or_null", "flop_rate", "read_metrics"]
 
 
 class Totals:
@@ -84,7 +84,7 @@ class Metrics:
         if not self._is_main:
             return
         line = {"kind": kind, "step": step, "epoch": epoch, **figures, "time": time.time()}
-        self._append(json.dumps(_valid(line), allow_nan=False).encode() + b"\n")
+        self._append(json.dumps(finite_or_null(line), allow_nan=False).encode() + b"\n")
         known = {name: value for name, value in figures.items() if value is not None}
         for listen in self.listeners:
             listen(kind, step, {"epoch": epoch, **known})
@@ -117,10 +117,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def _valid(line: dict[str, Any]) -> dict[str, Any]:
-    """The line with null for what JSON has no number for."""
+def finite_or_null(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with null for what JSON has no number for."""
     return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in line.items()
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
     }
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from fastvit_train.data import share_of_batch
 from fastvit_train.device import DTYPES, device_name, peak_memory
-from fastvit_train.metrics import flop_rate, read_metrics
+from fastvit_train.metrics import finite_or_null, flop_rate, read_metrics
 from fastvit_train.presets import PRESETS, build_preset, expectation
 from fastvit_train.provenance import provenance
 from fastvit_train.run import Run
@@ -80,7 +80,7 @@ def report(run: Run, *, total_seconds: float) -> dict[str, Any]:
         **provenance(),
     }
     if run.world.is_main:
-        write_json(run.folder / RESULT, result)
+        write_json(run.folder / RESULT, finite_or_null(result))
         curves = plot_run(run.folder)
         rest_seconds = max(0.0, total_seconds - progress.train_seconds - progress.eval_seconds)
         averaged = "" if progress.top1_averaged is None else f" ({100 * progress.top1_averaged:.2f} % averaged)"

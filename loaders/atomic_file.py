@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import errno
 import glob
 import os
 from abc import ABC, abstractmethod
@@ -11,7 +12,7 @@ from typing import BinaryIO, Self
 
 from loaders.errors import FastvitError
 
-__all__ = ["AtomicWriter", "atomic_file", "clear_os_errors", "remove_leftovers"]
+__all__ = ["AtomicWriter", "atomic_file", "clear_os_errors", "make_folder", "remove_leftovers", "sync_folder"]
 
 
 @contextmanager
@@ -46,7 +47,27 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             file.close()
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those around it, where they are missing.
+
+    Raises:
+        OSError: It cannot be made, or a file has its name.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from loaders.atomic_file import make_folder
+        >>> make_folder(Path("a/b"))
+        >>> make_folder(Path("a/b"))
+        >>> Path("a/b").is_dir()
+        True
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, f"{folder} is a file, not a folder") from error
 
 
 def remove_leftovers(path: Path) -> None:
@@ -106,6 +127,24 @@ def clear_os_errors(path: Path, kind: type[FastvitError] = FastvitError) -> Iter
         ) from error
 
 
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` survive a power cut, where the file system can.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from loaders.atomic_file import sync_folder
+        >>> Path("draft.txt").touch()
+        >>> _ = Path("draft.txt").rename("final.txt")
+        >>> sync_folder(Path())
+    """
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 class AtomicWriter(ABC):
     """Writes the file `path` piece by piece.
 
@@ -158,13 +197,3 @@ class AtomicWriter(ABC):
     @abstractmethod
     def _finish(self) -> None:
         """Write what makes the file whole, or raise: then nothing appears."""
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut, where the file system can."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -30,6 +30,7 @@ _IMAGE_EXTENSIONS = ["jpg", "jpeg", "png", "ppm", "bmp", "pgm", "tif", "tiff", "
 _INTEGER = re.compile(rb"\s*(-?[0-9]{1,18})\s*")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _NUM_OPENING_THREADS = 16
+_DECOMPRESSORS = {".gz": "gunzip", ".tgz": "gunzip", ".bz2": "bunzip2", ".xz": "unxz", ".zst": "unzstd"}
 
 Opened = TypeVar("Opened")
 
@@ -120,7 +121,7 @@ def find_shards(path: Path) -> list[Path]:
             of such files, with `*`, `?`, `[...]` or WebDataset's `{0000..0146}`.
 
     Raises:
-        FastvitError: No shard fits the pattern, or one of a range is missing.
+        FastvitError: No shard fits the pattern, one of a range is missing, or shards are compressed.
 
     Examples:
         >>> from pathlib import Path
@@ -134,12 +135,26 @@ def find_shards(path: Path) -> list[Path]:
         entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
         if any(entry.is_dir() for entry in entries):
             return []
-        return sorted(entry for entry in entries if entry.suffix == ".tar")
+        shards = sorted(entry for entry in entries if entry.suffix == ".tar")
+        if not shards:
+            _refuse_compressed(sorted(entries))
+        return shards
     if path.suffix != ".tar":
+        _refuse_compressed([path])
         return []
     if path.exists():
         return [path]
     return sorted({shard for pattern in _ranges(str(path)) for shard in _matches(pattern)})
+
+
+def _refuse_compressed(paths: Sequence[Path]) -> None:
+    for path in paths:
+        tool = _DECOMPRESSORS.get(path.suffix)
+        if tool and (path.suffix == ".tgz" or path.stem.endswith(".tar")):
+            raise FastvitError(
+                f"{path}: compressed, but samples are read at random; decompress shards ({tool} {path}) and name the "
+                ".tar files"
+            )
 
 
 def _ranges(pattern: str) -> Iterator[str]:

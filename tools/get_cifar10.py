@@ -4,7 +4,6 @@ Whatever the road, the result is the six files of the official binary version, b
 Nothing that is read is ever unpickled or executed, and no archive member chooses where it is written.
 """
 
-import fcntl
 import gzip
 import http.client
 import lzma
@@ -20,7 +19,7 @@ import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -28,7 +27,9 @@ import rich.progress
 import tyro
 from rich.console import Console
 
+from loaders.atomic_file import sync_folder
 from loaders.command import run_command
+from loaders.file_lock import file_lock
 from tools.sources.cifar10 import (
     CIFAR10,
     CIFAR10_CLASSES,
@@ -195,14 +196,6 @@ def _write_synced(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @contextmanager
 def _scratch_folder(out: Path) -> Iterator[Path]:
     """An empty folder inside `out`, ours alone while it is used and removed afterwards, whatever happens.
@@ -210,18 +203,18 @@ def _scratch_folder(out: Path) -> Iterator[Path]:
     A killed run leaves its folder behind; the next run, to which the lock then falls, empties it.
     """
     folder = out / ".unfinished"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Cifar10Error(f"another run is filling {out}: wait for it, or name another --out") from error
-        try:
-            shutil.rmtree(folder / "work", ignore_errors=True)
-            (folder / "work").mkdir()
-            yield folder / "work"
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    work = folder / "work"
+    try:
+        with file_lock(folder / "lock", busy=f"another run is filling {out}: wait for it, or name another --out"):
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir()
+            try:
+                yield work
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+    finally:
+        with suppress(OSError):  # it is not empty: another run may have begun
+            folder.rmdir()
 
 
 def _publish(built: Path, final: Path) -> None:
@@ -230,9 +223,9 @@ def _publish(built: Path, final: Path) -> None:
         aside = Path(tempfile.mkdtemp(prefix=f"{final.name}.damaged-", dir=final.parent))
         final.rename(aside / final.name)
         print(f"set the damaged {final} aside in {aside}")
-    _sync_folder(built)  # before the name: after a power cut, a folder of this name must be whole
+    sync_folder(built)  # before the name: after a power cut, a folder of this name must be whole
     built.rename(final)
-    _sync_folder(final.parent)
+    sync_folder(final.parent)
 
 
 def get_cifar10(out: Path, *, source: Path | None = None, release: Cifar10Release = CIFAR10) -> Path:

@@ -12,10 +12,11 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
+from loaders.atomic_file import clear_os_errors, make_folder
 from loaders.command import run_command
 from loaders.errors import FastvitError
 from tools.listings.manifest import Manifest, lines_sha256, write_manifest
-from tools.sources.registry import Dataset, open_source
+from tools.sources.registry import Dataset, named_columns, open_source
 from tools.sources.sample import ImageSource
 
 __all__ = ["MakeSubset", "apportion", "choose", "main", "make_subset", "parse_fraction"]
@@ -51,6 +52,12 @@ class MakeSubset:
 
     split: str | None = None
     """The part of the data set, where it has parts."""
+
+    image_column: str | None = None
+    """The column of parquet files that holds the images, as for fastvit-data write-ffcv."""
+
+    label_column: str | None = None
+    """The column with the labels."""
 
     complement: Path | None = None
     """A second manifest to write: all images that were not chosen."""
@@ -141,14 +148,16 @@ def make_subset(config: MakeSubset) -> str:
     """Choose the images, write the manifests, and describe the subset.
 
     Raises:
-        FastvitError: The source is not as it should be, has too few images, or a manifest exists.
-        OSError: The source cannot be read or a manifest not written.
+        FastvitError: The source is not as it should be, has too few images, or a manifest exists or
+            cannot be written.
+        OSError: The source cannot be read.
         ImportError: The source needs a library that is not installed.
     """
     for path in filter(None, (config.out, config.complement)):
         if path.exists() and not config.overwrite:
             raise FastvitError(f"{path}: exists already; remove it, name another file, or pass --overwrite")
-    source = open_source(config.dataset, config.source, config.split)
+    columns = named_columns(image=config.image_column, label=config.label_column)
+    source = open_source(config.dataset, config.source, config.split, **columns)
     labels, names = _labels_and_names(source)
     num_chosen = config.num_chosen(len(names))
     if not 1 <= num_chosen <= len(names):
@@ -168,7 +177,8 @@ def make_subset(config: MakeSubset) -> str:
         manifest = Manifest(
             path=path, source=description, rule=rule, seed=config.seed, labels=labels[which], names=picked
         )
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with clear_os_errors(path):
+            make_folder(path.parent)
         write_manifest(manifest)
         return manifest
 

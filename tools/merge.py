@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import tyro
 
-from loaders.atomic_file import atomic_file
+from loaders.atomic_file import atomic_file, clear_os_errors, remove_leftovers
 from loaders.beton import Beton, BetonStream, EncodedImage, ImageMode
 from loaders.command import run_command
 from loaders.companions import card_path, record_list_path
@@ -47,8 +47,7 @@ def merge(config: Merge) -> tuple[Path, Card]:
 
     Raises:
         FastvitError: They are not all the parts of one data set, one is damaged, or the file exists or cannot be
-            written.
-        OSError: A file cannot be written; the `.beton` is then not there.
+            written. The `.beton` appears last: where it is, card and list are its own.
     """
     if config.out.exists() and not config.overwrite:
         raise FastvitError(f"{config.out}: exists already; remove it, name another file, or pass --overwrite")
@@ -65,16 +64,19 @@ def merge(config: Merge) -> tuple[Path, Card]:
         card = _joined_card(cards, num_bytes=sum(card.num_bytes for card in cards), started=started)
         card.write(config.out)
         return config.out, card
-    with atomic_file(config.out) as data, atomic_file(record_list_path(config.out)) as lines:
-        page_size = int(cards[0].job["page_size"])
-        stream = BetonStream(data, config.out, FIELDS, num_samples=cards[0].num_planned, page_size=page_size)
-        with conversion_progress(config.out.name, sum(card.num_images for card in cards)) as advance:
-            for file in files:
-                _copy_records(file, stream, lines, advance)
-        stream.finish()
-        data.flush()
+    card_file, list_file = card_path(config.out), record_list_path(config.out)
+    remove_leftovers(config.out)
+    remove_leftovers(list_file)
+    with clear_os_errors(config.out), atomic_file(config.out) as data:
+        with atomic_file(list_file) as lines:
+            page_size = int(cards[0].job["page_size"])
+            stream = BetonStream(data, config.out, FIELDS, num_samples=cards[0].num_planned, page_size=page_size)
+            with conversion_progress(config.out.name, sum(card.num_images for card in cards)) as advance:
+                for file in files:
+                    _copy_records(file, stream, lines, advance)
+            stream.finish()
         card = _joined_card(cards, num_bytes=data.seek(0, 2), started=started)
-    card.write(card_path(config.out))
+        card.write(card_file)
     return config.out, card
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 import tyro
 
-from loaders.atomic_file import atomic_file
+from loaders.atomic_file import atomic_file, clear_os_errors
 from loaders.command import run_command
 from loaders.companions import record_list_path
 from loaders.errors import FastvitError
@@ -108,7 +108,8 @@ def _claimed_shards(config: WriteDali, job: Job, job_file: Path) -> list[Path]:
             for path in (shard, shard.with_suffix(".idx"), record_list_path(shard)):
                 path.unlink(missing_ok=True)
 
-    claim(job_file, job, resume=config.resume, overwrite=config.overwrite, clear=clear)
+    with clear_os_errors(job_file):
+        claim(job_file, job, resume=config.resume, overwrite=config.overwrite, clear=clear)
     beginnings = tuple(f".{shard.stem}." for shard in shards)
     for unfinished in config.out.parent.glob(f".{glob.escape(config.out.name)}-*.tmp"):
         if unfinished.name.startswith(beginnings):  # by a process that was killed; others are at other parts
@@ -180,6 +181,7 @@ def _write_shard(
     is_empty = _are_skipped(line for line, _ in beginning)
     with (
         nullcontext() if is_empty else ShardWriter(path, shard_format) as shard,
+        clear_os_errors(record_list_path(path)),
         atomic_file(record_list_path(path)) as lines,
     ):
         for key, (line, data) in enumerate(chain(beginning, encoded), start=first):

@@ -18,6 +18,7 @@ from fastvit_train.data import loader_configs, validation_crop
 from fastvit_train.distributed import World, start_world
 from fastvit_train.evaluate import evaluate
 from fastvit_train.label_map import Relabelled, classes_in_model, read_label_map
+from fastvit_train.metrics import finite_or_null
 from fastvit_train.real_labels import RealHits, read_real_labels
 from fastvit_train.restore import Restored, on_device, restore
 from loaders import build_loader
@@ -54,7 +55,7 @@ def run_eval(options: Eval) -> None:
             **_scores(restored.model, config, classes, world, real=real, is_restricted=options.restrict_classes),
         }
         if world.is_main:
-            print(json.dumps(result, indent=2) if options.json else _shown(result))
+            print(json.dumps(finite_or_null(result), indent=2) if options.json else _shown(result))
 
 
 def _changed(config: Config, options: Eval) -> Config:

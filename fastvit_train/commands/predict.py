@@ -21,6 +21,7 @@ from fastvit_train.commands.options import Predict
 from fastvit_train.config import Config
 from fastvit_train.data import loader_configs
 from fastvit_train.distributed import World, start_world
+from fastvit_train.metrics import finite_or_null
 from fastvit_train.restore import Restored, on_device, restore
 from loaders.atomic_file import atomic_file
 from loaders.errors import FastvitError
@@ -156,7 +157,10 @@ def _as_table(predictions: Sequence[Prediction], restored: Restored) -> str:
 
 def _as_json(predictions: Sequence[Prediction], restored: Restored) -> str:
     entries = [
-        {"file": str(prediction.file), "predictions": [row._asdict() for row in _rows(prediction, restored)]}
+        {
+            "file": str(prediction.file),
+            "predictions": [finite_or_null(row._asdict()) for row in _rows(prediction, restored)],
+        }
         for prediction in predictions
     ]
     return json.dumps(entries, indent=2) + "\n"

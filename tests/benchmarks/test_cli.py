@@ -25,6 +25,23 @@ def test_every_benchmark_has_its_options_and_its_function(name, monkeypatch, cap
     assert f"--{option} " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (KeyboardInterrupt(), 130, "fastvit-bench: interrupted\n"),
+        (RuntimeError("no GPU"), 1, "fastvit-bench: no GPU\n"),
+    ],
+)
+def test_how_a_benchmark_ends(monkeypatch, capsys, error, code, message):
+    def fail(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(import_module("benchmarks.bench_train"), "bench_train", fail)
+    monkeypatch.setattr(sys, "argv", ["fastvit-bench", "train"])
+    assert cli.main() == code
+    assert capsys.readouterr() == ("", message)
+
+
 def test_help_names_every_benchmark_and_does_not_wait_for_torch():
     script = "import sys; from benchmarks.cli import main\ntry: main()\nfinally: print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script, "--help"], capture_output=True, text=True)

@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import re
 import tarfile
 from pathlib import Path
 
@@ -199,8 +200,20 @@ def test_labels_that_are_no_integers_are_named(name, data, tmp_path):
             ["a.jpg", "b.jpg", "a.cls", "b.cls"],
             "sample 'a' has an image but no label; its files must follow each other",
         ),
-        (["a.jpg", "a.cls", "a.jpg"], "sample 'a' has two images"),
-        (["a.jpg", "a.png", "a.cls"], "sample 'a' has two images"),
+        (
+            ["a.jpg", "a.cls", "a.jpg"],
+            "sample 'a' has two images, 'a.jpg' and 'a.jpg'; its files must follow each other",
+        ),
+        (["a.jpg", "a.png", "a.cls"], "sample 'a' has two images, 'a.jpg' and 'a.png'"),
+        (
+            ["a.v1.jpg", "a.cls"],
+            "sample 'a' has a label but no image; .*; 'a.v1.jpg' does not count, for a name ends at",
+        ),
+        (
+            ["d/a.jpg", "d/a.b.JSON"],
+            "sample 'd/a' has an image but no label; .* and the rest, '.b.JSON', is no ending of",
+        ),
+        (["cat.1.jpg", "cat.1.cls"], "no sample in it; 'cat.1.jpg' does not count, for a name ends at its first dot"),
         (["a.jpg", "a.cls", "a.CLS"], "sample 'a' has two files .cls"),
         (["a\n\x80.jpg"], r"sample 'a\\x0a\\x[0-9a-f]{2}\\x[0-9a-f]{2}' has an image but no label"),
     ],
@@ -236,6 +249,26 @@ def test_what_names_shards(tmp_path):
         open_records(tmp_path)
     (tmp_path / "class0").mkdir()
     assert named("") == []
+
+
+@pytest.mark.parametrize(("name", "tool"), [("a.tar.gz", "gunzip"), ("b.tgz", "gunzip"), ("c.tar.zst", "unzstd")])
+def test_compressed_shards_are_named_with_a_remedy(name, tool, tmp_path):
+    (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "sizes.json.gz").write_bytes(b"x")  # no shard
+    ending = re.escape(name[1:])
+    message = rf"{ending}: compressed, but samples are read at random; decompress shards \({tool} .*{ending}\) and name"
+    for path in (tmp_path, tmp_path / name, tmp_path / f"*{name[1:]}"):
+        with pytest.raises(ValueError, match=message):
+            find_shards(path)
+    (tmp_path / "other.tar").write_bytes(b"x")
+    assert find_shards(tmp_path) == [tmp_path / "other.tar"]
+
+
+def test_a_path_that_is_not_there(tmp_path):
+    with pytest.raises(ValueError, match=r"nope: no such file or folder; name a folder with .* a \.beton file or tar"):
+        open_records(tmp_path / "nope")
+    with pytest.raises(ValueError, match=r"nope\.beton: no such file; name a \.beton file"):
+        open_records(tmp_path / "nope.beton")
 
 
 def test_more_shards_than_open_files(tmp_path):

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import tools.get_cifar10
-from tools.get_cifar10 import main
+from tools.get_cifar10 import get_cifar10, main
 from tools.sources.cifar10 import verify_cifar10
 
 FOLDER = "cifar-10-batches-bin"
@@ -315,3 +315,18 @@ def test_kill_leaves_nothing_that_the_next_run_believes(tmp_path, out, release, 
     source = small.write_folder(tmp_path / "source", small.binary())
     assert main(["--source", str(source), "--out", str(out)], release=release) == 0
     assert_complete(out, small)
+
+
+def test_a_run_that_ends_leaves_the_next_one_alone(tmp_path, out, release, monkeypatch, small):
+    """Which may begin as soon as the lock is free, before the folder of both is removed."""
+    unlink, next_one = Path.unlink, out / ".unfinished" / "work" / "next"
+
+    def free(path: Path, **options: bool) -> None:
+        unlink(path, **options)
+        if path.name == "lock":
+            next_one.parent.mkdir()
+            next_one.touch()
+
+    monkeypatch.setattr(Path, "unlink", free)
+    get_cifar10(out, source=small.write_folder(tmp_path / "source", small.binary()), release=release)
+    assert next_one.exists()

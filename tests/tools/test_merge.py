@@ -143,3 +143,25 @@ def test_a_part_is_interrupted_and_resumed(convert: Convert, make_folder, tmp_pa
     parts = [convert("--part", "1/2"), convert("--part", "2/2", "--resume")]
     assert run(tmp_path / "merged.beton", *parts) == 0
     assert (tmp_path / "merged.beton").read_bytes() == convert().read_bytes()
+
+
+def test_what_killed_merges_left_goes(convert: Convert, tmp_path: Path):
+    parts = [convert("--part", f"{number}/2") for number in (1, 2)]
+    for name in ("merged.beton", "merged.beton.json", "merged.beton.records.tsv"):
+        (tmp_path / f".{name}.99999999.tmp").touch()  # no process has so high a number
+    assert run(tmp_path / "merged.beton", *parts) == 0
+    assert not list(tmp_path.glob(".merged*"))
+
+
+def test_the_beton_appears_after_its_card(convert: Convert, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    parts = [convert("--part", f"{number}/2") for number in (1, 2)]
+    (tmp_path / "merged.beton.json").mkdir()
+    assert run(tmp_path / "merged.beton", *parts) == 1
+    assert "merged.beton.json: cannot be written: Is a directory; make room there or" in error_of(capsys)
+    assert not (tmp_path / "merged.beton").exists()
+
+
+def test_a_place_that_cannot_be_written(convert: Convert, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    part = convert("--part", "1/1")
+    assert run(tmp_path / "missing" / "merged.beton", part) == 1
+    assert "merged.beton: cannot be written: No such file or directory; make room there or" in error_of(capsys)

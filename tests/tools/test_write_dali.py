@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -470,6 +471,20 @@ def test_verify_finds_a_damaged_png(make_folder, out: Path, capsys):
     printed = capsys.readouterr().out
     assert "decoded    19 whole, 1 could not be" in printed
     assert "cannot be decoded: the PNG is damaged" in printed
+
+
+def test_a_full_disk_at_the_start(make_folder, out: Path, capsys: pytest.CaptureFixture[str]):
+    folder = make_folder(20)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        assert run(folder, out) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    note = out.with_name("train.partial.json")
+    message = f"error: {note}: cannot be written: File too large; make room there or choose another place\n"
+    assert capsys.readouterr().err == message
+    assert os.listdir(out.parent) == []
 
 
 def test_verify_reads_tfrecord(make_folder, out: Path):

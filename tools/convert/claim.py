@@ -1,14 +1,14 @@
 """Who converts what to where: one process at a time, and an interrupted conversion only goes on as the same one."""
 
-import fcntl
 import json
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from loaders.atomic_file import atomic_file
+from loaders.atomic_file import atomic_file, remove_leftovers
 from loaders.errors import FastvitError
+from loaders.file_lock import file_lock
 from tools.convert.job import Job
 
 __all__ = ["INTERRUPTED", "claim", "locked"]
@@ -22,22 +22,11 @@ def locked(job_file: Path) -> Iterator[None]:
     """Keep other processes from converting to the same place.
 
     Raises:
-        FastvitError: One is at it.
-        OSError: The file of the lock cannot be made.
+        FastvitError: One is at it, or the file of the lock cannot be made.
     """
-    job_file.parent.mkdir(parents=True, exist_ok=True)
     path = job_file.with_suffix(".lock")
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise FastvitError(
-                f"{path}: another process is converting to it; wait for it, or name another file"
-            ) from error
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+    with file_lock(path, busy=f"{path}: another process is converting to it; wait for it, or name another file"):
+        yield
 
 
 def claim(
@@ -87,6 +76,7 @@ def claim(
     job_file.parent.mkdir(parents=True, exist_ok=True)
     job_file.unlink(missing_ok=True)
     clear()
+    remove_leftovers(job_file)
     with atomic_file(job_file) as file:
         file.write(json.dumps(wanted, indent=2).encode() + b"\n")
     return None

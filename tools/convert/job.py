@@ -58,7 +58,7 @@ def plan(options: ConversionOptions, *, group_size: int = 1, settings: dict[str,
         OSError: The source cannot be read.
         ImportError: The source needs a library that is not installed.
     """
-    source = open_source(options.dataset, options.source, options.split)
+    source = open_source(options.dataset, options.source, options.split, **options.columns)
     if options.seed is not None and not source.random_access:
         raise FastvitError(
             f"{options.source}: {options.dataset} is only quick to read in its own order, not in that of a seed; "
@@ -72,6 +72,7 @@ def plan(options: ConversionOptions, *, group_size: int = 1, settings: dict[str,
         "split": options.split or default_split(options.dataset),
         "images_sha256": _sha256(source, chosen),
         "seed": options.seed,
+        **options.columns,
         **settings,
     }
     if options.seed is not None:

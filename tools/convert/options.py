@@ -9,7 +9,7 @@ from loaders.cpus import usable_cpus
 from loaders.errors import FastvitError
 from loaders.orientation import ExifOrientation
 from tools.convert.encode_image import Chroma, ImageEncoder, Mode
-from tools.sources.registry import Dataset
+from tools.sources.registry import Dataset, named_columns
 
 __all__ = ["ConversionOptions", "OnError", "parse_part", "part_path"]
 
@@ -33,6 +33,12 @@ class ConversionOptions:
 
     split: str | None = None
     """The part of `cifar10` (train, test) or `imagenet` (train, val); the parts of others have paths of their own."""
+
+    image_column: str | None = None
+    """The column of parquet files that holds the images, where it is none of image, img, jpg, jpeg, png, webp."""
+
+    label_column: str | None = None
+    """The column with the labels, integers or text, where it is none of label, labels, fine_label, cls."""
 
     manifest: Path | None = None
     """Convert the images that this file names, which fastvit-data make-subset made."""
@@ -88,6 +94,11 @@ class ConversionOptions:
             raise FastvitError(f"num_workers must be positive, got {self.num_workers}")
         if self.part is not None:
             parse_part(self.part)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns that are named."""
+        return named_columns(image=self.image_column, label=self.label_column)
 
     def encoder(self, mode: Mode, *, raw_fraction: float = 0.5) -> ImageEncoder:
         """What encodes the images in `mode`.

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from loaders.atomic_file import sync_folder
 from loaders.beton import BetonError, BetonStream, EncodedImage, FieldKind, ImageMode
 from loaders.companions import card_path, record_list_path
 from loaders.errors import FastvitError
@@ -109,6 +110,7 @@ class PartialBeton:
         card.write(card_path(self._out))
         self.list_path.replace(record_list_path(self._out))
         self.data_path.replace(self._out)
+        sync_folder(self._out.parent)  # or a power cut could leave neither the names nor the note
         self.job_path.unlink()
 
     def discard(self) -> None:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from loaders.atomic_file import atomic_file
+from loaders.atomic_file import atomic_file, clear_os_errors, remove_leftovers
 from loaders.errors import FastvitError
 
 __all__ = ["Card", "read_card"]
@@ -55,12 +55,13 @@ class Card:
         return "\n".join(f"{name:11}{value}" for name, value in rows.items())
 
     def write(self, path: Path) -> None:
-        """Write the card as JSON, all at once.
+        """Write the card as JSON, all at once; what killed processes left half written of it goes.
 
         Raises:
-            OSError: It cannot be written; nothing is left behind.
+            FastvitError: It cannot be written; nothing is left behind.
         """
-        with atomic_file(path) as file:
+        remove_leftovers(path)
+        with clear_os_errors(path), atomic_file(path) as file:
             file.write(json.dumps(asdict(self), indent=2).encode() + b"\n")
 
 

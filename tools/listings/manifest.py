@@ -23,7 +23,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.atomic_file import atomic_file
+from loaders.atomic_file import atomic_file, clear_os_errors, remove_leftovers
 from loaders.errors import FastvitError
 
 __all__ = [
@@ -107,14 +107,15 @@ class Manifest:
 
 
 def write_manifest(manifest: Manifest) -> None:
-    """Write a manifest to its path, all at once.
+    """Write a manifest to its path, all at once; what killed processes left half written of it goes.
 
     Raises:
-        OSError: It cannot be written; nothing is left behind.
+        FastvitError: It cannot be written; nothing is left behind.
     """
     values = (manifest.source, manifest.rule, manifest.seed, len(manifest.names), manifest.sha256)
     header = [_TITLE, *(f"{key}: {value}" for key, value in zip(_KEYS, values, strict=True))]
-    with atomic_file(manifest.path) as file:
+    remove_leftovers(manifest.path)
+    with clear_os_errors(manifest.path), atomic_file(manifest.path) as file:
         file.write("".join(f"# {line}\n" for line in header).encode())
         file.writelines(map(manifest_line, manifest.labels.tolist(), manifest.names))
 

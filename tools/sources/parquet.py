@@ -1,10 +1,9 @@
-"""Parquet shards in the layout of Hugging Face's image data sets: a struct `image` with a file's bytes, and a `label`.
+"""Parquet shards in the layout of Hugging Face's image data sets: a column of image files, and one of labels.
 
 Source: https://huggingface.co/docs/datasets/image_dataset
 """
 
 import glob
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.companions import checked_classes
 from loaders.errors import FastvitError, MissingPackageError
 
 try:
@@ -26,6 +24,8 @@ except ImportError as error:
 
 from tools.sources.class_names import classes_of
 from tools.sources.names import shard_names
+from tools.sources.parquet_columns import Columns, class_names, find_columns
+from tools.sources.parquet_labels import Labels, number_labels, read_labels
 from tools.sources.parquet_row_groups import RowGroup, RowGroups, damaged, open_parquet
 
 __all__ = ["ParquetSample", "ParquetShards"]
@@ -52,11 +52,11 @@ class ParquetSample(NamedTuple):
         """
         column = self.groups.read(self.group)
         image = column[self.row].as_py() if self.row < len(column) else None
-        if not image or not image["bytes"]:
+        data: bytes | None = image["bytes"] if isinstance(image, dict) else image
+        if not data:
             raise FastvitError(
-                "the row has no image.bytes, or they are empty; a path to a file elsewhere is not followed"
+                f"the row has no {self.groups.column}, or they are empty; a path to a file elsewhere is not followed"
             )
-        data: bytes = image["bytes"]
         return data
 
     def __str__(self) -> str:
@@ -67,12 +67,14 @@ class ParquetShards:
     """The rows of parquet files, file by file in the order of their names: not sorted by class.
 
     A sample's name is `FILE:ROW`, whatever `image.path` holds, for nothing makes that unique. Classes have the names of
-    the label's `ClassLabel`, where the files carry it; else they are the numbers as text. Opening reads footers and
-    labels. Afterwards the memory holds a few row groups (`RowGroups`); only a file that is a single row group is read
-    as a whole.
+    the label's `ClassLabel`, where the files carry it; else those that are the labels, or the numbers as text. Opening
+    reads footers and labels. Afterwards the memory holds a few row groups (`RowGroups`); only a file that is a single
+    row group is read as a whole.
 
     Args:
         path: A folder of one split's `.parquet` files, one such file, or a pattern of them.
+        image_column: The column of the images, structs with `bytes` or plain bytes; None finds it.
+        label_column: The column of the labels, integers or text; None finds it.
 
     Raises:
         FastvitError: There are no such files, one is damaged or has other columns, or a label has no class.
@@ -81,22 +83,25 @@ class ParquetShards:
 
     random_access = False
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, image_column: str | None = None, label_column: str | None = None) -> None:
         paths = _find_files(path)
-        shards = [_read_shard(file) for file in paths]
+        shards = [_read_shard(file, image_column, label_column) for file in paths]
+        for differs, what in (
+            ([shard.columns != shards[0].columns for shard in shards], "have different columns"),
+            ([shard.class_names != shards[0].class_names for shard in shards], "name different classes"),
+        ):
+            if any(differs):
+                raise FastvitError(f"{paths[0]} and {paths[differs.index(True)]} {what}; convert one after the other")
         self._groups = [group for shard in shards for group in shard.groups]
         self._group_ends = np.cumsum([rows for shard in shards for rows in shard.num_rows])
         self._file_names = shard_names(paths)
-        self._file_ends = np.cumsum([len(shard.labels) for shard in shards])
-        self._labels = np.concatenate([shard.labels for shard in shards])
+        self._file_ends = np.cumsum([len(shard.labels.numbers) for shard in shards])
+        labels, names = number_labels(paths, [shard.labels for shard in shards], shards[0].class_names)
+        self._labels = np.concatenate(labels)
         if not len(self._labels):
             raise FastvitError(f"{path}: no rows in {len(paths)} files; name files with images")
-        if odd := [
-            file for file, shard in zip(paths, shards, strict=True) if shard.class_names != shards[0].class_names
-        ]:
-            raise FastvitError(f"{paths[0]} and {odd[0]} name different classes; convert one after the other")
-        self.class_names = classes_of(self._labels, shards[0].class_names, where=str(path))
-        self._columns = RowGroups("image.bytes")
+        self.class_names = classes_of(self._labels, names, where=str(path))
+        self._rows = RowGroups(shards[0].columns.image_bytes)
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -106,7 +111,7 @@ class ParquetShards:
         group, row = _place_in(self._group_ends, place)
         file, row_of_file = _place_in(self._file_ends, place)
         name = f"{self._file_names[file]}:{row_of_file}"
-        return ParquetSample(self._columns, self._groups[group], row, int(self._labels[place]), name)
+        return ParquetSample(self._rows, self._groups[group], row, int(self._labels[place]), name)
 
 
 class _Shard(NamedTuple):
@@ -115,8 +120,8 @@ class _Shard(NamedTuple):
     groups: list[RowGroup]
     num_rows: list[int]
     """Of each group."""
-    labels: NDArray[np.int64]
-    """int64 [rows]."""
+    labels: Labels
+    columns: Columns
     class_names: tuple[str, ...] | None
 
 
@@ -138,52 +143,23 @@ def _find_files(path: Path) -> list[Path]:
     return files
 
 
-def _read_shard(path: Path) -> _Shard:
+def _read_shard(path: Path, image_column: str | None, label_column: str | None) -> _Shard:
     with open_parquet(path) as file:
         schema = file.schema_arrow
-        _check_columns(path, schema)
+        columns = find_columns(path, schema, image=image_column, label=label_column)
         footer = file.metadata
         groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
         try:
-            labels = file.read(["label"], use_threads=False).column(0)
-            if labels.null_count:
-                raise FastvitError(
-                    f"{path}: {labels.null_count} rows have no label; name the files of a labelled split"
-                )
-            numbers = labels.cast(pa.int64()).to_numpy()
+            labels = read_labels(path, file.read([columns.label], use_threads=False).column(0))
         except (pa.ArrowException, OSError) as error:
             raise damaged(path, error) from error
     num_rows = [group.num_rows for group in groups]
-    if min(num_rows, default=0) < 0 or sum(num_rows) != len(numbers):
+    if min(num_rows, default=0) < 0 or sum(num_rows) != len(labels.numbers):
         raise FastvitError(
-            f"{path}: {len(numbers)} labels, its footer tells of {sum(num_rows)} rows; download it again"
+            f"{path}: {len(labels.numbers)} labels, its footer tells of {sum(num_rows)} rows; download it again"
         )
     places = [RowGroup(path, number, group.total_byte_size) for number, group in enumerate(groups)]
-    return _Shard(places, num_rows, numbers, _class_names(path, schema))
-
-
-def _check_columns(path: Path, schema: pa.Schema) -> None:
-    types = dict(zip(schema.names, schema.types, strict=True))
-    if "image" in types and _is_image(types["image"]) and "label" in types and pa.types.is_integer(types["label"]):
-        return
-    columns = ", ".join(f"{name}: {kind}" for name, kind in types.items())
-    raise FastvitError(f"{path}: its columns are {columns:.300}; expected image: struct<bytes, path>, and label: int")
-
-
-def _is_image(kind: pa.DataType) -> bool:
-    is_struct = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
-    return is_struct and kind.field("bytes").type in (pa.binary(), pa.large_binary())
-
-
-def _class_names(path: Path, schema: pa.Schema) -> tuple[str, ...] | None:
-    """The names of the label's ClassLabel, where the file carries Hugging Face's description of it."""
-    try:
-        label = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]["label"]
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return None
-    if not isinstance(label, dict) or label.get("_type") != "ClassLabel" or "names" not in label:
-        return None
-    return checked_classes(label["names"], where=f"{path}, ClassLabel")
+    return _Shard(places, num_rows, labels, columns, class_names(path, schema, columns.label))
 
 
 def _place_in(ends: Sequence[int] | NDArray[np.int64], place: int) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Row groups of parquet files, read when one of their rows is asked for, the latest few kept."""
 
 from collections import OrderedDict
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
@@ -34,7 +34,7 @@ class RowGroups:
     """
 
     def __init__(self, column: str) -> None:
-        self._column = column
+        self.column = column
         self._lock = Lock()
         self._kept: OrderedDict[RowGroup, Future[pa.ChunkedArray]] = OrderedDict()
 
@@ -45,25 +45,37 @@ class RowGroups:
             FastvitError: The file is damaged there.
             OSError: It cannot be read.
         """
-        with self._lock:
-            future = self._kept.get(group)
-            is_new = future is None
-            if future is None:
-                future = self._kept[group] = Future()
-                self._drop_oldest()
-            self._kept.move_to_end(group)
-        if is_new:
+        while True:
+            with self._lock:
+                future = self._kept.get(group)
+                is_new = future is None
+                if future is None:
+                    future = self._kept[group] = Future()
+                    self._drop_oldest()
+                self._kept.move_to_end(group)
+            if is_new:
+                self._fill(future, group)
             try:
-                future.set_result(self._read(group))
-            except BaseException as error:
-                future.set_exception(error)
-        return future.result()
+                return future.result()
+            except CancelledError:  # the thread that was reading it was interrupted
+                continue
+
+    def _fill(self, future: "Future[pa.ChunkedArray]", group: RowGroup) -> None:
+        try:
+            future.set_result(self._read(group))
+        except Exception as error:  # it stays: many rows would run into it, one after the other
+            future.set_exception(error)
+        except BaseException:  # Ctrl-C says nothing of the group
+            with self._lock:
+                self._kept.pop(group, None)
+            future.cancel()
+            raise
 
     def _read(self, group: RowGroup) -> pa.ChunkedArray:
         with open_parquet(group.path) as file:
             try:
                 # Without pyarrow's own threads: the converter's are as many as there are cores.
-                return file.read_row_group(group.number, [self._column], use_threads=False).column(0)
+                return file.read_row_group(group.number, [self.column], use_threads=False).column(0)
             except (pa.ArrowException, OSError) as error:
                 raise damaged(group.path, error) from error
 

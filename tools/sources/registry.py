@@ -12,19 +12,19 @@ from tools.sources.folder import ImageFolder
 from tools.sources.imagenet import open_train, open_val
 from tools.sources.sample import ImageSource
 
-__all__ = ["SOURCES", "Dataset", "default_split", "open_source"]
+__all__ = ["SOURCES", "Dataset", "default_split", "named_columns", "open_source"]
 
 Dataset = Literal["cifar10", "folder", "imagenet", "tar", "parquet", "beton"]
 
 
-def _open_parquet(path: Path) -> ImageSource:
+def _open_parquet(path: Path, **columns: str) -> ImageSource:
     # Imported on use: without pyarrow, all other sources must still work.
     from tools.sources.parquet import ParquetShards
 
-    return ParquetShards(path)
+    return ParquetShards(path, **columns)
 
 
-SOURCES: Mapping[Dataset, Mapping[str | None, Callable[[Path], ImageSource]]] = {
+SOURCES: Mapping[Dataset, Mapping[str | None, Callable[..., ImageSource]]] = {
     "cifar10": {"train": partial(Cifar10, split="train"), "test": partial(Cifar10, split="test")},
     "folder": {None: ImageFolder},
     "imagenet": {"train": open_train, "val": open_val},
@@ -35,7 +35,7 @@ SOURCES: Mapping[Dataset, Mapping[str | None, Callable[[Path], ImageSource]]] = 
 """What opens each split of each data set, the default split first; a path of a data set with None is one split."""
 
 
-def open_source(dataset: Dataset, path: Path, split: str | None) -> ImageSource:
+def open_source(dataset: Dataset, path: Path, split: str | None, **columns: str) -> ImageSource:
     """Open a data set as a sequence of samples.
 
     Those of `folder` and `imagenet` come sorted by class, then by name; the others as they are stored.
@@ -44,9 +44,10 @@ def open_source(dataset: Dataset, path: Path, split: str | None) -> ImageSource:
         dataset: Its kind.
         path: Where it is; for `tar` and `parquet` also a pattern of files.
         split: The part of `cifar10` or `imagenet`, by default the training images; None for the others.
+        columns: What `named_columns` made: for `parquet`, the columns that are not to be found by their usual names.
 
     Raises:
-        FastvitError: There is no such kind or split, or the data set is missing, damaged or something else.
+        FastvitError: There is no such kind, split or column, or the data set is missing, damaged or something else.
         OSError: It cannot be read.
         ImportError: A library that it needs is not installed; the message has the command that installs it.
     """
@@ -58,7 +59,17 @@ def open_source(dataset: Dataset, path: Path, split: str | None) -> ImageSource:
         known = [name for name in splits if name is not None]
         remedy = f"choose one of: {', '.join(known)}" if known else "let its path name the files of the split"
         raise FastvitError(f"dataset {dataset} has no split {split!r}; {remedy}")
-    return splits[chosen](path)
+    if columns and dataset != "parquet":
+        raise FastvitError(
+            f"dataset {dataset} has no columns; leave --image-column and --label-column, which are for parquet, out"
+        )
+    return splits[chosen](path, **columns)
+
+
+def named_columns(*, image: str | None, label: str | None) -> dict[str, str]:
+    """The columns that the user named, as `open_source` takes them."""
+    columns = {"image_column": image, "label_column": label}
+    return {name: column for name, column in columns.items() if column is not None}
 
 
 def default_split(dataset: Dataset) -> str | None:

@@ -240,12 +240,23 @@ struct Place {
 struct Sample {
     std::string key;
     std::optional<Place> image, cls, json;
+    std::string image_name;
+    std::string odd_name;  // of a file that would count if its name had fewer dots
 };
 
-[[noreturn]] void refuse(const Sample& sample, const std::string& problem) {
-    throw std::invalid_argument("sample " + quoted(sample.key) + " has " + problem +
-                                "; its files must follow each other, one image and a .cls, or a .json with the label");
+std::string explained(const std::string& odd_name, std::size_t key_length) {
+    return quoted(odd_name) + " does not count, for a name ends at its first dot and the rest, " +
+           quoted(std::string_view(odd_name).substr(key_length)) + ", is no ending of an image or a label: rename it";
 }
+
+[[noreturn]] void refuse(const Sample& sample, const std::string& problem) {
+    std::string message = "sample " + quoted(sample.key) + " has " + problem +
+                          "; its files must follow each other, one image and a .cls, or a .json with the label";
+    if (!sample.odd_name.empty()) message += "; " + explained(sample.odd_name, sample.key.size());
+    throw std::invalid_argument(message);
+}
+
+bool is_label(std::string_view extension) { return extension == "cls" || extension == "json"; }
 
 void append(TarSamples& samples, const Sample& sample, std::span<const std::uint8_t> archive) {
     const auto& label = sample.cls ? sample.cls : sample.json;
@@ -264,8 +275,13 @@ void append(TarSamples& samples, const Sample& sample, std::span<const std::uint
 }  // namespace
 
 TarSamples find_tar_samples(std::span<const std::uint8_t> archive, const std::vector<std::string>& image_extensions) {
+    const auto is_image_ending = [&](std::string_view ending) {
+        return std::find(image_extensions.begin(), image_extensions.end(), ending) != image_extensions.end();
+    };
     TarSamples samples;
     Sample sample;
+    std::string odd_name;  // the first of all
+    std::size_t odd_key_length = 0;
     HeaderPages pages(archive);
     TarReader reader(archive);
     for (TarMember member; reader.next(member); pages.step_to(reader.position())) {
@@ -275,18 +291,30 @@ TarSamples find_tar_samples(std::span<const std::uint8_t> archive, const std::ve
         const std::string_view key = std::string_view(member.name).substr(0, dot);
         if (key != sample.key) {
             append(samples, sample, archive);
-            sample = {std::string(key), {}, {}, {}};
+            sample = {std::string(key), {}, {}, {}, {}, {}};
         }
         std::string extension = member.name.substr(dot + 1);
         for (char& letter : extension)
             if (letter >= 'A' && letter <= 'Z') letter = static_cast<char>(letter - 'A' + 'a');
-        const bool is_image = std::find(image_extensions.begin(), image_extensions.end(), extension) != image_extensions.end();
-        if (!is_image && extension != "cls" && extension != "json") continue;
+        const bool is_image = is_image_ending(extension);
+        if (!is_image && !is_label(extension)) {
+            const std::string_view last = std::string_view(extension).substr(extension.rfind('.') + 1);
+            if (last.size() < extension.size() && (is_image_ending(last) || is_label(last))) {
+                sample.odd_name = member.name;
+                if (odd_name.empty()) odd_name = member.name, odd_key_length = dot;
+            }
+            continue;
+        }
         auto& place = is_image ? sample.image : extension == "cls" ? sample.cls : sample.json;
-        if (place) refuse(sample, is_image ? "two images" : "two files ." + extension);
+        if (place)
+            refuse(sample, is_image ? "two images, " + quoted(sample.image_name) + " and " + quoted(member.name)
+                                    : "two files ." + extension);
         place = {member.header, member.offset, member.size};
+        if (is_image) sample.image_name = std::move(member.name);
     }
     append(samples, sample, archive);
+    if (samples.headers.empty() && !odd_name.empty())
+        throw std::invalid_argument("no sample in it; " + explained(odd_name, odd_key_length));
     return samples;
 }
 

@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
+from fastvit_train import checkpoint
 from fastvit_train.metrics import read_metrics
 
 CLASSES = ("cat", "dog", "elk", "fox", "owl", "rat")
@@ -248,3 +250,14 @@ def test_two_ranks_share_the_work(photo_run, evaluate):
     for name in ("top1", "top5", "num_images"):
         assert together[name] == alone[name]
     assert together["loss"] == pytest.approx(alone["loss"])
+
+
+def test_results_that_are_no_numbers_are_null(command, untrained, config):
+    """JSON has neither NaN nor infinity."""
+    path = untrained(config, num_classes=4)
+    state = checkpoint.load(path)
+    state["model"] = {name: torch.full_like(values, math.nan) for name, values in state["model"].items()}
+    checkpoint.save(path, {name: value for name, value in state.items() if name != "format_version"})
+    code, text, errors = command("eval", path, "--json", "--device", "cpu")
+    assert code == 0, errors
+    assert json.loads(text, parse_constant=pytest.fail)["loss"] is None

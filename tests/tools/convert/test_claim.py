@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from loaders.beton import DEFAULT_PAGE_SIZE
 from tools.convert.claim import claim
 from tools.convert.job import plan
 from tools.convert.options import ConversionOptions
+from tools.convert.outcome import describe
+from tools.convert.partial_beton import partial_beton, partial_paths
+from tools.listings.record_list import RecordLine
 
 
 def test_claims(options: ConversionOptions, tmp_path: Path):
@@ -65,3 +69,29 @@ def test_a_damaged_claim(options: ConversionOptions, tmp_path: Path, content: by
     (tmp_path / "job").write_bytes(content)
     with pytest.raises(ValueError, match=r"job: .*--overwrite instead of --resume"):
         claim(tmp_path / "job", plan(options, settings={}), resume=True, overwrite=False)
+
+
+def test_what_killed_processes_left_goes(options: ConversionOptions, tmp_path: Path):
+    left = tmp_path / ".job.99999999.tmp"  # no process has so high a number
+    left.touch()
+    claim(tmp_path / "job", plan(options, settings={}), resume=False, overwrite=False)
+    assert not left.exists()
+
+
+def test_the_names_of_a_finished_conversion_are_on_the_disk_before_its_note_goes(
+    options: ConversionOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out, synced = tmp_path / "a.beton", []
+
+    def sync(folder: Path) -> None:
+        synced.append((folder, out.exists(), partial_paths(out)[-1].exists()))
+
+    monkeypatch.setattr("tools.convert.partial_beton.sync_folder", sync)
+    job = plan(options, settings={})
+    with partial_beton(out, job, page_size=DEFAULT_PAGE_SIZE, resume=False, overwrite=False) as partial:
+        partial.append(RecordLine(0, 3, "raw", 1, 1, 0, "decoded", "0/0"), b"abc")
+        partial.finish()
+    card = describe(options, job, partial.outcome, num_bytes=0, seconds=1, num_resumed=0)
+    partial.publish(card)
+    assert synced == [(tmp_path, True, True)]
+    assert not partial_paths(out)[-1].exists()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from loaders.companions import card_path
+from loaders.errors import FastvitError
 from tools.listings.card import Card, read_card
 
 CARD = Card(
@@ -88,3 +89,15 @@ def test_a_missing_card(tmp_path: Path):
 )
 def test_places(file: str, card: str):
     assert card_path(Path("folder") / file) == Path("folder") / card
+
+
+def test_what_killed_processes_left_goes(tmp_path: Path):
+    left = tmp_path / ".card.json.99999999.tmp"  # no process has so high a number
+    left.touch()
+    CARD.write(tmp_path / "card.json")
+    assert not left.exists()
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path):
+    with pytest.raises(FastvitError, match=r"card\.json: cannot be written: No such file or directory; make room"):
+        CARD.write(tmp_path / "missing" / "card.json")

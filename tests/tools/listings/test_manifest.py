@@ -140,3 +140,10 @@ def test_a_file_that_is_not_there(tmp_path: Path):
         read_manifest(tmp_path / "missing.txt")
     with pytest.raises(ValueError, match=r"Is a directory; name a manifest"):
         read_manifest(tmp_path)
+
+
+def test_what_killed_processes_left_goes(tmp_path: Path):
+    left = tmp_path / ".a.txt.99999999.tmp"  # no process has so high a number
+    left.touch()
+    write_manifest(make_manifest(tmp_path / "a.txt", []))
+    assert not left.exists()

@@ -2,9 +2,11 @@
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -190,11 +192,17 @@ def test_class_names_that_are_none(tmp_path: Path):
         open_source("parquet", tmp_path, None)
 
 
+def photo(column: str) -> dict[str, pa.Array]:
+    return {column: pa.array([{"bytes": b"x"}], IMAGE)}
+
+
 BAD_TABLES = {
-    "other names": {"img": pa.array([{"bytes": b"x"}], IMAGE), "label": pa.array([0])},
-    "no label": {"image": pa.array([{"bytes": b"x"}], IMAGE)},
-    "text for label": {"image": pa.array([{"bytes": b"x"}], IMAGE), "label": pa.array(["cat"])},
-    "no struct": {"image": pa.array([b"x"]), "label": pa.array([0])},
+    "no image": {"label": pa.array([0])},
+    "no label": photo("image"),
+    "a number of another kind": photo("image") | {"label": pa.array([0.0])},
+    "labels in a list": photo("image") | {"label": pa.array([[0, 1]])},
+    "a number of another name": photo("image") | {"rating": pa.array([0])},
+    "bytes of another name": {"mask": pa.array([b"x"]), "label": pa.array([0])},
     "path alone": {"image": pa.array([{"path": "x"}]), "label": pa.array([0])},
     "text for bytes": {"image": pa.array([{"bytes": "x"}]), "label": pa.array([0])},
 }
@@ -203,8 +211,162 @@ BAD_TABLES = {
 @pytest.mark.parametrize("columns", BAD_TABLES.values(), ids=BAD_TABLES)
 def test_other_columns(tmp_path: Path, columns: dict[str, pa.Array]):
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match=r"a\.parquet: its columns are .*; expected image: struct<bytes, path>"):
+    message = (
+        r"a\.parquet: its columns are .*; expected image: struct<bytes, path> .* --image-column and --label-column"
+    )
+    with pytest.raises(ValueError, match=message):
         open_source("parquet", tmp_path, None)
+
+
+def with_names(*, names: object, **columns: pa.Array) -> pa.Table:
+    """A table with a description of its labels, the last column."""
+    info = {"info": {"features": {list(columns)[-1]: {"names": names, "_type": "ClassLabel"}}}}
+    return pa.table(columns).replace_schema_metadata({"huggingface": json.dumps(info)})
+
+
+PHOTO = pa.array([{"bytes": image_of(0), "path": None}], IMAGE)
+FILE = pa.array([image_of(0)])
+OTHER = pa.array([{"bytes": b"another", "path": None}], IMAGE)
+ONE = pa.array([1])
+USUAL = {
+    "CIFAR-10": with_names(names=["cat", "dog"], img=PHOTO, label=ONE),
+    "CIFAR-100": with_names(names=["fox", "owl"], img=PHOTO, coarse_label=pa.array([7]), fine_label=ONE),
+    "ImageNet": with_names(names=["tench", "shark"], image=PHOTO, label=ONE),
+    "WebDataset": pa.table({"jpg": PHOTO, "__key__": pa.array(["k"]), "cls": pa.array([1], pa.int32())}),
+    "plural": pa.table({"image": PHOTO, "labels": ONE}),
+    "bytes": pa.table({"png": FILE, "label": pa.array([1], pa.uint8())}),
+    "large bytes": pa.table({"image": FILE.cast(pa.large_binary()), "label": ONE}),
+    "names of their own": with_names(names=["indoor", "street"], photo=PHOTO, id=pa.array([9]), scene=ONE),
+}
+
+
+@pytest.mark.parametrize("columns", USUAL.values(), ids=USUAL)
+def test_usual_columns_are_found(tmp_path: Path, columns: pa.Table):
+    pq.write_table(columns, tmp_path / "a.parquet")
+    source = open_source("parquet", tmp_path, None)
+    assert (source[0].load(), source[0].label, len(source.class_names)) == (image_of(0), 1, 2)
+
+
+AMBIGUOUS = {
+    "images": ({"image": PHOTO, "img": OTHER, "label": ONE}, "image or img", "--image-column image"),
+    "other images": ({"left": PHOTO, "right": OTHER, "label": ONE}, "left or right", "--image-column left"),
+    "labels": ({"image": PHOTO, "fine_label": ONE, "label": ONE}, "label or fine_label", "--label-column label"),
+}
+
+
+@pytest.mark.parametrize(("columns", "what", "option"), AMBIGUOUS.values(), ids=AMBIGUOUS)
+def test_columns_that_may_be_meant_are_asked_for(tmp_path: Path, columns: dict[str, pa.Array], what: str, option: str):
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=rf"a\.parquet: {what} may be meant; choose one, such as {option}$"):
+        open_source("parquet", tmp_path, None)
+    name, column = option.removeprefix("--").split()
+    assert open_source("parquet", tmp_path, None, **{name.replace("-", "_"): column})[0].load() == image_of(0)
+
+
+def test_columns_by_name(tmp_path: Path):
+    table = {"image": OTHER, "small.jpg": PHOTO, "raw": FILE, "label": pa.array([5]), "kind": pa.array(["b"])}
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    for image in ("small.jpg", "raw"):
+        source = open_source("parquet", tmp_path, None, image_column=image, label_column="kind")
+        assert (source[0].load(), source.class_names) == (image_of(0), ("b",))
+    for options, message in (
+        ({"image_column": "photo"}, "--image-column photo, but its columns are image: struct<.*; expected image"),
+        ({"image_column": "kind"}, "--image-column kind, but its columns are image"),
+        ({"label_column": "raw"}, "--label-column raw, but its columns are image"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            open_source("parquet", tmp_path, None, **options)
+
+
+def test_files_with_different_columns(tmp_path: Path):
+    pq.write_table(pa.table({"image": PHOTO, "label": ONE}), tmp_path / "train-0.parquet")
+    pq.write_table(pa.table({"img": PHOTO, "label": ONE}), tmp_path / "train-1.parquet")
+    with pytest.raises(
+        ValueError, match=r"train-0\.parquet and .*train-1\.parquet have different columns; convert one"
+    ):
+        open_source("parquet", tmp_path, None)
+
+
+def labelled(path: Path, labels: pa.Array, names: object = None) -> Path:
+    images = pa.array([{"bytes": b"x", "path": None}] * len(labels), IMAGE)
+    pq.write_table(with_names(names=names, image=images, label=labels), path)
+    return path
+
+
+TEXTS = {
+    "names": (["cat", "ant", "cat"], None, [1, 0, 1], ("ant", "cat")),
+    "known names": (["cat", "ant", "cat"], ["cat", "bee", "ant"], [0, 2, 0], ("cat", "bee", "ant")),
+    "numbers": (["2", "10", "0"], None, [2, 10, 0], tuple(map(str, range(11)))),
+    "names that are numbers": (["2", "10", "2"], ["2", "10"], [0, 1, 0], ("2", "10")),
+    "almost numbers": (["02", "2", "10"], None, [0, 2, 1], ("02", "10", "2")),
+}
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())], ids=str)
+@pytest.mark.parametrize(("texts", "known", "labels", "names"), TEXTS.values(), ids=TEXTS)
+def test_labels_that_are_text(
+    tmp_path: Path, texts: list[str], known: list[str] | None, labels: list[int], names: tuple[str, ...], kind
+):
+    labelled(tmp_path / "a.parquet", pa.array(texts).cast(kind), known)
+    source = open_source("parquet", tmp_path, None)
+    assert ([sample.label for sample in source], source.class_names) == (labels, names)
+
+
+def test_text_is_numbered_over_all_files(tmp_path: Path):
+    labelled(tmp_path / "train-0.parquet", pa.array(["fox", "3", "fox"]))
+    labelled(tmp_path / "train-1.parquet", pa.array(["ant", "3"]))
+    source = open_source("parquet", tmp_path, None)
+    assert ([sample.label for sample in source], source.class_names) == ([2, 0, 2, 1, 0], ("3", "ant", "fox"))
+
+
+def test_text_that_is_no_known_name(tmp_path: Path):
+    path = labelled(tmp_path / "a.parquet", pa.array(["cat", "elk"]), ["ant", "cat"])
+    with pytest.raises(
+        ValueError, match=r"a\.parquet: a label is 'elk', which is none of the 2 names of its ClassLabel"
+    ):
+        open_source("parquet", path, None)
+    with pytest.raises(ValueError, match=r"a\.parquet: 1 rows have no label"):
+        open_source("parquet", labelled(path, pa.array(["cat", None])), None)
+
+
+def test_files_with_numbers_and_files_with_text(tmp_path: Path):
+    labelled(tmp_path / "train-0.parquet", pa.array([0]))
+    labelled(tmp_path / "train-1.parquet", pa.array(["cat"]))
+    with pytest.raises(ValueError, match=r"train-0\.parquet: labels are numbers in some files and text in others"):
+        open_source("parquet", tmp_path, None)
+
+
+def test_class_names_by_number(tmp_path: Path):
+    labelled(tmp_path / "a.parquet", pa.array([1, 0]), {"0": "cat", "1": "dog"})
+    assert open_source("parquet", tmp_path, None).class_names == ("cat", "dog")
+    labelled(tmp_path / "a.parquet", pa.array([1, 0]), {"1": "cat", "2": "dog"})
+    with pytest.raises(
+        ValueError, match=r"a\.parquet, ClassLabel: the class names are \[None, 'cat'\], expected a list"
+    ):
+        open_source("parquet", tmp_path, None)
+
+
+def test_an_interrupted_read_says_nothing_of_the_group(shards: Path, monkeypatch: pytest.MonkeyPatch):
+    """Neither to whoever asks later nor to the threads that waited for it."""
+    source, read, asked = open_source("parquet", shards, None), RowGroups._read, Barrier(2)
+
+    def interrupted(*_: object) -> pa.ChunkedArray:
+        monkeypatch.setattr(RowGroups, "_read", read)
+        asked.wait()
+        time.sleep(0.1)  # until the other thread waits
+        raise KeyboardInterrupt
+
+    def second() -> bytes:
+        asked.wait()
+        return source[1].load()
+
+    monkeypatch.setattr(RowGroups, "_read", interrupted)
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(second)
+        with pytest.raises(KeyboardInterrupt):
+            source[0].load()
+        assert waiting.result() == image_of(1)
+    assert source[0].load() == image_of(0)
 
 
 def test_a_file_without_rows(tmp_path: Path):

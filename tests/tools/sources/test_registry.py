@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tools.sources import cifar10
-from tools.sources.registry import SOURCES, Dataset, default_split, open_source
+from tools.sources.registry import SOURCES, Dataset, default_split, named_columns, open_source
 
 
 @pytest.fixture
@@ -55,3 +55,11 @@ def test_every_dataset_of_the_type_has_a_source():
 def test_splits_that_a_dataset_lacks(tmp_path: Path, dataset: Dataset, split: str, message: str):
     with pytest.raises(ValueError, match=message):
         open_source(dataset, tmp_path, split)
+
+
+def test_columns_are_for_parquet(tmp_path: Path):
+    columns = named_columns(image="photo", label=None)
+    assert columns == {"image_column": "photo"}
+    message = "dataset folder has no columns; leave --image-column and --label-column, which are for parquet, out"
+    with pytest.raises(ValueError, match=message):
+        open_source("folder", tmp_path, None, **columns)
