@@ -77,10 +77,10 @@ class NativeLoader(PlannedEpochs):
         )
 
     def __iter__(self) -> Iterator[Batch]:
+        self._iteration += 1
+        self._cancel()  # what an iterator that was left behind had asked for
         if self._engine is None:
             raise loader_closed()
-        self._engine.cancel()  # what an iterator that was left behind had asked for
-        self._iteration += 1
         return self._batches(self._iteration)
 
     def _batches(self, iteration: int) -> Iterator[Batch]:
@@ -98,12 +98,12 @@ class NativeLoader(PlannedEpochs):
                 if not pending:
                     return
                 batch = self._finished(pending[0])
-                del engine  # an iterator that is left lying about must not keep threads that `close` is to end
+                self._engine_of(iteration)  # another thread may have ended the epoch, and the batch with it
                 yield batch
                 free.append(pending.popleft().images)  # not earlier: the consumer had this memory until now
         finally:
-            if self._engine is not None and iteration == self._iteration:
-                self._engine.cancel()
+            if iteration == self._iteration:
+                self._cancel()
 
     def _engine_of(self, iteration: int) -> _native.Engine:
         if self._engine is None or iteration != self._iteration:
@@ -157,9 +157,30 @@ class NativeLoader(PlannedEpochs):
             images, index = images[good], index[good]
         return Batch(images.permute(0, 3, 1, 2), self._labels[index], index)
 
+    def at_work(self) -> list[tuple[str, float]]:
+        """See `SaysWhatItReads.at_work`."""
+        records = [] if self._engine is None else self._engine.at_work()
+        return [(self._records.name(record), seconds) for record, seconds in records]
+
     def close(self) -> None:
-        """End the threads and give the memory back."""
-        if self._engine is not None:
-            self._engine.cancel()
-        self._engine = None
-        self._slots = []
+        """End the threads and give the memory back; threads that wait for a read for seconds are left behind."""
+        engine, self._engine, self._slots = self._engine, None, []
+        if engine is not None:
+            self._warn_of(engine.close())
+
+    def _cancel(self) -> None:
+        """Give up the batches that were asked for; the loader is closed where a read does not come back."""
+        if self._engine is not None and (stuck := self._engine.cancel()):
+            self._engine, self._slots = None, []
+            self._warn_of(stuck)
+
+    def _warn_of(self, stuck: list[int]) -> None:
+        if stuck:
+            names = ", ".join(self._records.name(record) for record in stuck[:3])
+            more = f" and {len(stuck) - 3} more" if len(stuck) > 3 else ""
+            warnings.warn(
+                f"the loader was closed and left {len(stuck)} of its threads behind, which wait for {names}{more}: check "
+                "the disk or the network file system",
+                RuntimeWarning,
+                stacklevel=3,
+            )

@@ -1,5 +1,6 @@
 """Where images come from: a `.beton` file, an ImageFolder or tar shards, as records that can be decoded one by one."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -9,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.datasets import ImageFolder
-from torchvision.io import ImageReadMode, decode_image, read_file
+from torchvision.io import ImageReadMode, decode_image
 
 from loaders import _native
 from loaders.beton import Beton, ImageMode
@@ -60,7 +61,7 @@ class BetonRecords:
     def decode(self, index: int) -> Tensor:
         """See `ImageRecords.decode`."""
         beton = self._beton
-        data = torch.from_numpy(beton.image_bytes(index).copy())  # torch warns of memory that is read-only
+        data = torch.from_numpy(_copy_of(beton, index))
         height, width = int(beton.heights[index]), int(beton.widths[index])
         if beton.modes[index] == ImageMode.RAW:
             return data.view(height, width, 3).permute(2, 0, 1)
@@ -103,7 +104,8 @@ class FileRecords:
 
     def decode(self, index: int) -> Tensor:
         """See `ImageRecords.decode`."""
-        return _decode_rgb(read_file(self._files[index]))
+        data = _native.read_file(os.fsencode(self._files[index]))
+        return _decode_rgb(torch.from_numpy(np.frombuffer(bytearray(data), np.uint8)))
 
     def name(self, index: int) -> str:
         """See `ImageRecords.name`."""
@@ -163,7 +165,7 @@ class TarRecords:
     def decode(self, index: int) -> Tensor:
         """See `ImageRecords.decode`."""
         shard, number = self._place(index)
-        return _decode_rgb(torch.from_numpy(shard.image_bytes(number).copy()))
+        return _decode_rgb(torch.from_numpy(_copy_of(shard, number)))
 
     def name(self, index: int) -> str:
         """See `ImageRecords.name`."""
@@ -214,6 +216,19 @@ def _native_shard(shard: TarShard) -> _native.Records:
         heights=unknown,
         widths=unknown,
     )
+
+
+def _copy_of(file: Beton | TarShard, index: int) -> NDArray[np.uint8]:
+    """An image's bytes; copied, as torch warns of memory that is read-only.
+
+    Raises:
+        OSError: The file has become shorter.
+    """
+    offset = file.offsets[index]
+    data = file.data[offset : offset + file.sizes[index]].copy()
+    if not _native.is_whole(file.data):
+        raise OSError(_native.cut_short)
+    return data
 
 
 def _decode_rgb(data: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
+from loaders import _native
 from loaders._epochs import PlannedEpochs, bad_sample, epoch_ended, loader_closed
 from loaders.config import LoaderConfig
 from loaders.contract import BadSample, BadSampleError, Batch
@@ -121,7 +122,7 @@ class TorchLoader(PlannedEpochs):
             collate_fn=_as_it_is,  # type: ignore[arg-type]  # without batching it gets what the dataset gives
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
-            worker_init_fn=_obey_the_loader_alone,
+            worker_init_fn=_start_worker,
             # Its own, or each epoch would take a number from the global one, which a resumed epoch took before.
             generator=torch.Generator(),
             pin_memory=config.device.type == "cuda",
@@ -169,7 +170,12 @@ def _as_it_is(item: tuple[Batch, list[BadSample]]) -> tuple[Batch, list[BadSampl
     return item
 
 
-def _obey_the_loader_alone(_worker: int) -> None:
+def _start_worker(_worker: int) -> None:
+    _native.catch_bus_errors()  # torch has just put its own handler in the place of ours
+    _obey_the_loader_alone()
+
+
+def _obey_the_loader_alone() -> None:
     """In a worker: end at the SIGTERM of the process that it works for, not at one that is sent to all processes.
 
     Batch systems send it to all, and then the training process needs its workers until it has stopped.
