@@ -179,8 +179,8 @@ class NativeLoader(PlannedEpochs):
             names = ", ".join(self._records.name(record) for record in stuck[:3])
             more = f" and {len(stuck) - 3} more" if len(stuck) > 3 else ""
             warnings.warn(
-                f"the loader was closed and left {len(stuck)} of its threads behind, which wait for {names}{more}: check "
-                "the disk or the network file system",
+                f"the loader was closed and left {len(stuck)} of its threads behind, which wait for {names}{more}: "
+                "check the disk or the network file system",
                 RuntimeWarning,
                 stacklevel=3,
             )

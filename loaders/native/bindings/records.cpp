@@ -1,8 +1,4 @@
 // Record sources for Python.
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
@@ -40,30 +36,19 @@ std::span<const T> span_of(const nb::ndarray<const T, nb::ndim<1>, nb::c_contig,
     throw nb::python_error();
 }
 
-// The same with words of our own, as there is no number for them.
-[[noreturn]] void raise_os_error(const char* problem, const nb::bytes& path) {
-    PyErr_SetObject(PyExc_OSError, nb::make_tuple(EINVAL, nb::str(problem), path).ptr());
-    throw nb::python_error();
-}
-
 // A file's bytes, mapped read-only for as long as the array lives. Unlike Python's mmap it keeps no descriptor open: a
 // data set may have more shards than a process may have open files.
 nb::ndarray<nb::numpy, const std::uint8_t> map_file(const nb::bytes& path) {
-    const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    if (descriptor < 0) raise_os_error(errno, path);
-    struct stat status {};
-    int code = fstat(descriptor, &status) == 0 ? 0 : errno;
-    if (!code && S_ISDIR(status.st_mode)) code = EISDIR;
-    const char* const kind = code ? nullptr : kind_unless_file(status.st_mode);
     MappedFile* file = nullptr;
     try {
-        if (!code && !kind) file = &MappedFile::map(descriptor, static_cast<std::size_t>(status.st_size));
+        file = &MappedFile::map(path.c_str());
     } catch (const std::system_error& error) {
-        code = error.code().value();
+        raise_os_error(error.code().value(), path);
+    } catch (const ImageError& error) {
+        // There is no number for it.
+        PyErr_SetObject(PyExc_OSError, nb::make_tuple(EINVAL, error.what(), path).ptr());
+        throw nb::python_error();
     }
-    close(descriptor);
-    if (kind) raise_os_error((std::string("it is ") + kind + ", not a file").c_str(), path);
-    if (code) raise_os_error(code, path);
     const nb::capsule owner(file, [](void* pointer) noexcept { static_cast<MappedFile*>(pointer)->unmap(); });
     const auto bytes = file->bytes();
     return nb::ndarray<nb::numpy, const std::uint8_t>(bytes.data(), {bytes.size()}, owner);

@@ -5,6 +5,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <system_error>
 
 #include "jpeg/image_error.hpp"
 
@@ -14,33 +15,38 @@ namespace {
 
 constexpr off_t kLargestFile = off_t{1} << 30;
 
-}  // namespace
-
-const char* kind_unless_file(mode_t mode) {
-    if (S_ISREG(mode)) return nullptr;
-    if (S_ISDIR(mode)) return "a folder";
+const char* kind_of(mode_t mode) {
     if (S_ISFIFO(mode)) return "a named pipe";
     if (S_ISSOCK(mode)) return "a socket";
     return "a device";
 }
 
-File::File(const std::string& path) : descriptor_(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)) {
-    const int error = errno;
+}  // namespace
+
+int open_regular_file(const char* path, struct stat& status) {
+    const int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    int error = errno;
+    const bool has_status = (descriptor < 0 ? stat(path, &status) : fstat(descriptor, &status)) == 0;
+    if (descriptor >= 0) error = has_status ? 0 : errno;
+    if (has_status && S_ISDIR(status.st_mode)) error = EISDIR;
+    const bool is_other_kind = has_status && !S_ISREG(status.st_mode) && !S_ISDIR(status.st_mode);
+    if (!error && !is_other_kind) return descriptor;
+    if (descriptor >= 0) close(descriptor);
+    if (is_other_kind) throw ImageError(std::string("it is ") + kind_of(status.st_mode) + ", not a file");
+    throw std::system_error(error, std::generic_category());
+}
+
+File::File(const std::string& path) {
     struct stat status {};
-    const bool has_status = (descriptor_ < 0 ? stat(path.c_str(), &status) : fstat(descriptor_, &status)) == 0;
-    std::string problem;
-    if (const char* kind = has_status ? kind_unless_file(status.st_mode) : nullptr)
-        problem = std::string("it is ") + kind + ", not a file";
-    else if (descriptor_ < 0)
-        problem = std::string("the file cannot be opened: ") + std::strerror(error);
-    else if (!has_status)
-        problem = std::strerror(errno);
-    else if (status.st_size > kLargestFile)
-        problem = "the file is larger than 1 GiB";
+    try {
+        descriptor_ = open_regular_file(path.c_str(), status);
+    } catch (const std::system_error& error) {
+        throw ImageError(std::string("the file cannot be opened: ") + error.what());
+    }
     size_ = static_cast<std::size_t>(status.st_size);
-    if (problem.empty()) return;
-    if (descriptor_ >= 0) close(descriptor_);
-    throw ImageError(problem);
+    if (status.st_size <= kLargestFile) return;
+    close(descriptor_);
+    throw ImageError("the file is larger than 1 GiB");
 }
 
 File::~File() { close(descriptor_); }

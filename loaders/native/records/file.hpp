@@ -9,12 +9,13 @@
 
 namespace fastvit {
 
-// What is no regular file, such as "a folder" or "a named pipe": opening one for reading may wait for ever. Null for a file.
-const char* kind_unless_file(mode_t mode);
+// Open a regular file for reading; returns its descriptor. Never waits, as it would for somebody who writes into a named
+// pipe. Throws ImageError where it is something else, and std::system_error where it cannot be opened.
+int open_regular_file(const char* path, struct stat& status);
 
 class File {
   public:
-    // Never waits for somebody who writes. Throws ImageError where it cannot be opened or is no regular file.
+    // Throws ImageError where it is no regular file, cannot be opened or is larger than an image may be.
     explicit File(const std::string& path);
     ~File();
     File(const File&) = delete;
@@ -26,8 +27,8 @@ class File {
     std::size_t read(std::uint8_t* to, std::size_t size) const;
 
   private:
-    const int descriptor_;
-    std::size_t size_ = 0;
+    int descriptor_;
+    std::size_t size_;
 };
 
 }  // namespace fastvit

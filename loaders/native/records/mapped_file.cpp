@@ -7,6 +7,8 @@
 #include <cerrno>
 #include <system_error>
 
+#include "records/file.hpp"
+
 namespace fastvit {
 
 namespace {
@@ -30,11 +32,15 @@ const std::uint8_t* last_byte_not_zero(std::span<const std::uint8_t> bytes) {
 
 }  // namespace
 
-MappedFile& MappedFile::map(int descriptor, std::size_t size) {
+MappedFile& MappedFile::map(const char* path) {
     static constexpr std::uint8_t kNothing = 0;
-    void* data = nullptr;
-    if (size && (data = mmap(nullptr, size, PROT_READ, MAP_SHARED, descriptor, 0)) == MAP_FAILED)
-        throw std::system_error(errno, std::generic_category());
+    struct stat status {};
+    const int descriptor = open_regular_file(path, status);
+    const auto size = static_cast<std::size_t>(status.st_size);
+    void* const data = size ? mmap(nullptr, size, PROT_READ, MAP_SHARED, descriptor, 0) : nullptr;
+    const int error = errno;
+    close(descriptor);
+    if (data == MAP_FAILED) throw std::system_error(error, std::generic_category());
     catch_bus_errors();
     MappedFile& file = take_free_one();
     const auto* const begin = static_cast<const std::uint8_t*>(data);

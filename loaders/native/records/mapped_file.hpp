@@ -15,8 +15,8 @@ class MappedFile {
   public:
     static constexpr char kCutShort[] = "the file has become shorter since it was opened, or cannot be read any more";
 
-    // Map the file of an open descriptor, which may be closed afterwards. Throws std::system_error.
-    static MappedFile& map(int descriptor, std::size_t size);
+    // Throws as `open_regular_file`, and std::system_error where it cannot be mapped.
+    static MappedFile& map(const char* path);
     // The mapping that holds the byte at `address`; null where none does.
     static const MappedFile* at(const void* address);
     void unmap();
