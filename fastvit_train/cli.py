@@ -41,7 +41,7 @@ exit codes:
   2    a wrong option
   75   a checkpoint is written because SIGTERM or SIGUSR1 came; continue the
        run with the same command and --resume auto
-  130  Ctrl-C
+  130  Ctrl-C; a checkpoint is written where training has begun
 
 Shell completion: {_PROG} --tyro-write-completion bash FILE"""
 
@@ -145,7 +145,7 @@ def main() -> int:
     name, *arguments = sys.argv[1:] or [""]
     if name in COMMANDS:
         return _end(partial(_use, name, arguments), f"{_PROG} {name}", interrupted="interrupted")
-    return _end(_train, _PROG, interrupted="interrupted; --resume auto continues from the last checkpoint")
+    return _end(_train, _PROG, interrupted="interrupted; --resume auto continues from the last checkpoint, if any")
 
 
 def _end(work: Callable[[], int], prog: str, *, interrupted: str) -> int:
@@ -156,8 +156,8 @@ def _end(work: Callable[[], int], prog: str, *, interrupted: str) -> int:
         notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
         print(f"{prog}: {error}{notes}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"{prog}: {interrupted}", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"{prog}: {stop if stop.args else interrupted}", file=sys.stderr)
         return 130
 
 
