@@ -18,6 +18,7 @@ from torch import Tensor
 
 from loaders import _native
 from loaders._epochs import PlannedEpochs, bad_sample, epoch_ended, loader_closed
+from loaders._reads import warn_of_stuck_reads
 from loaders.config import LoaderConfig
 from loaders.contract import BadSample, BadSampleError, Batch
 from loaders.cpus import num_threads
@@ -175,12 +176,4 @@ class NativeLoader(PlannedEpochs):
             self._warn_of(stuck)
 
     def _warn_of(self, stuck: list[int]) -> None:
-        if stuck:
-            names = ", ".join(self._records.name(record) for record in stuck[:3])
-            more = f" and {len(stuck) - 3} more" if len(stuck) > 3 else ""
-            warnings.warn(
-                f"the loader was closed and left {len(stuck)} of its threads behind, which wait for {names}{more}: "
-                "check the disk or the network file system",
-                RuntimeWarning,
-                stacklevel=3,
-            )
+        warn_of_stuck_reads([self._records.name(record) for record in stuck], f"{len(stuck)} of its threads")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 from loaders import BadSampleError, Batch, LoaderConfig, _native, build_loader
+from loaders._reads import ReaderThreads
 from loaders.native_loader import NativeLoader
 
 pytestmark = pytest.mark.timeout(100)
@@ -80,55 +82,62 @@ def dead_disk(tmp_path_factory) -> dict[str, str]:
 
 
 LOAD = """
-import os, signal, sys, threading, time, warnings
+import os, signal, sys, threading, time
 from pathlib import Path
-from loaders import LoaderConfig, build_loader
+from loaders import BACKENDS, LoaderConfig, build_loader
+from loaders import native_loader, resident_loader, torch_loader
 
-def main(folder, how, **options):
-    config = LoaderConfig(
-        batch_size=2, resolution=32, crop="whole", order="sequential", drop_last=False, num_workers=2
-    )
-    loader = build_loader("native", Path(folder), config)
+def interrupt():
+    global started
+    started = time.monotonic()
+    os.kill(os.getpid(), signal.SIGINT)
+
+folder, backend, how = sys.argv[1:]
+started = time.monotonic()
+config = LoaderConfig(batch_size=2, resolution=32, crop="whole", order="sequential", drop_last=False, num_workers=2)
+if how == "Ctrl-C":
+    threading.Timer(2, interrupt).start()
+loader = None
+try:
+    loader = build_loader(backend, Path(folder), config)
     batches = iter(loader)
     next(batches), next(batches)
-    if how == "Ctrl-C":
-        threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
-        started = time.monotonic() + 0.5
-        try:
-            next(batches)
-        except KeyboardInterrupt:
-            print("interrupted")
     if how == "close":
         time.sleep(0.5)
         started = time.monotonic()
+        print(loader.at_work())
+    else:
+        next(batches)
+except KeyboardInterrupt:
+    print("interrupted")
+if loader is not None:
     loader.close()
-    print(time.monotonic() - started)
-    try:
-        iter(loader)
-    except ValueError as error:
-        print(error)
-
-main(*sys.argv[1:])
-print("at the end")
+print(time.monotonic() - started)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["Ctrl-C", "close"])
-def test_a_read_that_blocks_is_left_behind_by_name(folder, dead_disk, how):
+@pytest.mark.parametrize("backend", ["native", "torch", "resident"])
+def test_a_read_that_blocks_is_left_behind_by_name(folder, dead_disk, backend, how):
+    if (backend, how) == ("resident", "close"):
+        pytest.skip("it reads while it is built, when there is nothing to close")
     done = subprocess.run(
-        [sys.executable, "-c", LOAD, str(folder), how], env=dead_disk, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", LOAD, str(folder), backend, how],
+        env=dead_disk,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
-    *said, seconds, closed, end = done.stdout.splitlines()
-    assert said == (["interrupted"] if how == "Ctrl-C" else [])
+    assert done.returncode == 0, "the process ends, whatever its threads do"
+    said, seconds = done.stdout.splitlines()
+    assert said == "interrupted" if how == "Ctrl-C" else f"('{folder}/b/4.jpg', 0." in said
     assert float(seconds) < 5
-    assert closed == "the loader is closed; build another one"
-    assert (end, done.returncode) == ("at the end", 0), "the process ends, whatever its thread does"
-    expected = (
-        f"left 1 of its threads behind, which wait for {folder}/b/4.jpg: check the disk or the network file system"
-    )
+    workers = "processes" if backend == "torch" else "threads"
+    expected = f"the loader was closed and left 1 of its {workers} behind, which still read {folder}/b/4.jpg: check"
     assert expected in done.stderr
     assert "leaked" not in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_loader_says_what_it_reads(folder, monkeypatch):
@@ -187,6 +196,65 @@ def test_a_loader_that_another_thread_closes_hands_over_no_unmade_batch(photo_se
         for batch, right in zip(batches_of(loader), expected, strict=False):
             assert batch.images.eq(right).all()
         closing.join()
+
+
+def test_reader_threads_call_in_order():
+    threads, called = ReaderThreads(1), []
+    futures = [threads.submit(partial(called.append, number), name=str(number)) for number in range(5)]
+    assert [future.result() for future in futures] == [None] * 5
+    with pytest.raises(ZeroDivisionError):
+        threads.submit(lambda: 1 // 0, name="0").result()
+    assert called == list(range(5))
+    assert threads.close() == []
+
+
+def test_reader_threads_leave_behind_what_does_not_return(monkeypatch):
+    monkeypatch.setattr("loaders._reads.PATIENCE_SECONDS", 0.1)
+    begun, end, threads = threading.Barrier(3), threading.Event(), ReaderThreads(2)
+
+    def read() -> bool:
+        begun.wait(10)
+        return end.wait(10)
+
+    stuck = [threads.submit(read, name=name) for name in ("a.jpg", "b.jpg")]
+    never = threads.submit(int, name="c.jpg")
+    begun.wait(10)
+    assert sorted(threads.close()) == ["a.jpg", "b.jpg"]
+    end.set()
+    assert [future.result(10) for future in stuck] == [True, True]
+    assert not never.done()
+
+
+SMALL_SHARED_MEMORY = """
+mount -t tmpfs -o size=64k tmpfs /dev/shm || exit 77
+"$0" -c '
+import sys
+from pathlib import Path
+from loaders import LoaderConfig, build_loader
+config = LoaderConfig(
+    batch_size=10, resolution=int(sys.argv[2]), crop="whole", order="sequential", drop_last=False, num_workers=2
+)
+try:
+    list(build_loader("torch", Path(sys.argv[1]), config))
+except ValueError as error:
+    print(error)
+' "$@"
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("resolution", [32, 224])
+def test_workers_without_shared_memory_are_one_message(make_set, resolution):
+    """Of 224 px no batch fits; of 32 px some do, until something small does not."""
+    path = make_set("many.beton", 100).path
+    command = ["unshare", "--mount", "bash", "-c", SMALL_SHARED_MEMORY, sys.executable, str(path), str(resolution)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except FileNotFoundError:
+        pytest.skip("no unshare")
+    if done.returncode == 77 or "unshare failed" in done.stderr:
+        pytest.skip("this user may not mount")
+    assert "/dev/shm has no room for them (0 MB in all); make it larger" in done.stdout, done.stderr
 
 
 def test_reading_a_file(tmp_path):
