@@ -42,7 +42,7 @@ exit codes:
   2    a wrong option
   75   a checkpoint is written because SIGTERM or SIGUSR1 came; continue the
        run with the same command and --resume auto
-  130  Ctrl-C
+  130  Ctrl-C; a checkpoint is written where training has begun
 
 Shell completion: {_PROG} --tyro-write-completion bash FILE"""
 
@@ -147,7 +147,7 @@ def main() -> int:
     if name in COMMANDS:
         prog = f"{_PROG} {name}"
         return run_command(partial(_use, name, arguments), name=prog, interrupted=f"{prog}: interrupted")
-    interrupted = f"{_PROG}: interrupted; --resume auto continues from the last checkpoint"
+    interrupted = f"{_PROG}: interrupted; --resume auto continues from the last checkpoint, if any"
     return run_command(_train, name=_PROG, interrupted=interrupted)
 
 

@@ -38,12 +38,15 @@ def explain_errors(config: Config, folder: Path) -> Iterator[Place]:
 
     Raises:
         FastvitError: Memory was not enough; every other error keeps its type and its traceback.
+        KeyboardInterrupt: Ctrl-C came; where it has no message yet, one says where the run was.
     """
     place = Place(folder)
     try:
         yield place
     except FastvitError:
         raise
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(*(stop.args or [f"interrupted {place}"])) from None
     except Exception as error:
         if is_out_of_memory(error):
             raise FastvitError(

@@ -127,12 +127,16 @@ class Run:
     """The last good checkpoint in the folder."""
     checkpoint_step: int | None = None
     """Its step."""
-    stop_signal: StopSignal = field(default_factory=StopSignal)
     watchdog: Watchdog = field(default_factory=Watchdog)
+    stop_signal: StopSignal = field(init=False)
     failed_saves: int = 0
     """Checkpoints that could not be written."""
     save_error: str | None = None
     """Why the last one could not; None where it was written."""
+
+    def __post_init__(self) -> None:
+        """Ctrl-C need not wait for the end of a step while the run waits for a batch, which may never come."""
+        self.stop_signal = StopSignal(lambda: self.watchdog.waits_for_data)
 
     @property
     def evaluated_model(self) -> nn.Module:

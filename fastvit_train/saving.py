@@ -1,7 +1,8 @@
 """A run that saves under hard conditions: the disk is full, or a signal asks it to stop."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 from fastvit_train.run import Run, save_checkpoint
@@ -9,7 +10,7 @@ from fastvit_train.run_folder import CHECKPOINT
 from fastvit_train.signals import RunStopped
 from loaders.errors import FastvitError
 
-__all__ = ["check_saved", "save_or_warn", "stop_if_asked", "stop_is_asked", "stop_run"]
+__all__ = ["check_saved", "save_at_ctrl_c", "save_or_warn", "stop_if_asked", "stop_is_asked", "stop_run"]
 
 
 def save_or_warn(save: Callable[[Run], None], run: Run) -> None:
@@ -56,11 +57,14 @@ def stop_run(run: Run) -> NoReturn:
     """Write a checkpoint and end the run.
 
     Raises:
-        RunStopped: Always.
+        RunStopped: A signal asked for it.
+        KeyboardInterrupt: Ctrl-C did; the message says how to continue.
         OSError: On the main rank, when the checkpoint cannot be written.
     """
     with run.watchdog.stage("writing a checkpoint"):
         save_checkpoint(run)
+    if run.stop_signal.received == "SIGINT":
+        raise KeyboardInterrupt(_what_is_left(run))
     run.metrics.say(
         f"stopped     by {run.stop_signal.received or 'a signal'} at step {run.progress.step}; --resume auto "
         f"continues from {run.folder / CHECKPOINT}"
@@ -68,11 +72,41 @@ def stop_run(run: Run) -> NoReturn:
     raise RunStopped
 
 
+@contextmanager
+def save_at_ctrl_c(run: Run) -> Iterator[None]:
+    """Write a checkpoint where Ctrl-C comes while the run waits for a batch; a step is finished before: `stop_run`.
+
+    Raises:
+        KeyboardInterrupt: The body did; the message says what there is to continue from.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if stop.args:
+            raise
+        # Several ranks would have to meet for it, and each is somewhere else.
+        if (
+            not run.stop_signal.is_urgent
+            and run.world.world_size == 1
+            and run.progress.step > (run.checkpoint_step or 0)
+        ):
+            save_or_warn(save_checkpoint, run)
+        raise KeyboardInterrupt(_what_is_left(run)) from None
+
+
+def _what_is_left(run: Run) -> str:
+    stopped = f"interrupted at step {run.progress.step}"
+    if run.checkpoint_step is None:
+        return f"{stopped}, before its first checkpoint"
+    return f"{stopped}; --resume auto continues from step {run.checkpoint_step}: {run.checkpoint_path}"
+
+
 def stop_if_asked(run: Run) -> None:
     """Write a checkpoint and end the run where a signal asks for it.
 
     Raises:
         RunStopped: One did.
+        KeyboardInterrupt: Ctrl-C did.
     """
     if stop_is_asked(run):
         stop_run(run)

@@ -1,8 +1,14 @@
-"""SIGTERM and SIGUSR1, which batch systems send before they end a job: the run writes a checkpoint and stops."""
+"""Signals that ask a run to end: it writes a checkpoint and stops.
 
+SIGTERM and SIGUSR1 are what batch systems send before they end a job; SIGINT is Ctrl-C.
+"""
+
+import os
 import signal
+import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -13,6 +19,8 @@ EXIT_STOPPED = 75
 
 # Slurm signals every process of a job and torchrun passes the signal on, so that one request may come twice.
 _SAME_REQUEST_SECONDS = 5
+# Nobody presses Ctrl-C twice as fast, but torchrun passes on the one that each of its processes has got already.
+_SAME_CTRL_C_SECONDS = 0.3
 
 
 class RunStopped(SystemExit):
@@ -23,9 +31,15 @@ class RunStopped(SystemExit):
 
 
 class StopSignal:
-    """Remembers SIGTERM and SIGUSR1 between entering and leaving it; a second one, seconds later, ends the process.
+    """Remembers SIGTERM, SIGUSR1 and Ctrl-C between entering and leaving it; a second one ends the process.
+
+    A second SIGTERM or SIGUSR1 does so seconds later, a second Ctrl-C at once, by KeyboardInterrupt. Where SIGINT has
+    another handler than Python's own, as in a job of the shell's background, it stays.
 
     In a thread that is not the main one it does nothing: Python handles signals in the main thread alone.
+
+    Args:
+        may_interrupt: Whether the first Ctrl-C may raise KeyboardInterrupt where the program is just now.
 
     Examples:
         >>> import signal
@@ -36,9 +50,12 @@ class StopSignal:
         SIGTERM
     """
 
-    def __init__(self) -> None:
+    def __init__(self, may_interrupt: Callable[[], bool] = lambda: False) -> None:
         self.received: str | None = None
         """The name of the signal that came, if one did."""
+        self.is_urgent = False
+        """Ctrl-C came twice: KeyboardInterrupt may have been raised in the middle of a step."""
+        self._may_interrupt = may_interrupt
         self._received_at = 0.0
         self._handlers_before: dict[signal.Signals, Any] = {}
 
@@ -46,6 +63,8 @@ class StopSignal:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGUSR1):
                 self._handlers_before[number] = signal.signal(number, self._receive)
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                self._handlers_before[signal.SIGINT] = signal.signal(signal.SIGINT, self._receive_ctrl_c)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -59,3 +78,13 @@ class StopSignal:
         elif now - self._received_at > _SAME_REQUEST_SECONDS:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
+
+    def _receive_ctrl_c(self, number: int, frame: FrameType | None) -> None:
+        before, self._received_at = self._received_at, time.monotonic()
+        is_first, self.received = self.received is None, self.received or signal.Signals(number).name
+        if is_first and not self._may_interrupt():
+            # Not by print, in the middle of which it may have come.
+            os.write(sys.stderr.fileno(), b"\nCtrl-C: the run stops after this step; a second one ends it at once\n")
+        elif is_first or self._received_at - before > _SAME_CTRL_C_SECONDS:
+            self.is_urgent = not is_first
+            signal.default_int_handler(number, frame)

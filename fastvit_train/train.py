@@ -36,7 +36,7 @@ from fastvit_train.run import (
     start_run,
 )
 from fastvit_train.run_folder import RESULT, claim_folder, find_checkpoints, save_config
-from fastvit_train.saving import check_saved, save_or_warn, stop_if_asked, stop_is_asked, stop_run
+from fastvit_train.saving import check_saved, save_at_ctrl_c, save_or_warn, stop_if_asked, stop_is_asked, stop_run
 from fastvit_train.schedule import lr_factor, phase_of
 from fastvit_train.sharding import without_averaging
 from fastvit_train.step_timer import Interval, StepTimer
@@ -74,6 +74,7 @@ def train(config: Config) -> dict[str, Any]:
     Raises:
         FastvitError: The config does not fit the data, the model or the checkpoint; the message says how.
         RunStopped: SIGTERM or SIGUSR1 came; the checkpoint is written.
+        KeyboardInterrupt: Ctrl-C came; once training has begun the message says what there is to continue from.
     """
     started = time.perf_counter()
     require_trackers(config.trackers)
@@ -98,6 +99,7 @@ def train(config: Config) -> dict[str, Any]:
         cleanup.enter_context(tracked(run))
         announce(run)
         forecast, timer = Forecast(run), StepTimer(device_clock(world.device))
+        cleanup.enter_context(save_at_ctrl_c(run))
         cleanup.enter_context(run.stop_signal)
         cleanup.enter_context(run.watchdog.watch(timeout_seconds=config.data.timeout_seconds, where=run.where))
         train_loader = WatchedLoader(train_loader, run.watchdog, config.data.train, use="training")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from loaders import BadSample, Batch, ImageLoader
+from loaders.contract import SaysWhatItReads
 
 __all__ = ["Watchdog", "WatchedLoader"]
 
@@ -41,6 +42,17 @@ class Watchdog:
 
     def __init__(self) -> None:
         self._stage = _Stage("starting")
+        self._readers: list[SaysWhatItReads] = []
+
+    @property
+    def waits_for_data(self) -> bool:
+        """Whether the run waits for a batch."""
+        return self._stage.waits_for_data
+
+    def ask(self, loader: ImageLoader) -> None:
+        """Ask this loader, if it can tell, what it reads while the run stands still."""
+        if isinstance(loader, SaysWhatItReads):
+            self._readers.append(loader)
 
     def enter(self, text: str, *, waits_for_data: bool = False) -> None:
         """Say what the run does from now on."""
@@ -84,8 +96,9 @@ class Watchdog:
                 stage, seconds = self._stage, 0.0
                 continue
             before, seconds = seconds, seconds + interval
+            reads = [read for reader in self._readers for read in reader.at_work()]
             if before < timeout_seconds <= seconds:
-                _report(stage, seconds, where())
+                _report(stage, seconds, where(), reads)
                 if stage.waits_for_data:
                     _end_process()
 
@@ -103,6 +116,7 @@ class WatchedLoader:
     def __init__(self, loader: ImageLoader, watchdog: Watchdog, path: Path, *, use: str) -> None:
         self._loader = loader
         self._watchdog = watchdog
+        watchdog.ask(loader)
         self._path = path
         self._use = use
         self._epoch = self._skip_batches = 0
@@ -136,15 +150,25 @@ class WatchedLoader:
         self._loader.close()
 
 
-def _report(stage: _Stage, seconds: float, where: str) -> None:
-    """Write to standard error what stands still, and the stacks and states of all threads."""
+def _report(stage: _Stage, seconds: float, where: str, reads: Sequence[tuple[str, float]]) -> None:
+    """Write to standard error what stands still, and the stacks and states of all threads.
+
+    Args:
+        stage: What stands still.
+        seconds: For how long.
+        where: How far the run is.
+        reads: What the loaders are at, each with the seconds since it was seen first.
+    """
     ending = (
         "the run ends here, and --resume auto continues it from its last checkpoint; check the disk or file system of "
         "the data; --data.timeout-seconds is the limit"
         if stage.waits_for_data
         else "it may only be slow, as compilation is, or wait for another rank: the run goes on"
     )
-    _write(f"fastvit-train: standing still for {seconds:.0f} s: {stage.text} ({where})\n{_threads()}\n")
+    _write(f"fastvit-train: standing still for {seconds:.0f} s: {stage.text} ({where})\n")
+    for name, since in sorted(reads, key=lambda read: -read[1]):
+        _write(f"being read for {since:.0f} s: {name}\n")
+    _write(f"{_threads()}\n")
     faulthandler.dump_traceback(sys.stderr.fileno(), all_threads=True)
     _write(f"fastvit-train: {ending}\n")
 

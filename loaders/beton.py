@@ -134,6 +134,7 @@ class Beton:
         labels = [self.metadata[name].astype(np.int64) for name, kind in kinds.items() if kind == FieldKind.INT]
         self._labels = labels[0] if labels else None
         self._data: NDArray[np.uint8] | None = data
+        self.check_is_whole()
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -174,13 +175,25 @@ class Beton:
     def image_bytes(self, index: int) -> NDArray[np.uint8]:
         """One image's bytes, uint8 [size]: a read-only view into the mapped file, not a copy.
 
+        Should the file be cut short while they are in use, they turn to zeros: `check_is_whole` tells.
+
         Raises:
-            BetonError: The file is closed or has no image field.
+            BetonError: The file is closed, has no image field or has become shorter.
             IndexError: There is no such record.
         """
         images = self._image_columns()
         offset = images.offsets[index]
+        self.check_is_whole()
         return self.data[offset : offset + images.sizes[index]]
+
+    def check_is_whole(self) -> None:
+        """See to it that the file is as long as when it was opened; to be called after its bytes were used.
+
+        Raises:
+            BetonError: It is closed or has become shorter: what was read of it may be zeros.
+        """
+        if not _native.is_whole(self.data):
+            raise BetonError(f"{self.path}: {_native.cut_short}; copy or write it again")
 
     @property
     def data(self) -> NDArray[np.uint8]:

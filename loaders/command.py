@@ -26,7 +26,8 @@ def run_command(work: Callable[[], int | None], *, name: str = "error", interrup
     Args:
         work: Returns the exit code; none is 0.
         name: What messages begin with.
-        interrupted: What to tell whoever pressed Ctrl-C: what is left, or how to continue.
+        interrupted: What to tell whoever pressed Ctrl-C: what is left, or how to continue. A KeyboardInterrupt with a
+            message of its own says that instead.
 
     Returns:
         The code of `work`, 1 after an error that the user can do something about or when output was lost, 130 after
@@ -62,8 +63,8 @@ def _exit_code(work: Callable[[], int | None], name: str, interrupted: str) -> i
         notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
         print(f"{name}: {error}{notes}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(interrupted, file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"{name}: {stop}" if stop.args else interrupted, file=sys.stderr)
         return 130
 
 

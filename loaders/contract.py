@@ -8,7 +8,7 @@ of it for every backend.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from loaders.errors import FastvitError
 
@@ -16,7 +16,7 @@ from loaders.errors import FastvitError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["BadSample", "BadSampleError", "Batch", "ImageLoader"]
+__all__ = ["BadSample", "BadSampleError", "Batch", "ImageLoader", "SaysWhatItReads"]
 
 
 class Batch(NamedTuple):
@@ -151,4 +151,28 @@ class ImageLoader(Protocol):
         """Give back threads, processes and memory; a second call does nothing.
 
         An iterator that is still held raises FastvitError when it is asked for its next batch.
+        """
+
+
+@runtime_checkable
+class SaysWhatItReads(Protocol):
+    """A loader that can tell which samples it is at, for whoever waits for a batch that does not come.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from loaders import LoaderConfig, build_loader
+        >>> from loaders.contract import SaysWhatItReads
+        >>> config = LoaderConfig(batch_size=2, resolution=64, crop="whole", order="sequential", drop_last=False)
+        >>> loader = build_loader("native", Path("photos"), config)
+        >>> isinstance(loader, SaysWhatItReads)
+        True
+        >>> loader.at_work()
+        []
+        >>> loader.close()
+    """
+
+    def at_work(self) -> list[tuple[str, float]]:
+        """The names of the samples that are being made, and for how many seconds each was seen there.
+
+        The time begins when one call finds a sample that the call before did not. May be called from any thread.
         """

@@ -8,7 +8,7 @@ next. `loaders/native/` is the engine; its headers tell how each step works.
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from loaders import _native
 from loaders._epochs import PlannedEpochs, bad_sample, epoch_ended, loader_closed
+from loaders._reads import ReaderThreads, warn_of_stuck_reads
 from loaders.config import LoaderConfig
 from loaders.contract import BadSampleError, Batch
 from loaders.cpus import num_threads
@@ -79,10 +80,10 @@ class NativeLoader(PlannedEpochs):
         )
 
     def __iter__(self) -> Iterator[Batch]:
+        self._iteration += 1
+        self._cancel()  # what an iterator that was left behind had asked for
         if self._engine is None:
             raise loader_closed()
-        self._engine.cancel()  # what an iterator that was left behind had asked for
-        self._iteration += 1
         return self._batches(self._iteration)
 
     def _batches(self, iteration: int) -> Iterator[Batch]:
@@ -100,12 +101,12 @@ class NativeLoader(PlannedEpochs):
                 if not pending:
                     return
                 batch = self._finished(pending[0])
-                del engine  # an iterator that is left lying about must not keep threads that `close` is to end
+                self._engine_of(iteration)  # another thread may have ended the epoch, and the batch with it
                 yield batch
                 free.append(pending.popleft().images)  # not earlier: the consumer had this memory until now
         finally:
-            if self._engine is not None and iteration == self._iteration:
-                self._engine.cancel()
+            if iteration == self._iteration:
+                self._cancel()
 
     def _engine_of(self, iteration: int) -> _native.Engine:
         if self._engine is None or iteration != self._iteration:
@@ -173,15 +174,32 @@ class NativeLoader(PlannedEpochs):
                 return error
             return _native.crop_pixels(image.permute(1, 2, 0).numpy(), int(pending.samples[row]), pending.rule)
 
-        threads = ThreadPoolExecutor(num_threads(self._config.num_workers))
+        names = [self._records.name(int(numbers[row])) for row in rows]
+        threads = ReaderThreads(num_threads(self._config.num_workers))
         try:
-            yield from zip(rows, threads.map(make, rows), strict=True)
+            futures = [threads.submit(partial(make, row), name=name) for row, name in zip(rows, names, strict=True)]
+            for row, future in zip(rows, futures, strict=True):
+                yield row, future.result()
         finally:
-            threads.shutdown(wait=False, cancel_futures=True)  # one that still reads writes to nothing of ours
+            stuck = threads.close()  # one that still reads writes to nothing of ours
+            warn_of_stuck_reads(stuck, f"{len(stuck)} of its threads")
+
+    def at_work(self) -> list[tuple[str, float]]:
+        """See `SaysWhatItReads.at_work`."""
+        records = [] if self._engine is None else self._engine.at_work()
+        return [(self._records.name(record), seconds) for record, seconds in records]
 
     def close(self) -> None:
-        """End the threads and give the memory back."""
-        if self._engine is not None:
-            self._engine.cancel()
-        self._engine = None
-        self._slots = []
+        """End the threads and give the memory back; threads that wait for a read for seconds are left behind."""
+        engine, self._engine, self._slots = self._engine, None, []
+        if engine is not None:
+            self._warn_of(engine.close())
+
+    def _cancel(self) -> None:
+        """Give up the batches that were asked for; the loader is closed where a read does not come back."""
+        if self._engine is not None and (stuck := self._engine.cancel()):
+            self._engine, self._slots = None, []
+            self._warn_of(stuck)
+
+    def _warn_of(self, stuck: list[int]) -> None:
+        warn_of_stuck_reads([self._records.name(record) for record in stuck], f"{len(stuck)} of its threads")

@@ -1,7 +1,6 @@
 """Where images come from: a `.beton` file, an ImageFolder or tar shards, as records that can be decoded one by one."""
 
 import os
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -63,10 +62,10 @@ class BetonRecords:
     def decode(self, index: int, *, exif_orientation: ExifOrientation = "ignore") -> Tensor:
         """See `ImageRecords.decode`."""
         beton = self._beton
-        data = beton.image_bytes(index)
+        data = _copy_of(beton, index)
         height, width = int(beton.heights[index]), int(beton.widths[index])
         if beton.modes[index] == ImageMode.RAW:
-            return _as_tensor(data.reshape(height, width, 3).copy())  # torch warns of memory that is read-only
+            return _as_tensor(data.reshape(height, width, 3))
         pixels = decode_image(data)
         if pixels.shape[:2] != (height, width):
             raise ImageError(f"it decodes to {pixels.shape[:2]}, where the file's table says {(height, width)}")
@@ -106,7 +105,7 @@ class FileRecords:
 
     def decode(self, index: int, *, exif_orientation: ExifOrientation = "ignore") -> Tensor:
         """See `ImageRecords.decode`."""
-        data = _read_file(self._files[index])
+        data = _native.read_file(os.fsencode(self._files[index]))
         return _as_tensor(_shown(decode_image(data), data, exif_orientation))
 
     def name(self, index: int) -> str:
@@ -167,7 +166,7 @@ class TarRecords:
     def decode(self, index: int, *, exif_orientation: ExifOrientation = "ignore") -> Tensor:
         """See `ImageRecords.decode`."""
         shard, number = self._place(index)
-        data = shard.image_bytes(number)
+        data = _copy_of(shard, number)
         return _as_tensor(_shown(decode_image(data), data, exif_orientation))
 
     def name(self, index: int) -> str:
@@ -226,12 +225,17 @@ def _native_shard(shard: TarShard) -> _native.Records:
     )
 
 
-def _read_file(name: str) -> bytes:
-    """A whole image file; opening what is none, such as a pipe, must not wait for whoever writes to it."""
-    with open(name, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ImageError("it is no regular file")
-        return file.read()
+def _copy_of(file: Beton | TarShard, index: int) -> NDArray[np.uint8]:
+    """An image's bytes; copied, as what is mapped may turn to zeros, and is read-only, of which torch warns.
+
+    Raises:
+        OSError: The file has become shorter.
+    """
+    offset = file.offsets[index]
+    data = file.data[offset : offset + file.sizes[index]].copy()
+    if not _native.is_whole(file.data):
+        raise OSError(_native.cut_short)
+    return data
 
 
 def _shown(

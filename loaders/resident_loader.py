@@ -1,7 +1,8 @@
 """The `resident` backend: a small dataset lives decoded in the device's memory and is gathered there batch by batch."""
 
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from loaders._epochs import PlannedEpochs, bad_sample, epoch_ended, loader_closed
+from loaders._reads import ReaderThreads, warn_of_stuck_reads
 from loaders.config import LoaderConfig
 from loaders.contract import BadSample, BadSampleError, Batch
 from loaders.cpus import num_threads
@@ -88,20 +90,27 @@ def _decode_all(records: ImageRecords, path: Path, config: LoaderConfig) -> tupl
             return None
 
     stored: Tensor | None = None
-    with ThreadPoolExecutor(num_threads(config.num_workers)) as threads:
-        for index, image in enumerate(threads.map(decode, range(num_samples))):
+    threads = ReaderThreads(num_threads(config.num_workers))
+    try:
+        futures = deque(
+            threads.submit(partial(decode, index), name=records.name(index)) for index in range(num_samples)
+        )
+        for index in range(num_samples):
+            image = futures.popleft().result()
             if image is None:
                 continue
             if stored is None:
                 stored = torch.zeros((num_samples, *image.shape[1:], 3), dtype=torch.uint8)
             if image.shape[1:] != stored.shape[1:3]:
-                threads.shutdown(wait=False, cancel_futures=True)
                 raise FastvitError(
                     f"the resident backend needs images of one size, but {records.name(index)} is "
                     f"{tuple(image.shape[1:])} and those before it are {tuple(stored.shape[1:3])} "
                     "(height, width); use another --data.backend"
                 )
             stored[index] = image.permute(1, 2, 0)
+    finally:
+        stuck = threads.close()
+        warn_of_stuck_reads(stuck, f"{len(stuck)} of its threads")
     if stored is None:
         raise FastvitError(f"no image of {path} can be decoded")
     return stored, bad

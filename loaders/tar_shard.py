@@ -70,16 +70,36 @@ class TarShard:
         except ValueError as error:
             raise FastvitError(f"{path}: {error}") from error
         self.labels = self._read_labels(is_json, label_text, label_ends)
+        self.check_is_whole()
 
     def image_bytes(self, index: int) -> NDArray[np.uint8]:
-        """One image's bytes, uint8 [size]: a read-only view into the mapped file, not a copy."""
+        """One image's bytes, uint8 [size]: a read-only view into the mapped file, not a copy.
+
+        Should the file be cut short while they are in use, they turn to zeros: `check_is_whole` tells.
+
+        Raises:
+            FastvitError: The file has become shorter.
+            IndexError: There is no such sample.
+        """
         offset = self.offsets[index]
+        self.check_is_whole()
         return self.data[offset : offset + self.sizes[index]]
 
     def member_name(self, index: int) -> str:
-        """The path of a sample's image in the archive."""
+        """The path of a sample's image in the archive; its number where the file has become shorter."""
+        if not _native.is_whole(self.data):
+            return f"image {index}"
         name = _native.tar_member_name(self.data, int(self._headers[index]))
         return name.decode(errors="backslashreplace")
+
+    def check_is_whole(self) -> None:
+        """See to it that the file is as long as when it was opened; to be called after its bytes were used.
+
+        Raises:
+            FastvitError: It has become shorter: what was read of it may be zeros.
+        """
+        if not _native.is_whole(self.data):
+            raise FastvitError(f"{self.path}: {_native.cut_short}; copy or write it again")
 
     def __reduce__(self) -> tuple[type[Self], tuple[Path]]:
         return type(self), (self.path,)

@@ -1,8 +1,10 @@
 """The `torch` backend: whole images and torchvision's transforms in a DataLoader, the reference for all others."""
 
+import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,18 +14,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
+from loaders import _native
 from loaders._epochs import PlannedEpochs, bad_sample, epoch_ended, loader_closed
+from loaders._reads import PATIENCE_SECONDS, warn_of_stuck_reads
 from loaders.config import LoaderConfig
 from loaders.contract import BadSample, BadSampleError, Batch
 from loaders.cpus import automatic_workers
+from loaders.errors import FastvitError
 from loaders.image_files import ImageError
 from loaders.records import ImageRecords, open_records
 
 __all__ = ["TorchLoader"]
+
+_SHARED_MEMORY = "/dev/shm"
 
 
 class _Request(NamedTuple):
@@ -38,32 +45,45 @@ class _Request(NamedTuple):
 class _Batches(Dataset[tuple[Batch, list[BadSample]]]):
     """Whole batches by request; runs in the workers."""
 
-    def __init__(self, records: ImageRecords, config: LoaderConfig) -> None:
-        self._records = records
+    def __init__(self, records: ImageRecords, config: LoaderConfig, num_workers: int) -> None:
+        self.records = records
+        self.at = multiprocessing.RawArray("q", [-1] * max(1, num_workers))
+        """The record that each worker is at; -1 where it is at none. The first one's is that of this process, without
+        workers."""
         self._config = config
 
     def __getitem__(self, request: _Request) -> tuple[Batch, list[BadSample]]:
         images: list[Tensor] = []
         good: list[int] = []
         bad: list[BadSample] = []
+        worker = get_worker_info()
+        number = 0 if worker is None else worker.id
         for sample, index in zip(request.samples.tolist(), request.indices.tolist(), strict=True):
+            self.at[number] = index
             try:
                 images.append(self._sample(sample, index, request))
                 good.append(index)
             except (OSError, RuntimeError, ImageError) as error:
-                bad.append(bad_sample(self._records, index, error))
+                bad.append(bad_sample(self.records, index, error))
+        self.at[number] = -1
         # In a worker, collating writes into memory that it shares with the main process: nothing is copied again.
         side = request.resolution
         pixels = default_collate(images) if images else torch.empty((0, side, side, 3), dtype=torch.uint8)
         indices = np.array(good, dtype=np.int64)
-        labels = torch.from_numpy(self._records.labels[indices])
-        return Batch(pixels.permute(0, 3, 1, 2), labels, torch.from_numpy(indices)), bad
+        batch = Batch(
+            pixels.permute(0, 3, 1, 2), torch.from_numpy(self.records.labels[indices]), torch.from_numpy(indices)
+        )
+        if worker is not None:
+            # torch would do it later, in a thread: where there is no memory for it, nobody would get the error.
+            for part in batch:
+                part.share_memory_()  # type: ignore[no-untyped-call]
+        return batch, bad
 
     def _sample(self, sample: int, index: int, request: _Request) -> Tensor:
         """One image of the batch, uint8 [resolution, resolution, 3]; raises as `ImageRecords.decode` does."""
         config, side = self._config, request.resolution
         resize = partial(transforms.resize, interpolation=InterpolationMode(config.interpolation), antialias=True)
-        image = self._records.decode(index, exif_orientation=config.exif_orientation)
+        image = self.records.decode(index, exif_orientation=config.exif_orientation)
         if config.crop == "center":
             resized = resize(image, [round(side / config.center_fraction)])
             return _channels_last(transforms.center_crop(resized, [side, side]))
@@ -114,15 +134,17 @@ class TorchLoader(PlannedEpochs):
         super().__init__(config, num_samples=len(records.labels))
         self._raise = config.on_error == "raise"
         num_workers = automatic_workers() if config.num_workers is None else config.num_workers
+        self._batches = _Batches(records, config, num_workers)
+        self._seen = [(-1, 0.0)] * len(self._batches.at)  # the record of each worker, and since when
         self._loader: DataLoader[tuple[Batch, list[BadSample]]] | None = DataLoader(
-            _Batches(records, config),
+            self._batches,
             batch_size=None,  # each request is for a whole batch
             sampler=_Requests(self),
             # The default would take every named tuple apart and put it together again.
             collate_fn=_as_it_is,  # type: ignore[arg-type]  # without batching it gets what the dataset gives
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
-            worker_init_fn=_obey_the_loader_alone,
+            worker_init_fn=_start_worker,
             # Its own, or each epoch would take a number from the global one, which a resumed epoch took before.
             generator=torch.Generator(),
             pin_memory=config.device.type == "cuda",
@@ -143,7 +165,7 @@ class TorchLoader(PlannedEpochs):
             raise loader_closed()
         # Not in a local variable: an iterator that is left lying about must not keep processes that `close` is to end.
         self._running = iter(self._loader)
-        while (made := next(self._running, None)) is not None:
+        while (made := _next_of(self._running)) is not None:
             batch, bad = made
             if bad and self._raise:
                 raise BadSampleError(bad[0])
@@ -152,9 +174,50 @@ class TorchLoader(PlannedEpochs):
             if self._running is None:
                 raise epoch_ended()
 
+    def at_work(self) -> list[tuple[str, float]]:
+        """See `SaysWhatItReads.at_work`."""
+        now = time.monotonic()
+        for worker, record in enumerate(self._batches.at):
+            if self._seen[worker][0] != record:
+                self._seen[worker] = record, now
+        name = self._batches.records.name
+        return [(name(record), now - since) for record, since in self._seen if record >= 0]
+
     def close(self) -> None:
-        """End the worker processes."""
-        self._loader = self._running = None
+        """End the worker processes; one that waits for a read for seconds is ended in it."""
+        stuck: list[str] = []
+
+        def end_stuck_workers() -> None:
+            stuck.extend(name for name, _ in self.at_work())
+            for worker in workers:
+                worker.terminate()  # see `_end_when_the_loader_asks`
+
+        workers = getattr(self._running, "_workers", [])
+        ending = threading.Timer(PATIENCE_SECONDS, end_stuck_workers)
+        ending.start()
+        self._loader = self._running = None  # which waits for the workers
+        ending.cancel()
+        ending.join()
+        warn_of_stuck_reads(stuck, f"{len(stuck)} of its processes")
+
+
+def _next_of(running: Iterator[tuple[Batch, list[BadSample]]]) -> tuple[Batch, list[BadSample]] | None:
+    """What the workers made next; None at the end.
+
+    Raises:
+        FastvitError: There is no shared memory for it.
+    """
+    try:
+        return next(running, None)
+    except RuntimeError as error:
+        if "shared memory" not in str(error):
+            raise
+        shared = os.statvfs(_SHARED_MEMORY)
+        raise FastvitError(
+            f"the torch backend's workers hand over batches in shared memory: {_SHARED_MEMORY} has no room for them "
+            f"({shared.f_frsize * shared.f_blocks >> 20} MB in all); make it larger (docker run --shm-size 8g), use "
+            "fewer workers or smaller batches, or the native backend, which needs none"
+        ) from error
 
 
 class _Requests:
@@ -174,7 +237,12 @@ def _as_it_is(item: tuple[Batch, list[BadSample]]) -> tuple[Batch, list[BadSampl
     return item
 
 
-def _obey_the_loader_alone(_worker: int) -> None:
+def _start_worker(_worker: int) -> None:
+    _native.catch_bus_errors()  # torch has just put its own handler in the place of ours
+    _obey_the_loader_alone()
+
+
+def _obey_the_loader_alone() -> None:
     """In a worker: end at the SIGTERM of the process that it works for, not at one that is sent to all processes.
 
     Batch systems send it to all, and then the training process needs its workers until it has stopped.

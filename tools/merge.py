@@ -132,6 +132,7 @@ def _copy_records(file: Path, stream: BetonStream, lines: BinaryIO, advance: Adv
             stream.append((image, line.label))
             advance(1, data.nbytes)
             index += 1
+        beton.check_is_whole()
         if index != beton.num_samples:
             raise FastvitError(f"{file}: its record list ends before record {index}; convert the part again")
 

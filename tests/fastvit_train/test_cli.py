@@ -327,6 +327,15 @@ def test_training_does_not_stop_because_its_lines_are_lost(config, run, monkeypa
     assert (config.out / "result.json").exists()
 
 
+def test_ctrl_c_says_what_the_run_says_of_it(config, run, monkeypatch):
+    def interrupted(_: Config) -> None:
+        raise KeyboardInterrupt("interrupted at step 0, before its first checkpoint")
+
+    monkeypatch.setattr("fastvit_train.train.train", interrupted)
+    expected = "fastvit-train: interrupted at step 0, before its first checkpoint\n"
+    assert run("--config", save_config(config)) == (130, "", expected)
+
+
 def test_a_full_disk_is_one_message(config, run):
     path = save_config(config)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

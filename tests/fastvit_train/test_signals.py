@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1 stop a run where it is, and it goes on from there as if nothing had happened."""
+"""SIGTERM, SIGUSR1 and Ctrl-C stop a run where it is, and it goes on from there as if nothing had happened."""
 
 import os
 import signal
@@ -12,6 +12,7 @@ from fastvit_train import checkpoint, signals
 from fastvit_train.metrics import read_metrics
 from fastvit_train.signals import EXIT_STOPPED, RunStopped, StopSignal
 from fastvit_train.train import train
+from loaders.resident_loader import ResidentLoader
 from runs import same, weights
 
 BEFORE = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
@@ -123,7 +124,79 @@ def test_in_another_thread_signals_stay_as_they_are():
     assert seen == [(None, BEFORE[signal.SIGTERM])]
 
 
-def test_ctrl_c_is_not_caught(config, monkeypatch):
+def test_ctrl_c_saves_after_its_step(trained, config, monkeypatch, capfd):
     error = train_until(config, monkeypatch, "fastvit_train.train.train_step", call=6, number=signal.SIGINT)
     assert isinstance(error, KeyboardInterrupt)
-    assert checkpoint.load(config.out / "checkpoint.pt")["progress"]["step"] == 4
+    path = config.out / "checkpoint.pt"
+    assert str(error) == f"interrupted at step 6; --resume auto continues from step 6: {path}"
+    assert "Ctrl-C: the run stops after this step; a second one ends it at once" in capfd.readouterr().err
+    assert checkpoint.load(path)["progress"]["step"] == 6
+    assert {number: signal.getsignal(number) for number in BEFORE} == BEFORE
+    train(replace(config, resume="auto"))
+    assert same(weights(config.out), weights(trained.config.out))
+    assert evaluations(config.out) == evaluations(trained.config.out)
+
+
+# Of the first epoch, from the first batch on: four of training and two of evaluation.
+@pytest.mark.parametrize(("batch", "step"), [(1, 0), (3, 2), (5, 4), (6, 4)])
+def test_ctrl_c_does_not_wait_for_a_batch(trained, config, monkeypatch, batch, step):
+    calls = iter(range(1, 10**6))
+    whole = ResidentLoader.__iter__
+
+    def interrupted(loader):
+        for one in whole(loader):
+            if next(calls) == batch:
+                signal.raise_signal(signal.SIGINT)
+            yield one
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ResidentLoader, "__iter__", interrupted)
+        with pytest.raises(KeyboardInterrupt) as raised:
+            train(config)
+    path = config.out / "checkpoint.pt"
+    if not step:
+        assert str(raised.value) == "interrupted at step 0, before its first checkpoint"
+        assert not path.exists()
+        return
+    assert str(raised.value) == f"interrupted at step {step}; --resume auto continues from step {step}: {path}"
+    train(replace(config, resume="auto"))
+    assert same(weights(config.out), weights(trained.config.out))
+    assert evaluations(config.out) == evaluations(trained.config.out)
+
+
+def test_ctrl_c_before_training_promises_no_checkpoint(config, monkeypatch):
+    monkeypatch.setattr("fastvit_train.train.build_loaders", lambda *_: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt) as raised:
+        train(config)
+    assert str(raised.value) == f"interrupted before the first step of the run in {config.out}"
+
+
+def test_a_second_ctrl_c_ends_the_run_at_once(config, monkeypatch):
+    monkeypatch.setattr(signals, "_SAME_CTRL_C_SECONDS", -1)
+
+    def step(*_):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError
+
+    monkeypatch.setattr("fastvit_train.train.train_step", step)
+    with pytest.raises(KeyboardInterrupt, match="interrupted at step 0, before its first checkpoint"):
+        train(config)
+
+
+def test_a_ctrl_c_that_torchrun_passes_on_is_no_second_one():
+    with StopSignal() as stop:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        assert (stop.received, stop.is_urgent) == ("SIGINT", False)
+
+
+def test_a_ctrl_c_that_is_ignored_stays_so():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopSignal() as stop:
+            signal.raise_signal(signal.SIGINT)
+        assert stop.received is None
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,13 +1,17 @@
 """Where a run stands still, it says so; nothing remains of the watchdog afterwards."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from fastvit_train.train import train
 from fastvit_train.watchdog import Watchdog, WatchedLoader
@@ -71,6 +75,23 @@ def test_a_stage_that_takes_long_is_reported_once_and_goes_on(capfd):
     assert "the run goes on" in said
 
 
+class Reading(Batches):
+    """One that says what it reads."""
+
+    def at_work(self):
+        return [("photos/a/0.jpg", 0.0), ("photos/b/7.jpg", 41.6)]
+
+
+def test_the_report_names_what_is_read(capfd, tmp_path):
+    watchdog = Watchdog()
+    for loader in (Batches(), Reading()):
+        WatchedLoader(loader, watchdog, tmp_path / "train.beton", use="training")
+    with watchdog.watch(timeout_seconds=0.1, where=str):
+        time.sleep(0.4)
+    said = capfd.readouterr().err
+    assert "being read for 42 s: photos/b/7.jpg\nbeing read for 0 s: photos/a/0.jpg\n" in said
+
+
 def test_stages_that_change_are_not_reported(capfd):
     watchdog = Watchdog()
     with watchdog.watch(timeout_seconds=0.4, where=str):
@@ -128,4 +149,27 @@ def test_a_loader_that_hangs_ends_the_run(config, tmp_path, length, batch, where
     assert expected in done.stderr
     assert str(config.out) in done.stderr
     assert "in hang" in done.stderr, "the stack shows where"
+    assert "--data.timeout-seconds is the limit" in done.stderr
+
+
+@pytest.fixture
+def dead_disk(tmp_path):
+    """The environment of processes for which a `read` of 4.jpg never comes back."""
+    source, library = Path(__file__).parents[1] / "native" / "blocked_read.c", tmp_path / "blocked_read.so"
+    subprocess.run(["cc", "-shared", "-fPIC", str(source), "-o", str(library), "-ldl"], check=True)
+    return os.environ | {"LD_PRELOAD": str(library), "BLOCKED_READ": "b/4.jpg"}
+
+
+@pytest.mark.slow
+def test_a_read_that_times_out_is_named(config, tmp_path, dead_disk):
+    for number in range(64):
+        path = tmp_path / "photos" / "ab"[number % 2] / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((32, 32, 3), number, np.uint8)).save(path)
+    (tmp_path / "photos" / "a" / "4.jpg").rename(tmp_path / "photos" / "b" / "4.jpg")
+    data = replace(config.data, train=tmp_path / "photos", val=tmp_path / "photos", backend="native", timeout_seconds=3)
+    command = [sys.executable, "-m", "fastvit_train.cli", "--config", save_config(replace(config, data=data))]
+    done = subprocess.run(command, env=dead_disk, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    assert re.search(rf"being read for [1-5] s: {tmp_path}/photos/b/4.jpg\n", done.stderr)
     assert "--data.timeout-seconds is the limit" in done.stderr

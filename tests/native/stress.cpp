@@ -1,6 +1,10 @@
-// The loading threads under ThreadSanitizer: batches submitted, awaited, left behind and cancelled, engines ended at work.
+// The loading threads under ThreadSanitizer: batches submitted, awaited, left behind and cancelled, engines ended at work,
+// engines that several threads use and close, and reads that do not come back.
+#include <atomic>
 #include <cstdio>
 #include <random>
+#include <stdexcept>
+#include <thread>
 #include <vector>
 
 #include "engine/engine.hpp"
@@ -41,6 +45,74 @@ class Noise final : public Records {
 
 bool may_fail(std::int64_t index) { return index % 17 == 16 || Noise::is_damaged(static_cast<std::size_t>(index)); }
 
+// Records whose reads do not come back until they are told to.
+class Blocked final : public Records {
+  public:
+    std::size_t size() const override { return 10; }
+    Record read(std::size_t index, std::vector<std::uint8_t>&) const override {
+        while (index == 7 && !may_return.load()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        throw ImageError("it was blocked");
+    }
+    void prefetch(std::size_t) const override {}
+
+    std::atomic<bool> may_return{false};
+};
+
+const CropRule kRule{CropKind::random_resized, 24, 1, 0, {0.08, 1, 0.75, 4.0 / 3}, 1, 0, Interpolation::bilinear};
+
+std::shared_ptr<BatchJob> job_of(std::vector<std::uint8_t>& slot, std::mt19937& random) {
+    std::vector<std::int64_t> samples(64);
+    for (auto& sample : samples) sample = random() % 3000;  // of 1000 records
+    slot.resize(64 * 3 * 24 * 24);
+    return std::make_shared<BatchJob>(samples, kRule, slot.data());
+}
+
+// What each thread's jobs write to stays until the engine has ended.
+void use_from_many_threads(const std::shared_ptr<Noise>& records) {
+    std::vector<std::vector<std::uint8_t>> slots(3 * 8);
+    Engine engine(records, 3, false);
+    std::vector<std::thread> users;
+    for (unsigned user = 0; user < 3; ++user)
+        users.emplace_back([&, user] {
+            std::mt19937 random(user);
+            for (unsigned number = 0; number < 8; ++number) {
+                const auto job = job_of(slots[8 * user + number], random);
+                try {
+                    engine.submit(job);
+                } catch (const std::logic_error&) {
+                    return;  // another one has closed it
+                }
+                if (number % 3 == 1) engine.cancel();
+                if (number % 3 == 2) engine.at_work();
+                while (!job->wait_for(std::chrono::milliseconds(100))) continue;
+            }
+            if (user) engine.close();
+        });
+    for (std::thread& user : users) user.join();
+}
+
+// False where the engine does not tell of the read, or waits for it.
+bool leaves_a_blocked_read_behind() {
+    const auto records = std::make_shared<Blocked>();
+    std::vector<std::uint8_t> slot(2 * 3 * 24 * 24);
+    const auto job = std::make_shared<BatchJob>(std::vector<std::int64_t>{3, 17}, kRule, slot.data());
+    {
+        Engine engine(records, 2, false);
+        engine.submit(job);
+        std::vector<std::thread> users;
+        std::atomic<int> num_told{0};
+        for (const bool closes : {false, true, true})
+            users.emplace_back([&, closes] {
+                const auto left = closes ? engine.close() : engine.cancel();
+                num_told += left == std::vector<std::size_t>{7};
+            });
+        for (std::thread& user : users) user.join();
+        if (num_told != 1 || job->is_done()) return false;
+    }
+    records->may_return = true;
+    return job->wait_for(std::chrono::seconds(10));  // into memory that is still there
+}
+
 }  // namespace
 
 int main() {
@@ -69,6 +141,8 @@ int main() {
             ++num_batches;
         }
     }
+    for (int round = 0; round < 20; ++round) use_from_many_threads(records);
+    if (!leaves_a_blocked_read_behind()) return 2;
     std::printf("%d batches awaited\n", num_batches);
     return 0;
 }

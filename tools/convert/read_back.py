@@ -38,6 +38,9 @@ class Stored(Protocol):
     def image_bytes(self, index: int) -> NDArray[np.uint8]:
         """One image's bytes, uint8 [size]."""
 
+    def check_is_whole(self) -> None:
+        """See to it that the file is as long as when it was opened, or what was read of it may be zeros."""
+
 
 # Small, so that a shard's first and last images keep all threads busy.
 _BATCH_SIZE = 64
@@ -102,6 +105,9 @@ def read_back(file: Stored, *, num_workers: int, advance: Advance) -> ReadBack:
         file: A file with at least one record.
         num_workers: Threads that decode, and at most as many that take checksums.
         advance: Told of images and bytes that are done.
+
+    Raises:
+        FastvitError: The file became shorter meanwhile.
     """
     config = LoaderConfig(
         batch_size=_BATCH_SIZE,
@@ -134,6 +140,7 @@ def read_back(file: Stored, *, num_workers: int, advance: Advance) -> ReadBack:
             start = stop
         for future in pending:
             future.result()
+        file.check_is_whole()
         return ReadBack(crc32s, {sample.index: sample.reason for sample in loader.skipped})
 
 
@@ -155,6 +162,7 @@ def _read_back_one_by_one(file: Stored, crc32s: NDArray[np.uint32], *, num_worke
             if reason is not None:
                 undecodable[number] = reason
             advance(1, int(file.sizes[number]))
+    file.check_is_whole()
     return ReadBack(crc32s, undecodable)
 
 

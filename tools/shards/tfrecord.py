@@ -89,9 +89,10 @@ class TFRecordShard:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            data = _native.map_file(os.fsencode(path)).data
+            self._data = _native.map_file(os.fsencode(path))
         except OSError as error:
             raise FastvitError(f"{path}: cannot be read: {error.strerror}; name a file that can be read") from error
+        data = self._data.data
         self._images: list[memoryview] = []
         labels: list[int] = []
         offset = 0
@@ -109,10 +110,27 @@ class TFRecordShard:
             offset = end
         self.labels = np.array(labels, np.int64)
         self.sizes = np.array([len(image) for image in self._images], np.int64)
+        self.check_is_whole()
 
     def image_bytes(self, index: int) -> NDArray[np.uint8]:
-        """One image file's bytes, uint8 [size]: a read-only view into the mapped file."""
+        """One image file's bytes, uint8 [size]: a read-only view into the mapped file.
+
+        Should the file be cut short while they are in use, they turn to zeros: `check_is_whole` tells.
+
+        Raises:
+            FastvitError: The file has become shorter.
+        """
+        self.check_is_whole()
         return np.frombuffer(self._images[index], np.uint8)
+
+    def check_is_whole(self) -> None:
+        """See to it that the file is as long as when it was opened; to be called after its bytes were used.
+
+        Raises:
+            FastvitError: It has become shorter: what was read of it may be zeros.
+        """
+        if not _native.is_whole(self._data):
+            raise FastvitError(f"{self.path}: {_native.cut_short}; copy or write it again")
 
 
 def _read_record(data: memoryview, offset: int) -> tuple[memoryview, int]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from loaders import _native
 from loaders.errors import FastvitError
 from tools.sources.names import IMAGE_EXTENSIONS, PackedNames, folder_order
 
@@ -27,8 +28,7 @@ class FileSample(NamedTuple):
         Raises:
             OSError: It cannot be read.
         """
-        with open(str(self), "rb", buffering=0) as file:  # for a single read a buffer only costs
-            return file.readall()
+        return _native.read_file(os.fsencode(str(self)))  # which never waits, as for a named pipe
 
     def __str__(self) -> str:
         return os.path.join(self.folder, self.name)

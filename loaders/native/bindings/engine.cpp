@@ -1,4 +1,5 @@
 // The engine for Python: batches as arrays, waiting without the GIL and open to Ctrl-C.
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
@@ -68,7 +69,7 @@ class PythonEngine {
     PythonEngine(std::shared_ptr<const Records> records, int num_threads, bool scaled_decode)
         : engine_(std::move(records), num_threads, scaled_decode) {}
 
-    ~PythonEngine() { cancel(); }
+    ~PythonEngine() { close(); }
     PythonEngine(const PythonEngine&) = delete;
     PythonEngine& operator=(const PythonEngine&) = delete;
 
@@ -78,24 +79,52 @@ class PythonEngine {
         if (std::any_of(numbers.begin(), numbers.end(), [](std::int64_t number) { return number < 0; }))
             throw std::out_of_range("a sample's number is negative");
         auto job = std::make_shared<BatchJob>(numbers, rule, images.data());
+        {
+            const nb::gil_scoped_release unlocked;
+            engine_.submit(job);
+        }
         std::erase_if(in_use_, [](const auto& earlier) { return earlier.first->is_done(); });
         in_use_.emplace_back(job, std::move(images));
-        const nb::gil_scoped_release unlocked;
-        engine_.submit(job);
         return job;
     }
 
-    void cancel() {
-        {
-            const nb::gil_scoped_release unlocked;
-            engine_.cancel();
-        }
-        in_use_.clear();
+    std::vector<std::size_t> cancel() {
+        return ending([&] { return engine_.cancel(); });
+    }
+
+    std::vector<std::size_t> close() {
+        return ending([&] { return engine_.close(); });
+    }
+
+    std::vector<std::pair<std::size_t, double>> at_work() {
+        std::vector<std::pair<std::size_t, double>> records;
+        const nb::gil_scoped_release unlocked;
+        for (const RecordAtWork& one : engine_.at_work()) records.emplace_back(one.record, one.seconds);
+        return records;
     }
 
   private:
+    using InUse = std::vector<std::pair<std::shared_ptr<BatchJob>, Images>>;
+
+    template <typename End>
+    std::vector<std::size_t> ending(const End& end) {
+        InUse in_use = std::exchange(in_use_, {});  // what another thread submits meanwhile is none of it
+        std::vector<std::size_t> records;
+        {
+            const nb::gil_scoped_release unlocked;
+            records = end();
+        }
+        std::erase_if(in_use, [](const auto& one) { return one.first->is_done(); });
+        if (!in_use.empty()) {
+            // Never freed: a thread may come back and write. Python would tell of it at the end of the process.
+            new InUse(std::move(in_use));
+            nb::set_leak_warnings(false);
+        }
+        return records;
+    }
+
     Engine engine_;
-    std::vector<std::pair<std::shared_ptr<BatchJob>, Images>> in_use_;
+    InUse in_use_;  // guarded by the GIL
 };
 
 std::vector<FailureRow> wait(BatchJob& job) {
@@ -147,7 +176,9 @@ void bind_engine(nb::module_& module) {
         .def(nb::init<std::shared_ptr<const Records>, int, bool>(), nb::arg("records"), nb::kw_only(),
              nb::arg("num_threads"), nb::arg("scaled_decode"))
         .def("submit", &PythonEngine::submit, nb::arg("samples"), nb::arg("rule"), nb::arg("images"))
-        .def("cancel", &PythonEngine::cancel);
+        .def("cancel", &PythonEngine::cancel)
+        .def("close", &PythonEngine::close)
+        .def("at_work", &PythonEngine::at_work);
     module.def("resize_instructions", &resize_instructions);
     module.def("crop_pixels", &crop_pixels, nb::arg("pixels"), nb::arg("sample"), nb::arg("rule"),
                nb::arg("instructions") = "");

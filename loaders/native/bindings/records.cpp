@@ -1,9 +1,4 @@
 // Record sources for Python.
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
@@ -13,11 +8,16 @@
 #include <cerrno>
 #include <memory>
 #include <stdexcept>
+#include <string>
+#include <system_error>
 #include <tuple>
 #include <utility>
 #include <vector>
 
 #include "bindings/bindings.hpp"
+#include "jpeg/image_error.hpp"
+#include "records/file.hpp"
+#include "records/mapped_file.hpp"
 #include "records/mapped_records.hpp"
 #include "records/tar_index.hpp"
 
@@ -39,28 +39,45 @@ std::span<const T> span_of(const nb::ndarray<const T, nb::ndim<1>, nb::c_contig,
 // A file's bytes, mapped read-only for as long as the array lives. Unlike Python's mmap it keeps no descriptor open: a
 // data set may have more shards than a process may have open files.
 nb::ndarray<nb::numpy, const std::uint8_t> map_file(const nb::bytes& path) {
-    const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (descriptor < 0) raise_os_error(errno, path);
-    struct stat status {};
-    int code = fstat(descriptor, &status) == 0 ? 0 : errno;
-    if (!code && !S_ISREG(status.st_mode)) code = S_ISDIR(status.st_mode) ? EISDIR : EINVAL;
-    const auto size = static_cast<std::size_t>(status.st_size);
-    void* data = nullptr;
-    if (!code && size) {
-        data = mmap(nullptr, size, PROT_READ, MAP_SHARED, descriptor, 0);
-        if (data == MAP_FAILED) code = errno;
+    MappedFile* file = nullptr;
+    try {
+        file = &MappedFile::map(path.c_str());
+    } catch (const std::system_error& error) {
+        raise_os_error(error.code().value(), path);
+    } catch (const ImageError& error) {
+        // There is no number for it.
+        PyErr_SetObject(PyExc_OSError, nb::make_tuple(EINVAL, error.what(), path).ptr());
+        throw nb::python_error();
     }
-    close(descriptor);
-    if (code) raise_os_error(code, path);
-    struct Mapping {
-        void* data;
-        std::size_t size;
-    };
-    const nb::capsule owner(new Mapping{data, size}, [](void* pointer) noexcept {
-        const std::unique_ptr<const Mapping> mapping(static_cast<Mapping*>(pointer));
-        if (mapping->data) munmap(mapping->data, mapping->size);
-    });
-    return nb::ndarray<nb::numpy, const std::uint8_t>(data, {size}, owner);
+    const nb::capsule owner(file, [](void* pointer) noexcept { static_cast<MappedFile*>(pointer)->unmap(); });
+    const auto bytes = file->bytes();
+    return nb::ndarray<nb::numpy, const std::uint8_t>(bytes.data(), {bytes.size()}, owner);
+}
+
+bool is_whole(const ByteVector& file) {
+    const MappedFile* const mapped = MappedFile::at(file.data());
+    return !mapped || mapped->is_whole();
+}
+
+// The bytes of an image file; an OSError says why they cannot be read.
+nb::bytes read_file(const nb::bytes& path) {
+    std::vector<std::uint8_t> data;
+    std::string problem;
+    {
+        const nb::gil_scoped_release unlocked;
+        try {
+            const File file(path.c_str());
+            data.resize(file.size());
+            data.resize(file.read(data.data(), data.size()));
+        } catch (const ImageError& error) {
+            problem = error.what();
+        }
+    }
+    if (!problem.empty()) {
+        PyErr_SetString(PyExc_OSError, problem.c_str());
+        throw nb::python_error();
+    }
+    return nb::bytes(data.data(), data.size());
 }
 
 std::shared_ptr<Records> mapped_records(ByteVector file, Int64Vector offsets, Int64Vector sizes, ByteVector raw,
@@ -121,6 +138,10 @@ void bind_records(nb::module_& module) {
     module.def("file_records", &file_records, nb::arg("paths"));
     module.def("joined_records", &joined_records, nb::arg("parts"));
     module.def("map_file", &map_file, nb::arg("path"));
+    module.def("is_whole", &is_whole, nb::arg("file"));
+    module.def("catch_bus_errors", &catch_bus_errors);
+    module.attr("cut_short") = MappedFile::kCutShort;
+    module.def("read_file", &read_file, nb::arg("path"));
     module.def("tar_samples", &tar_samples, nb::arg("archive"), nb::kw_only(), nb::arg("image_extensions"));
     module.def("tar_member_name", &tar_member_name, nb::arg("archive"), nb::arg("header"));
 }

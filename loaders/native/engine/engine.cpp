@@ -9,6 +9,8 @@
 #include <utility>
 
 #include "engine/sampler.hpp"
+#include "jpeg/image_error.hpp"
+#include "records/mapped_file.hpp"
 
 namespace fastvit {
 
@@ -17,16 +19,20 @@ namespace {
 // Small samples are handed out several at a time, or threads would mostly fight over the counter.
 constexpr std::size_t kBytesPerClaim = 1 << 15;
 
+// How long a read may take that somebody waits for who wants to end.
+constexpr std::chrono::seconds kPatience{3};
+
 std::size_t bytes_per_row(const CropRule& rule) {
     return 3 * static_cast<std::size_t>(rule.resolution) * static_cast<std::size_t>(rule.resolution);
 }
 
-// Signals are for the threads of the program, such as Python's main thread.
+// Signals are for the threads of the program, such as Python's main thread; but SIGBUS comes to the one that reads.
 class SignalsBlocked {
   public:
     SignalsBlocked() {
         sigset_t all;
         sigfillset(&all);
+        sigdelset(&all, SIGBUS);
         pthread_sigmask(SIG_SETMASK, &all, &previous_);
     }
     ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &previous_, nullptr); }
@@ -84,54 +90,139 @@ void BatchJob::give_up() {
 }
 
 Engine::Engine(std::shared_ptr<const Records> records, int num_threads, bool scaled_decode)
-    : shared_(new Shared{}), owner_(getpid()) {
+    : shared_(std::make_shared<Shared>()), owner_(getpid()),
+      seen_(static_cast<std::size_t>(num_threads), Seen{0, std::chrono::steady_clock::now()}) {
     shared_->records = std::move(records);
     shared_->scaled_decode = scaled_decode;
+    shared_->statuses = std::vector<Status>(static_cast<std::size_t>(num_threads));
     const SignalsBlocked blocked;
     try {
-        for (int number = 0; number < num_threads; ++number) shared_->threads.emplace_back([this] { run_thread(*shared_); });
+        for (Status& status : shared_->statuses)
+            shared_->threads.emplace_back([&shared = *shared_, &status] { run_thread(shared, status); });
     } catch (...) {
-        stop();
+        close();
         throw;
     }
 }
 
 Engine::~Engine() {
-    if (is_ours()) stop();
-}
-
-void Engine::stop() {
-    cancel();
-    {
-        const std::lock_guard lock(shared_->mutex);
-        shared_->stopping = true;
-    }
-    shared_->work.notify_all();
-    for (std::thread& thread : shared_->threads) thread.join();
-    delete shared_;
+    if (is_ours())
+        close();
+    else
+        leave_alone();
 }
 
 void Engine::submit(std::shared_ptr<BatchJob> job) {
     if (!is_ours())
         throw std::logic_error("this loader was built before the process was forked; build it in the process that uses it");
-    std::erase_if(submitted_, [](const auto& earlier) { return earlier->is_done(); });
     // The disk is read while the batches in front of this one are made.
     const Records& records = *shared_->records;
     for (const std::int64_t sample : job->samples()) records.prefetch(static_cast<std::size_t>(sample) % records.size());
+    const std::lock_guard lock(mutex_);
+    if (is_closed_) throw std::logic_error("the engine is closed");
+    std::erase_if(submitted_, [](const auto& earlier) { return earlier->is_done(); });
     submitted_.push_back(job);
     {
-        const std::lock_guard lock(shared_->mutex);
+        const std::lock_guard queue_lock(shared_->mutex);
         shared_->queue.push_back(std::move(job));
     }
     shared_->work.notify_all();
 }
 
-void Engine::cancel() {
-    if (!is_ours()) return;
-    for (const auto& job : submitted_) job->give_up();
-    for (const auto& job : submitted_)
-        while (!job->wait_for(std::chrono::seconds(1))) continue;
-    submitted_.clear();
+std::vector<std::size_t> Engine::cancel() {
+    if (!is_ours() || give_up_all()) return {};
+    const std::lock_guard ending(ending_);
+    return abandon();
+}
+
+std::vector<std::size_t> Engine::close() {
+    if (!is_ours()) return {};
+    const std::lock_guard ending(ending_);
+    if (shared_->threads.empty()) return {};  // by an earlier call
+    {
+        const std::lock_guard lock(mutex_);
+        is_closed_ = true;
+    }
+    if (!give_up_all()) return abandon();
+    stop_threads();
+    for (std::thread& thread : shared_->threads) thread.join();
+    shared_->threads.clear();
+    return {};
+}
+
+// Slow decoding is no reason to lose patience: it goes from step to step.
+bool Engine::give_up_all() {
+    std::vector<std::shared_ptr<BatchJob>> jobs;
+    {
+        const std::lock_guard lock(mutex_);
+        jobs = submitted_;
+    }
+    for (const auto& job : jobs) job->give_up();
+    std::uint64_t steps = num_steps();
+    auto last_step = std::chrono::steady_clock::now();
+    for (const auto& job : jobs) {
+        while (!job->wait_for(std::chrono::milliseconds(50))) {
+            const auto now = std::chrono::steady_clock::now();
+            if (const std::uint64_t found = num_steps(); found != steps) {
+                steps = found;
+                last_step = now;
+            } else if (now - last_step > kPatience) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+void Engine::stop_threads() {
+    {
+        const std::lock_guard lock(shared_->mutex);
+        shared_->stopping = true;
+    }
+    shared_->work.notify_all();
+}
+
+// Whoever calls it holds `ending_`.
+std::vector<std::size_t> Engine::abandon() {
+    if (shared_->threads.empty()) return {};  // by an earlier call
+    std::vector<std::size_t> records;
+    for (const RecordAtWork& one : at_work()) records.push_back(one.record);
+    {
+        const std::lock_guard lock(mutex_);
+        is_closed_ = true;
+    }
+    stop_threads();
+    for (std::thread& thread : shared_->threads) thread.detach();
+    shared_->threads.clear();
+    leave_alone();
+    return records;
+}
+
+// Never freed: what a thread may come back to, or one that does not exist here has waited on.
+void Engine::leave_alone() { new std::shared_ptr<Shared>(shared_); }
+
+std::vector<RecordAtWork> Engine::at_work() {
+    std::vector<RecordAtWork> records;
+    if (!is_ours()) return records;
+    const auto now = std::chrono::steady_clock::now();
+    const std::lock_guard lock(mutex_);
+    for (std::size_t number = 0; number < seen_.size(); ++number) {
+        const Status& status = shared_->statuses[number];
+        Seen& seen = seen_[number];
+        const std::uint64_t steps = status.num_steps.load(std::memory_order_relaxed);
+        const std::int64_t sample = status.sample.load(std::memory_order_relaxed);
+        if (seen.num_steps != steps) seen = {steps, now};
+        if (sample < 0) continue;
+        const auto record = static_cast<std::size_t>(sample) % shared_->records->size();
+        records.push_back({record, std::chrono::duration<double>(now - seen.since).count()});
+    }
+    return records;
+}
+
+std::uint64_t Engine::num_steps() const {
+    std::uint64_t sum = 0;
+    for (const Status& status : shared_->statuses) sum += status.num_steps.load(std::memory_order_relaxed);
+    return sum;
 }
 
 bool Engine::is_ours() const { return getpid() == owner_; }
@@ -143,6 +234,7 @@ class Engine::Slot {
 
     void pair_with(Slot& other) { sampler_.pair_with(other.sampler_); }
     bool is_idle() const { return !job_; }
+    std::int64_t sample() const { return job_->samples()[row_]; }
 
     // Take rows of the job; false when none are left.
     bool claim(const std::shared_ptr<BatchJob>& job) {
@@ -155,14 +247,11 @@ class Engine::Slot {
 
     // Make some more of a sample.
     void advance() {
-        const auto fail = [&](bool foreign, const char* reason) {
-            job_->fail({static_cast<std::int64_t>(row_), foreign, reason});
-            is_begun_ = false;
-        };
         try {
             is_begun_ = is_begun_ ? sampler_.advance() : begin();
+            if (!is_begun_ && !is_whole()) throw ImageError(MappedFile::kCutShort);
         } catch (const ForeignImageError& error) {
-            fail(true, error.what());
+            fail(is_whole(), error.what());
         } catch (const std::exception& error) {
             fail(false, error.what());
         }
@@ -173,26 +262,45 @@ class Engine::Slot {
 
   private:
     bool begin() {
-        const auto sample = static_cast<std::size_t>(job_->samples()[row_]);
-        return sampler_.begin(records_.read(sample % records_.size(), file_), sample, job_->rule(), job_->row(row_));
+        const auto number = static_cast<std::size_t>(sample());
+        mapped_file_ = nullptr;
+        const Record record = records_.read(number % records_.size(), file_);
+        mapped_file_ = record.file;
+        return sampler_.begin(record, number, job_->rule(), job_->row(row_));
+    }
+
+    // Whether the bytes that were read are those of the record.
+    bool is_whole() const { return !mapped_file_ || mapped_file_->is_whole(); }
+
+    // Zeros where bytes are missing may look like any damage.
+    void fail(bool foreign, const char* reason) {
+        job_->fail({static_cast<std::int64_t>(row_), foreign, is_whole() ? reason : MappedFile::kCutShort});
+        is_begun_ = false;
     }
 
     const Records& records_;
     Sampler sampler_;
     std::vector<std::uint8_t> file_;
+    const MappedFile* mapped_file_ = nullptr;
     std::shared_ptr<BatchJob> job_;
     std::size_t begin_, end_, row_;
     bool is_begun_;
 };
 
-void Engine::run_thread(Shared& shared) {
+void Engine::run_thread(Shared& shared, Status& status) {
     Slot one(shared), other(shared);
     one.pair_with(other);
-    while (true) {
-        if (one.is_idle() && other.is_idle() && !wait_for_work(shared)) return;
+    for (std::uint64_t steps = 1;; ++steps) {
+        if (one.is_idle() && other.is_idle()) {
+            status.sample.store(-1, std::memory_order_relaxed);
+            if (!wait_for_work(shared)) return;
+        }
         for (Slot* slot : {&one, &other}) {
             if (slot->is_idle()) claim_rows(shared, *slot);
-            if (!slot->is_idle()) slot->advance();
+            if (slot->is_idle()) continue;
+            status.sample.store(slot->sample(), std::memory_order_relaxed);
+            status.num_steps.store(steps, std::memory_order_relaxed);
+            slot->advance();
         }
     }
 }

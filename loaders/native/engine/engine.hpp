@@ -66,27 +66,54 @@ class BatchJob {
     std::vector<Failure> failures_;
 };
 
+// A record that a thread makes a sample of.
+struct RecordAtWork {
+    std::size_t record;
+    double seconds;  // for how long, as far as that was looked at
+};
+
+// May be used by several threads at once.
 class Engine {
   public:
     // Start `num_threads` threads over `records`. Throws std::system_error where the system refuses them.
     Engine(std::shared_ptr<const Records> records, int num_threads, bool scaled_decode);
 
-    // Give up what is queued, wait for the samples that are being made, and end the threads. In a forked child, which
-    // has none of them, all is left as it is.
+    // As `close`. In a forked child, which has none of the threads, all is left as it is.
     ~Engine();
     Engine(const Engine&) = delete;
     Engine& operator=(const Engine&) = delete;
 
-    // Queue a batch behind those before it; its images must stay where they are until it is done or cancelled.
-    // Throws std::logic_error in a forked child.
+    // Queue a batch behind those before it; its images must stay where they are until it is done. Throws
+    // std::logic_error in a forked child, and where the engine is closed.
     void submit(std::shared_ptr<BatchJob> job);
 
-    // Give up every batch that is not done; when this returns, no thread touches their images any more.
-    void cancel();
+    // Give up every batch that was submitted and is not done; when this returns, no thread touches their images any
+    // more. Where a read does not come back for seconds, as those of a dead network file system, the engine is closed,
+    // its threads are abandoned, and the records are returned that they are at: these threads may still write into the
+    // images of batches that are not done.
+    std::vector<std::size_t> cancel();
+
+    // Cancel, and end the threads. A second call does nothing.
+    std::vector<std::size_t> close();
+
+    // What the threads are at: a record that stays there from call to call is one that cannot be read.
+    std::vector<RecordAtWork> at_work();
 
   private:
-    // On the heap, so that a forked child can leave it alone: a thread that is gone can't be joined, and a condition
-    // variable that it waited on can't be destroyed.
+    // What one thread is at. Only it writes.
+    struct alignas(64) Status {
+        std::atomic<std::int64_t> sample{-1};  // -1 while there is nothing to do
+        std::atomic<std::uint64_t> num_steps{0};
+    };
+
+    // A status that was seen, and when for the first time.
+    struct Seen {
+        std::uint64_t num_steps;
+        std::chrono::steady_clock::time_point since;
+    };
+
+    // Apart, so that it can be left alone by a forked child and to abandoned threads: a thread that is gone can't be
+    // joined, and a condition variable that it waited on can't be destroyed.
     struct Shared {
         std::shared_ptr<const Records> records;
         bool scaled_decode;
@@ -94,20 +121,29 @@ class Engine {
         std::condition_variable work;
         std::deque<std::shared_ptr<BatchJob>> queue;  // in order; the first ones may be claimed to the last row
         bool stopping = false;
+        std::vector<Status> statuses;  // of the threads
         std::vector<std::thread> threads;
     };
 
     class Slot;
 
     bool is_ours() const;
-    void stop();
-    static void run_thread(Shared& shared);
+    bool give_up_all();  // false where a read does not come back
+    void stop_threads();
+    std::vector<std::size_t> abandon();
+    void leave_alone();
+    std::uint64_t num_steps() const;
+    static void run_thread(Shared& shared, Status& status);
     static bool wait_for_work(Shared& shared);  // false when the threads are to end
     static void claim_rows(Shared& shared, Slot& slot);
 
-    Shared* const shared_;
-    std::vector<std::shared_ptr<BatchJob>> submitted_;  // all that may not be done
+    const std::shared_ptr<Shared> shared_;
     const pid_t owner_;
+    std::mutex mutex_;  // of what follows
+    std::vector<std::shared_ptr<BatchJob>> submitted_;  // all that may not be done
+    std::vector<Seen> seen_;
+    bool is_closed_ = false;
+    std::mutex ending_;  // held by the one that ends the threads
 };
 
 }  // namespace fastvit

@@ -1,16 +1,13 @@
 #include "records/mapped_records.hpp"
 
-#include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <stdexcept>
 
-#include "jpeg/image_error.hpp"
+#include "records/file.hpp"
+#include "records/mapped_file.hpp"
 
 namespace fastvit {
 
@@ -18,44 +15,11 @@ namespace {
 
 // Below this the system call costs more than the wait for the disk that it may spare.
 constexpr std::int64_t kWorthPrefetching = 1 << 14;
-constexpr off_t kLargestFile = off_t{1} << 30;
-
-class File {
-  public:
-    explicit File(const std::string& path) : descriptor_(open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
-        if (descriptor_ < 0) throw ImageError(std::string("the file cannot be opened: ") + std::strerror(errno));
-    }
-    ~File() { close(descriptor_); }
-    File(const File&) = delete;
-    File& operator=(const File&) = delete;
-
-    std::size_t size() const {
-        struct stat status;
-        if (fstat(descriptor_, &status) != 0) throw ImageError(std::strerror(errno));
-        if (status.st_size > kLargestFile) throw ImageError("the file is larger than 1 GiB");
-        return static_cast<std::size_t>(status.st_size);
-    }
-
-    std::size_t read(std::uint8_t* to, std::size_t size) const {
-        std::size_t done = 0;
-        while (done < size) {
-            const ssize_t got = ::read(descriptor_, to + done, size - done);
-            if (got < 0 && errno == EINTR) continue;
-            if (got < 0) throw ImageError(std::string("the file cannot be read: ") + std::strerror(errno));
-            if (got == 0) break;
-            done += static_cast<std::size_t>(got);
-        }
-        return done;
-    }
-
-  private:
-    const int descriptor_;
-};
 
 }  // namespace
 
 MappedRecords::MappedRecords(const Tables& tables, std::shared_ptr<const void> keep_alive)
-    : tables_(tables), keep_alive_(std::move(keep_alive)) {
+    : tables_(tables), keep_alive_(std::move(keep_alive)), mapped_file_(MappedFile::at(tables.file.data())) {
     const std::size_t num_records = tables.offsets.size();
     if (tables.sizes.size() != num_records || tables.raw.size() != num_records ||
         tables.heights.size() != num_records || tables.widths.size() != num_records)
@@ -75,7 +39,7 @@ MappedRecords::MappedRecords(const Tables& tables, std::shared_ptr<const void> k
 Record MappedRecords::read(std::size_t index, std::vector<std::uint8_t>&) const {
     return {tables_.file.data() + tables_.offsets[index], static_cast<std::size_t>(tables_.sizes[index]),
             tables_.raw[index] != 0, static_cast<std::int32_t>(tables_.heights[index]),
-            static_cast<std::int32_t>(tables_.widths[index])};
+            static_cast<std::int32_t>(tables_.widths[index]), mapped_file_};
 }
 
 void MappedRecords::prefetch(std::size_t index) const {

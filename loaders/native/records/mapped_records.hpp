@@ -30,6 +30,7 @@ class MappedRecords final : public Records {
   private:
     const Tables tables_;
     const std::shared_ptr<const void> keep_alive_;
+    const MappedFile* const mapped_file_;
 };
 
 // Data sets one behind the other, such as the shards of one.

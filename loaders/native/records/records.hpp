@@ -7,11 +7,14 @@
 
 namespace fastvit {
 
+class MappedFile;
+
 struct Record {
     const std::uint8_t* data;
     std::size_t size;
     bool raw;                     // RGB pixels [height, width, 3]; otherwise an image file's bytes
     std::int32_t height, width;   // what the data set says of it; 0 where it does not
+    const MappedFile* file = nullptr;  // that the bytes lie in, to be asked afterwards whether it was whole
 };
 
 // A data set's records; `read` may be called by many threads at once.
