@@ -1,42 +1,116 @@
 """The run's two loaders."""
 
 import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fastvit_train.config import Config
 from fastvit_train.distributed import World
+from fastvit_train.label_map import Relabelled, classes_in_model, read_class_names, same_text
 from loaders import ImageLoader, LoaderConfig, build_loader
 from loaders.companions import class_names
 from loaders.crop import Crop
 from loaders.errors import FastvitError
-from loaders.records import open_records
+from loaders.image_folder import describe_left_out
+from loaders.records import FolderRecords, open_records
 
 __all__ = [
+    "Classes",
+    "DataSet",
+    "SetDescriptions",
     "build_loaders",
     "describe_sets",
     "loader_configs",
+    "match_classes",
     "share_of_batch",
     "training_classes",
     "validation_crop",
 ]
 
+_MANY_CLASSES = 1 << 16
+"""More classes than this and than there are images come of a damaged label, and their weights may fill the memory."""
+
+
+class DataSet(NamedTuple):
+    """One of the run's data sets, without its images."""
+
+    path: Path
+    labels: NDArray[np.int64]
+    num_classes: int
+    """One more than the highest label."""
+    names: tuple[str, ...] | None
+    """Of its classes, by label, where it has names for them."""
+    left_out: Mapping[str, int]
+    """How many files of its folder are no images, by their extension."""
+
+
+class Classes(NamedTuple):
+    """What the model tells apart, and what the labels of the validation set mean to it."""
+
+    num_classes: int
+    names: tuple[str, ...] | None
+    """By number, where the training set or `data.classes` has names for them."""
+    of_val: dict[int, int]
+    """The model's class for each label of the validation set."""
+    by_name: bool
+    """Whether they were found by name."""
+
 
 def build_loaders(config: Config, world: World) -> tuple[ImageLoader, ImageLoader, int]:
     """The training loader, the validation loader and the number of classes.
+
+    The labels that the validation loader gives are those of the training set, whatever they are in its own data set.
 
     Raises:
         FastvitError: A dataset is missing, damaged or too small, or the two don't have the same classes.
     """
     data = config.data
-    num_classes, num_val_classes = _count_classes(data.train), _count_classes(data.val)
-    if num_val_classes > num_classes:
-        raise FastvitError(
-            f"{data.val} has {num_val_classes} classes, but {data.train} has {num_classes}; are they a pair?"
-        )
+    classes = match_classes(*_open_sets(config), classes_file=data.classes)
     training, validation = loader_configs(config, world)
     train_loader = build_loader(data.backend, data.train, training)
-    return train_loader, build_loader(data.backend, data.val, validation), num_classes
+    val_loader = build_loader(data.backend, data.val, validation)
+    if any(label != number for label, number in classes.of_val.items()):
+        val_loader = Relabelled(val_loader, classes.of_val)
+    return train_loader, val_loader, classes.num_classes
+
+
+def match_classes(train: DataSet, val: DataSet, *, classes_file: Path | None) -> Classes:
+    """Find the classes of the validation set among those of the training set: by name where both have names.
+
+    Where one of them has numbers for names, as converters give them to classes without, these need not be in the other.
+
+    Raises:
+        FastvitError: The validation set has a class that the training set lacks, or `data.classes` does not fit.
+    """
+    num_classes = train.num_classes
+    names = _training_names(train.path, train.names, num_classes, classes_file)
+    lacking = [] if names is None or val.names is None else _lacking(val, names)
+    by_name = names is not None and val.names is not None and not lacking
+    if lacking and not (_are_numbers(names) or _are_numbers(val.names)):
+        shown = ", ".join(map(repr, lacking[:5])) + (f" and {len(lacking) - 5} more" if len(lacking) > 5 else "")
+        raise FastvitError(
+            f"{val.path} has images of {shown}, which {'is no class' if len(lacking) == 1 else 'are no classes'} of "
+            f"{train.path}; give the classes the names that they have there, take these images away, or train on them"
+        )
+    if not by_name and val.num_classes > num_classes:
+        raise FastvitError(
+            f"{val.path} has {val.num_classes} classes, but {train.path} has {num_classes}; are they a pair?"
+        )
+    of_val = classes_in_model(
+        val.labels,
+        val.names if by_name else None,
+        model_names=names,
+        num_model_classes=num_classes,
+        label_map={},
+        where=val.path,
+        remedy=f"give each class of {train.path} a name of its own",
+    )
+    return Classes(num_classes, names, of_val, by_name)
 
 
 def loader_configs(config: Config, world: World) -> tuple[LoaderConfig, LoaderConfig]:
@@ -79,18 +153,52 @@ def validation_crop(crop: Crop) -> Crop:
     return "whole" if crop in ("whole", "shift") else "center"
 
 
-def describe_sets(config: Config) -> dict[str, str]:
-    """What tells the run's two data sets from others, wherever they lie: sizes, classes and a checksum of the labels.
+class SetDescriptions(NamedTuple):
+    """The run's two data sets in words."""
 
-    Returns:
-        Of the training set as `train`, and of the validation set as `val`, for people too.
-    """
-    described = {}
-    for name, path in (("train", config.data.train), ("val", config.data.val)):
-        labels = open_records(path).labels
+    identity: dict[str, str]
+    """What tells them from others, wherever they lie: of the training set as `train`, of the other as `val`."""
+    notes: list[str]
+    """What may not be as the user means it, to be said once."""
+
+
+def describe_sets(config: Config) -> SetDescriptions:
+    """Sizes, classes and a checksum of the labels of the run's data sets, and what is to be said of them."""
+    train, val = _open_sets(config)
+    identity = {}
+    for name, (_, labels, num_classes, *_) in (("train", train), ("val", val)):
         checksum = zlib.crc32(labels.tobytes())
-        described[name] = f"{len(labels)} images of {int(labels.max()) + 1} classes with label checksum {checksum:08x}"
-    return described
+        identity[name] = f"{len(labels)} images of {num_classes} classes with label checksum {checksum:08x}"
+    classes = match_classes(train, val, classes_file=config.data.classes)
+    return SetDescriptions(identity, list(_notes(train, val, classes, config.data.classes)))
+
+
+def _notes(train: DataSet, val: DataSet, classes: Classes, classes_file: Path | None) -> Iterator[str]:
+    for found in (train, val):
+        if found.left_out:
+            yield f"{found.path}: left out {describe_left_out(found.left_out)}"
+    if classes.num_classes == 1:
+        yield f"{train.path} has one class alone: there is nothing to tell apart"
+    yield from _missing(train.path, np.unique(train.labels), classes)
+    yield from _missing(val.path, np.unique(list(classes.of_val.values())), classes)
+    if any(label != number for label, number in classes.of_val.items()):
+        yield f"{val.path}: its classes have other numbers than those of {train.path}, and are found by name"
+    if not classes.by_name and classes_file is None and (classes.names or val.names):
+        nameless = val.path if classes.names and not _are_numbers(classes.names) else train.path
+        yield (
+            f"{nameless} has no names for its classes, so that those of {val.path} are found by number; --data.classes "
+            "names those of the training set"
+        )
+
+
+def _missing(path: Path, present: NDArray[np.int64], classes: Classes) -> Iterator[str]:
+    """Say which classes have no image."""
+    missing = np.setdiff1d(np.arange(classes.num_classes), present)
+    if missing.size:
+        names = [str(number) if classes.names is None else classes.names[number] for number in missing[:5].tolist()]
+        shown = ", ".join(names) + (", …" if missing.size > len(names) else "")
+        from_one = "; do its labels begin at 1? They count from 0" if missing.tolist() == [0] else ""
+        yield f"{path} has no image of {missing.size} of the {classes.num_classes} classes: {shown}{from_one}"
 
 
 def share_of_batch(config: Config, world_size: int) -> int:
@@ -108,27 +216,80 @@ def share_of_batch(config: Config, world_size: int) -> int:
     return config.batch_size // world_size
 
 
-def training_classes(path: Path, num_classes: int) -> tuple[str, ...] | None:
-    """The names of the classes that a model learns from a dataset, by label; None where the dataset has none.
+def training_classes(path: Path, num_classes: int, *, classes_file: Path | None = None) -> tuple[str, ...] | None:
+    """The names of the classes that a model learns from a dataset, by label; None where there are none.
+
+    Args:
+        path: The dataset.
+        num_classes: How many there are.
+        classes_file: Names for a dataset without: `data.classes`.
 
     Raises:
-        FastvitError: Its card is damaged, or names fewer classes than it has.
+        FastvitError: Its card is damaged, or names fewer classes than it has; or the file does not fit it.
     """
-    names = class_names(path)
-    if names is None:
-        return None
-    if len(names) < num_classes:
-        raise FastvitError(
-            f"{path} has labels up to {num_classes - 1}, but its card names {len(names)} classes; write both again, "
-            "or move the card away"
-        )
-    return names[:num_classes]
+    return _training_names(path, _own_names(path, num_classes), num_classes, classes_file)
 
 
-def _count_classes(path: Path) -> int:
-    labels = open_records(path).labels
+def _open_sets(config: Config) -> tuple[DataSet, DataSet]:
+    """The training and the validation set."""
+    return _open_set(config.data.train), _open_set(config.data.val)
+
+
+def _open_set(path: Path) -> DataSet:
+    records = open_records(path)
+    labels = records.labels
     if labels.min() < 0:
         raise FastvitError(
             f"{path}: record {labels.argmin()} has label {labels.min()}; labels count from 0: write the file again"
         )
-    return int(labels.max()) + 1
+    num_classes = int(labels.max()) + 1
+    names = _own_names(path, num_classes)
+    if names is None and num_classes > max(_MANY_CLASSES, len(labels)):
+        raise FastvitError(
+            f"{path}: record {labels.argmax()} has label {labels.max()}, which makes {num_classes:,} classes of "
+            f"{len(labels):,} images; labels count from 0: write the file again, or a card that names the classes"
+        )
+    left_out = records.left_out if isinstance(records, FolderRecords) else {}
+    return DataSet(path, labels, num_classes, names, left_out)
+
+
+def _own_names(path: Path, num_classes: int) -> tuple[str, ...] | None:
+    """The names that a dataset itself has for so many classes."""
+    names = class_names(path)
+    if names is not None and len(names) < num_classes:
+        raise FastvitError(
+            f"{path} has labels up to {num_classes - 1}, but its card names {len(names)} classes; write both again, "
+            "or move the card away"
+        )
+    return None if names is None else names[:num_classes]
+
+
+def _training_names(
+    path: Path, own: tuple[str, ...] | None, num_classes: int, classes_file: Path | None
+) -> tuple[str, ...] | None:
+    if classes_file is None:
+        return own
+    given = read_class_names(classes_file)
+    if len(given) != num_classes:
+        raise FastvitError(
+            f"--data.classes {classes_file} has {len(given)} names, but the labels of {path} go from 0 to "
+            f"{num_classes - 1}; give {num_classes} names, that of label 0 first"
+        )
+    if own is not None and own != given and not _are_numbers(own):
+        raise FastvitError(
+            f"--data.classes {classes_file} differs from the names that {path} has for its classes, such as "
+            f"{own[0]!r}; leave it out"
+        )
+    return given
+
+
+def _lacking(val: DataSet, names: tuple[str, ...]) -> list[str]:
+    """The classes with images that are none of these by name."""
+    known = set(map(same_text, names))
+    own = val.names or ()
+    return [own[label] for label in np.unique(val.labels).tolist() if same_text(own[label]) not in known]
+
+
+def _are_numbers(names: tuple[str, ...] | None) -> bool:
+    """Whether these are the names that converters give to classes that have none."""
+    return names is not None and names == tuple(map(str, range(len(names))))

@@ -22,11 +22,10 @@ from numpy.typing import NDArray
 
 from loaders import _native
 from loaders.errors import FastvitError
+from loaders.image_files import IMAGE_EXTENSIONS
 
 __all__ = ["TarShard", "find_shards", "open_each"]
 
-# Those of torchvision's ImageFolder, written out: importing them would load torch, for which the tools would wait.
-_IMAGE_EXTENSIONS = ["jpg", "jpeg", "png", "ppm", "bmp", "pgm", "tif", "tiff", "webp"]
 _INTEGER = re.compile(rb"\s*(-?[0-9]{1,18})\s*")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _NUM_OPENING_THREADS = 16
@@ -62,7 +61,7 @@ class TarShard:
         try:
             self.data = _native.map_file(os.fsencode(path))
             self._headers, self.offsets, self.sizes, is_json, label_text, label_ends = _native.tar_samples(
-                self.data, image_extensions=_IMAGE_EXTENSIONS
+                self.data, image_extensions=[extension.removeprefix(".") for extension in IMAGE_EXTENSIONS]
             )
         except OSError as error:
             raise FastvitError(f"{path}: {error.strerror}; name tar shards that can be read") from error
