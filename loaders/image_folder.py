@@ -12,7 +12,7 @@ from loaders.errors import FastvitError
 from loaders.image_files import IMAGE_EXTENSIONS
 from loaders.packed_names import PackedNames
 
-__all__ = ["ClassFolders", "class_folders", "describe_left_out", "images_below", "folder_order"]
+__all__ = ["ClassFolders", "class_folders", "describe_left_out", "folder_order", "images_below"]
 
 # What Windows, macOS's zip files, Synology, ext4 and Python leave in folders, besides what is hidden.
 _LEFT_BY_SYSTEMS = {
