@@ -197,7 +197,8 @@ def _missing(path: Path, present: NDArray[np.int64], classes: Classes) -> Iterat
     if missing.size:
         names = [str(number) if classes.names is None else classes.names[number] for number in missing[:5].tolist()]
         shown = ", ".join(names) + (", …" if missing.size > len(names) else "")
-        from_one = "; do its labels begin at 1? They count from 0" if missing.tolist() == [0] else ""
+        is_unnamed = classes.names is None or _are_numbers(classes.names)
+        from_one = "; do its labels begin at 1? They count from 0" if missing.tolist() == [0] and is_unnamed else ""
         yield f"{path} has no image of {missing.size} of the {classes.num_classes} classes: {shown}{from_one}"
 
 
