@@ -1,7 +1,7 @@
 """The run's two loaders."""
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -20,13 +20,14 @@ from loaders.image_folder import describe_left_out
 from loaders.records import FolderRecords, open_records
 
 __all__ = [
-    "Classes",
     "DataSet",
+    "Matched",
     "SetDescriptions",
     "build_loaders",
     "describe_sets",
     "loader_configs",
     "match_classes",
+    "open_set",
     "share_of_batch",
     "training_classes",
     "validation_crop",
@@ -49,16 +50,13 @@ class DataSet(NamedTuple):
     """How many files of its folder are no images, by their extension."""
 
 
-class Classes(NamedTuple):
-    """What the model tells apart, and what the labels of the validation set mean to it."""
+class Matched(NamedTuple):
+    """What the labels of the validation set mean to the model."""
 
-    num_classes: int
-    names: tuple[str, ...] | None
-    """By number, where the training set or `data.classes` has names for them."""
-    of_val: dict[int, int]
-    """The model's class for each label of the validation set."""
+    classes: dict[int, int]
+    """The model's class for each label."""
     by_name: bool
-    """Whether they were found by name."""
+    """Whether they were found by name, not by number."""
 
 
 def build_loaders(config: Config, world: World) -> tuple[ImageLoader, ImageLoader, int]:
@@ -70,47 +68,51 @@ def build_loaders(config: Config, world: World) -> tuple[ImageLoader, ImageLoade
         FastvitError: A dataset is missing, damaged or too small, or the two don't have the same classes.
     """
     data = config.data
-    classes = match_classes(*_open_sets(config), classes_file=data.classes)
+    train, val = open_set(data.train), open_set(data.val)
+    names = _training_names(train.path, train.names, train.num_classes, data.classes)
+    classes, _ = match_classes(val, names, train.num_classes, train=data.train)
     training, validation = loader_configs(config, world)
     train_loader = build_loader(data.backend, data.train, training)
     val_loader = build_loader(data.backend, data.val, validation)
-    if any(label != number for label, number in classes.of_val.items()):
-        val_loader = Relabelled(val_loader, classes.of_val)
-    return train_loader, val_loader, classes.num_classes
+    if any(label != number for label, number in classes.items()):
+        val_loader = Relabelled(val_loader, classes)
+    return train_loader, val_loader, train.num_classes
 
 
-def match_classes(train: DataSet, val: DataSet, *, classes_file: Path | None) -> Classes:
+def match_classes(val: DataSet, names: Sequence[str] | None, num_classes: int, *, train: Path) -> Matched:
     """Find the classes of the validation set among those of the training set: by name where both have names.
 
     Where one of them has numbers for names, as converters give them to classes without, these need not be in the other.
 
+    Args:
+        val: The validation set.
+        names: The names of the training set's classes by label, where it has some.
+        num_classes: How many classes those are.
+        train: The training set, for messages.
+
     Raises:
-        FastvitError: The validation set has a class that the training set lacks, or `data.classes` does not fit.
+        FastvitError: The validation set has a class that the training set lacks.
     """
-    num_classes = train.num_classes
-    names = _training_names(train.path, train.names, num_classes, classes_file)
     lacking = [] if names is None or val.names is None else _lacking(val, names)
     by_name = names is not None and val.names is not None and not lacking
     if lacking and not (_are_numbers(names) or _are_numbers(val.names)):
         shown = ", ".join(map(repr, lacking[:5])) + (f" and {len(lacking) - 5} more" if len(lacking) > 5 else "")
         raise FastvitError(
             f"{val.path} has images of {shown}, which {'is no class' if len(lacking) == 1 else 'are no classes'} of "
-            f"{train.path}; give the classes the names that they have there, take these images away, or train on them"
+            f"{train}; give the classes the names that they have there, take these images away, or train on them"
         )
     if not by_name and val.num_classes > num_classes:
-        raise FastvitError(
-            f"{val.path} has {val.num_classes} classes, but {train.path} has {num_classes}; are they a pair?"
-        )
-    of_val = classes_in_model(
+        raise FastvitError(f"{val.path} has {val.num_classes} classes, but {train} has {num_classes}; are they a pair?")
+    classes = classes_in_model(
         val.labels,
         val.names if by_name else None,
         model_names=names,
         num_model_classes=num_classes,
         label_map={},
         where=val.path,
-        remedy=f"give each class of {train.path} a name of its own",
+        remedy=f"give each class of {train} a name of its own",
     )
-    return Classes(num_classes, names, of_val, by_name)
+    return Matched(classes, by_name)
 
 
 def loader_configs(config: Config, world: World) -> tuple[LoaderConfig, LoaderConfig]:
@@ -164,42 +166,38 @@ class SetDescriptions(NamedTuple):
 
 def describe_sets(config: Config) -> SetDescriptions:
     """Sizes, classes and a checksum of the labels of the run's data sets, and what is to be said of them."""
-    train, val = _open_sets(config)
+    train, val = open_set(config.data.train), open_set(config.data.val)
     identity = {}
     for name, (_, labels, num_classes, *_) in (("train", train), ("val", val)):
         checksum = zlib.crc32(labels.tobytes())
         identity[name] = f"{len(labels)} images of {num_classes} classes with label checksum {checksum:08x}"
-    classes = match_classes(train, val, classes_file=config.data.classes)
-    return SetDescriptions(identity, list(_notes(train, val, classes, config.data.classes)))
+    return SetDescriptions(identity, list(_notes(train, val, config.data.classes)))
 
 
-def _notes(train: DataSet, val: DataSet, classes: Classes, classes_file: Path | None) -> Iterator[str]:
+def _notes(train: DataSet, val: DataSet, classes_file: Path | None) -> Iterator[str]:
+    names = _training_names(train.path, train.names, train.num_classes, classes_file)
+    classes, by_name = match_classes(val, names, train.num_classes, train=train.path)
     for found in (train, val):
         if found.left_out:
             yield f"{found.path}: left out {describe_left_out(found.left_out)}"
-    if classes.num_classes == 1:
+    if train.num_classes == 1:
         yield f"{train.path} has one class alone: there is nothing to tell apart"
-    yield from _missing(train.path, np.unique(train.labels), classes)
-    yield from _missing(val.path, np.unique(list(classes.of_val.values())), classes)
-    if any(label != number for label, number in classes.of_val.items()):
+    is_unnamed = names is None or _are_numbers(names)
+    known = tuple(map(str, range(train.num_classes))) if names is None else names
+    for path, labels in ((train.path, train.labels), (val.path, np.array(list(classes.values())))):
+        missing = np.setdiff1d(np.arange(train.num_classes), labels).tolist()
+        if missing:
+            shown = ", ".join(known[number] for number in missing[:5]) + (", …" if len(missing) > 5 else "")
+            from_one = is_unnamed and missing == [0] and path == train.path
+            question = "; do its labels begin at 1? They count from 0" if from_one else ""
+            yield f"{path} has no image of {len(missing)} of the {train.num_classes} classes: {shown}{question}"
+    if any(label != number for label, number in classes.items()):
         yield f"{val.path}: its classes have other numbers than those of {train.path}, and are found by name"
-    if not classes.by_name and classes_file is None and (classes.names or val.names):
-        nameless = val.path if classes.names and not _are_numbers(classes.names) else train.path
+    if not by_name and classes_file is None and (names or val.names):
         yield (
-            f"{nameless} has no names for its classes, so that those of {val.path} are found by number; --data.classes "
-            "names those of the training set"
+            f"{train.path if is_unnamed else val.path} has no names for its classes, so that those of {val.path} are "
+            "found by number; --data.classes names those of the training set"
         )
-
-
-def _missing(path: Path, present: NDArray[np.int64], classes: Classes) -> Iterator[str]:
-    """Say which classes have no image."""
-    missing = np.setdiff1d(np.arange(classes.num_classes), present)
-    if missing.size:
-        names = [str(number) if classes.names is None else classes.names[number] for number in missing[:5].tolist()]
-        shown = ", ".join(names) + (", …" if missing.size > len(names) else "")
-        is_unnamed = classes.names is None or _are_numbers(classes.names)
-        from_one = "; do its labels begin at 1? They count from 0" if missing.tolist() == [0] and is_unnamed else ""
-        yield f"{path} has no image of {missing.size} of the {classes.num_classes} classes: {shown}{from_one}"
 
 
 def share_of_batch(config: Config, world_size: int) -> int:
@@ -231,12 +229,12 @@ def training_classes(path: Path, num_classes: int, *, classes_file: Path | None 
     return _training_names(path, _own_names(path, num_classes), num_classes, classes_file)
 
 
-def _open_sets(config: Config) -> tuple[DataSet, DataSet]:
-    """The training and the validation set."""
-    return _open_set(config.data.train), _open_set(config.data.val)
+def open_set(path: Path) -> DataSet:
+    """Read the labels and the names of the classes of a data set.
 
-
-def _open_set(path: Path) -> DataSet:
+    Raises:
+        FastvitError: It is missing or damaged, or has labels that cannot be right.
+    """
     records = open_records(path)
     labels = records.labels
     if labels.min() < 0:
@@ -284,13 +282,13 @@ def _training_names(
     return given
 
 
-def _lacking(val: DataSet, names: tuple[str, ...]) -> list[str]:
+def _lacking(val: DataSet, names: Sequence[str]) -> list[str]:
     """The classes with images that are none of these by name."""
     known = set(map(same_text, names))
     own = val.names or ()
     return [own[label] for label in np.unique(val.labels).tolist() if same_text(own[label]) not in known]
 
 
-def _are_numbers(names: tuple[str, ...] | None) -> bool:
+def _are_numbers(names: Sequence[str] | None) -> bool:
     """Whether these are the names that converters give to classes that have none."""
-    return names is not None and names == tuple(map(str, range(len(names))))
+    return names is not None and list(names) == list(map(str, range(len(names))))
