@@ -94,21 +94,25 @@ def classes_in_model(
     for label in present:
         name = str(label) if names is None else names[label]
         wanted = label_map.get(name, name if label >= first_by_name else label)
-        number = _number(wanted, numbers, num_model_classes)
-        if isinstance(number, str):
-            raise FastvitError(f"the class {name!r} of {where} {number}; {remedy}")
-        found[label] = number
+        try:
+            found[label] = _number(wanted, numbers, num_model_classes)
+        except LookupError as error:
+            raise FastvitError(f"the class {name!r} of {where} {error.args[0]}; {remedy}") from error
     return found
 
 
-def _number(wanted: str | int, numbers: Mapping[str, Sequence[int]] | None, num_classes: int) -> int | str:
-    """The number of the model's class that is called so, or has that number already; what is wrong if there is none."""
+def _number(wanted: str | int, numbers: Mapping[str, Sequence[int]] | None, num_classes: int) -> int:
+    """The number of the model's class that is called so, or has that number already."""
     if isinstance(wanted, int):
-        return wanted if 0 <= wanted < num_classes else f"would be {wanted}, but the model's are 0 to {num_classes - 1}"
+        if not 0 <= wanted < num_classes:
+            raise LookupError(f"would be {wanted}, but the model's are 0 to {num_classes - 1}")
+        return wanted
     if numbers is None:
-        return f"is {wanted!r} by name, but the checkpoint has no names; give its number"
+        raise FastvitError(f"the label map has the name {wanted!r}, but the checkpoint has no names; give its number")
     found = numbers.get(same_text(wanted), ())
-    return found[0] if len(found) == 1 else f"is {len(found) or 'none'} of the model's {num_classes} classes by name"
+    if len(found) != 1:
+        raise LookupError(f"is {len(found) or 'none'} of the model's {num_classes} classes by name")
+    return found[0]
 
 
 def same_text(name: str) -> str:
