@@ -103,6 +103,11 @@ def match_classes(val: DataSet, names: Sequence[str] | None, num_classes: int, *
         )
     if not by_name and val.num_classes > num_classes:
         raise FastvitError(f"{val.path} has {val.num_classes} classes, but {train} has {num_classes}; are they a pair?")
+    if not by_name and val.names is not None and not _are_numbers(val.names) and len(val.names) != num_classes:
+        raise FastvitError(
+            f"{val.path} has names for {len(val.names)} classes, but {train} has {num_classes} classes without names; "
+            "name those with --data.classes"
+        )
     classes = classes_in_model(
         val.labels,
         val.names if by_name else None,
@@ -253,19 +258,20 @@ def open_set(path: Path) -> DataSet:
 
 
 def _own_names(path: Path, num_classes: int) -> tuple[str, ...] | None:
-    """The names that a dataset itself has for so many classes."""
+    """The names that a dataset itself has for its classes, which may be more than have images."""
     names = class_names(path)
     if names is not None and len(names) < num_classes:
         raise FastvitError(
             f"{path} has labels up to {num_classes - 1}, but its card names {len(names)} classes; write both again, "
             "or move the card away"
         )
-    return None if names is None else names[:num_classes]
+    return names
 
 
 def _training_names(
     path: Path, own: tuple[str, ...] | None, num_classes: int, classes_file: Path | None
 ) -> tuple[str, ...] | None:
+    own = None if own is None else own[:num_classes]
     if classes_file is None:
         return own
     given = read_class_names(classes_file)

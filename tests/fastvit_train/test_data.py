@@ -265,12 +265,26 @@ def test_classes_without_names_are_found_by_number_and_that_is_said(pets, write_
     assert re.match(r".*val\.beton has no names for its classes, so that those of .*pets are found by number", note)
 
 
+def test_fewer_names_than_classes_without_names_are_refused(pets, write_images, tmp_path):
+    message = (
+        r"has names for 3 classes, but .*train\.beton has 4 classes without names; name those with --data\.classes"
+    )
+    for names in (None, ["0", "1", "2", "3"]):
+        train = write_set(tmp_path / "train.beton", write_images, [0, 1, 2, 3], names)
+        with pytest.raises(ValueError, match=message):
+            build_loaders(pair(train, pets), ALONE)
+    more = write_set(tmp_path / "more.beton", write_images, [2, 0], ["ant", "bee", "cow", "dog"])
+    (tmp_path / "train.beton.json").unlink()
+    assert labels_of_val(pair(train, more)) == [2, 0]
+
+
 def test_numbers_for_names_are_no_names(pets, write_images, tmp_path):
     """What a converter writes for a source without names; the folder "10" comes before "2"."""
     numbers = write_set(tmp_path / "numbers.beton", write_images, [*range(11), 2], [str(label) for label in range(11)])
     assert labels_of_val(pair(pets, write_set(tmp_path / "n.beton", write_images, [2, 0], ["0", "1", "2"]))) == [2, 0]
-    assert labels_of_val(pair(numbers, pets)) == [0, 0, 1, 1, 2, 2]
-    assert "has no names for its classes" in "\n".join(said_of(pair(numbers, pets)))
+    three = write_set(tmp_path / "three.beton", write_images, [0, 1, 2], ["0", "1", "2"])
+    assert labels_of_val(pair(three, pets)) == [0, 0, 1, 1, 2, 2]
+    assert "has no names for its classes" in "\n".join(said_of(pair(three, pets)))
     folder = write_folder(tmp_path / "folder", {str(label): 1 for label in range(11)})
     assert labels_of_val(pair(numbers, folder)) == [0, 1, 10, *range(2, 10)]
 
