@@ -36,7 +36,10 @@ class DataConfig:
     """Training images: a .beton file, or for all backends but ffcv an ImageFolder or tar shards (a folder, a .tar file
     or a pattern)."""
     val: Path = Path("data/imagenet_val.beton")
-    """Validation images."""
+    """Validation images. Where both have names for their classes (folders, cards), these are found by name."""
+    classes: Path | None = None
+    """Names for the classes of training images that have none, by label: a file with a JSON list or one name on each
+    line."""
     backend: str = "native"
     """Loader: native (our engine), ffcv, resident (the decoded dataset lives on the device), synthetic (noise, for
     timing) or torch."""

@@ -1,6 +1,7 @@
 """Which class of a model is meant by a class of another dataset."""
 
 import json
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -10,10 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from loaders import Batch, ImageLoader
+from loaders.companions import checked_classes
 from loaders.contract import BadSample
 from loaders.errors import FastvitError
 
-__all__ = ["Relabelled", "classes_in_model", "read_label_map"]
+__all__ = ["Relabelled", "classes_in_model", "read_class_names", "read_label_map", "same_text"]
 
 
 def read_label_map(path: Path) -> dict[str, str | int]:
@@ -33,6 +35,25 @@ def read_label_map(path: Path) -> dict[str, str | int]:
     return values
 
 
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """Read the names of classes by label: a JSON list of strings, or text with one name on each line.
+
+    Raises:
+        FastvitError: The file cannot be read, or is something else.
+    """
+    remedy = "--data.classes takes a JSON list of strings, or text with one name on each line"
+    try:
+        text = path.read_text("utf-8-sig").strip()
+        names = json.loads(text) if text.startswith(("[", "{")) else [line.strip() for line in text.split("\n")]
+    except OSError as error:
+        raise FastvitError(f"{path}: {error.strerror}; {remedy}") from error
+    except (ValueError, RecursionError) as error:
+        raise FastvitError(f"{path} has no class names ({error}); {remedy}") from error
+    if not text or "" in names:
+        raise FastvitError(f"{path}: it is empty or has a line without a name; {remedy}")
+    return checked_classes(names, where=str(path))
+
+
 def classes_in_model(
     labels: NDArray[np.int64],
     names: Sequence[str] | None,
@@ -41,6 +62,7 @@ def classes_in_model(
     num_model_classes: int,
     label_map: Mapping[str, str | int],
     where: Path,
+    remedy: str = "name the one that is meant in --label-map",
 ) -> dict[int, int]:
     """The model's class for each label of a dataset.
 
@@ -52,42 +74,57 @@ def classes_in_model(
         label_map: Names (or numbers as text) of the dataset's classes, and what they are in the model; classes that are
             not in it are found by name if both have names, else by number.
         where: The dataset, for messages.
+        remedy: What to do about a class that is not found, for messages.
 
     Raises:
         FastvitError: A class is none of the model's, or the label map has a class that the dataset has not.
     """
-    found = {}
     present = np.unique(labels).tolist()
     if not all(0 <= label < (len(names) if names is not None else label + 1) for label in present):
         raise FastvitError(f"{where} has labels from {present[0]} to {present[-1]}, but names for {len(names or ())}")
     known = set(names) if names is not None else set(map(str, present))
     if unknown := sorted(set(label_map) - known):
         raise FastvitError(f"the label map names {unknown[0]!r}, which is no class of {where}; take it out")
+    numbers = None if model_names is None else _numbers_by_name(model_names)
+    first_by_name = present[-1] + 1
+    if names is not None and model_names is not None:
+        # Names may be there twice (ImageNet has two cranes): in the same list, each label means the same class.
+        first_by_name = len(model_names) if list(names[: len(model_names)]) == list(model_names) else 0
+    found = {}
     for label in present:
         name = str(label) if names is None else names[label]
-        by_itself = label if names is None or model_names is None else name
-        found[label] = _number(label_map.get(name, by_itself), model_names, num_model_classes, f"{name!r} of {where}")
+        wanted = label_map.get(name, name if label >= first_by_name else label)
+        try:
+            found[label] = _number(wanted, numbers, num_model_classes)
+        except LookupError as error:
+            raise FastvitError(f"the class {name!r} of {where} {error.args[0]}; {remedy}") from error
     return found
 
 
-def _number(wanted: str | int, names: Sequence[str] | None, num_classes: int, what: str) -> int:
+def _number(wanted: str | int, numbers: Mapping[str, Sequence[int]] | None, num_classes: int) -> int:
     """The number of the model's class that is called so, or has that number already."""
     if isinstance(wanted, int):
         if not 0 <= wanted < num_classes:
-            raise FastvitError(
-                f"the class {what} would be {wanted}, but the model's are 0 to {num_classes - 1}; {_HOW}"
-            )
+            raise LookupError(f"would be {wanted}, but the model's are 0 to {num_classes - 1}")
         return wanted
-    if names is None:
-        raise FastvitError(f"the class {what} is {wanted!r} by name, but the checkpoint has no names; give its number")
-    numbers = [number for number, name in enumerate(names) if name == wanted]
-    if len(numbers) != 1:
-        problem = "none" if not numbers else f"{len(numbers)}"
-        raise FastvitError(f"the class {what} is {problem} of the model's {num_classes} classes by name; {_HOW}")
-    return numbers[0]
+    if numbers is None:
+        raise FastvitError(f"the label map has the name {wanted!r}, but the checkpoint has no names; give its number")
+    found = numbers.get(same_text(wanted), ())
+    if len(found) != 1:
+        raise LookupError(f"is {len(found) or 'none'} of the model's {num_classes} classes by name")
+    return found[0]
 
 
-_HOW = "name the one that is meant in --label-map"
+def same_text(name: str) -> str:
+    """A name as it is compared: macOS writes letters and their accents apart, other systems as one."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _numbers_by_name(names: Sequence[str]) -> dict[str, list[int]]:
+    numbers: dict[str, list[int]] = {}
+    for number, name in enumerate(names):
+        numbers.setdefault(same_text(name), []).append(number)
+    return numbers
 
 
 class Relabelled:
@@ -100,15 +137,16 @@ class Relabelled:
 
     def __init__(self, loader: ImageLoader, classes: Mapping[int, int]) -> None:
         self._loader = loader
-        self._table = torch.full((max(classes) + 1,), -1)
-        self._table[list(classes)] = torch.tensor(list(classes.values()))
+        self._before = torch.tensor(sorted(classes))
+        self._after = torch.tensor([classes[label] for label in sorted(classes)])
 
     def __iter__(self) -> Iterator[Batch]:
         for images, labels, index in self._loader:
             yield Batch(images, self._new(labels), index)
 
     def _new(self, labels: Tensor) -> Tensor:
-        return self._table.to(labels.device)[labels]
+        self._before, self._after = self._before.to(labels.device), self._after.to(labels.device)
+        return self._after[torch.searchsorted(self._before, labels)]
 
     def __len__(self) -> int:
         return len(self._loader)

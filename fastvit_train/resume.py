@@ -27,6 +27,7 @@ MAY_CHANGE = frozenset(
         "compile",
         "cuda_graph",
         "data.backend",
+        "data.classes",  # names alone; how many there are: `Run.identity` tells
         "data.num_workers",
         "data.on_error",
         "data.prefetch_batches",

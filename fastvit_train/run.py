@@ -18,7 +18,7 @@ from fastvit_train.batch_norm import average_statistics, synchronize_batch_norm
 from fastvit_train.compilation import compile_models, compiles_augmentation
 from fastvit_train.config import Config
 from fastvit_train.config_json import to_dict
-from fastvit_train.data import describe_sets, training_classes
+from fastvit_train.data import SetDescriptions, describe_sets, training_classes
 from fastvit_train.device import choose_fast_kernels, dtype_of
 from fastvit_train.distributed import World
 from fastvit_train.ema import MovingAverage
@@ -216,6 +216,9 @@ def start_run(
         for each in models:
             shard(each, dtype=dtype, world=world)
     optimizer = build_optimizer(model, config.optim)
+    sets = describe_sets(config) if world.is_main else SetDescriptions({}, [])
+    for note in sets.notes:
+        metrics.say(note)
     torch.manual_seed(config.seed + world.rank)  # the same weights on every rank, but not the same dropped paths
     compile_models(config, world.device, *models)
     generator = torch.Generator(world.device)
@@ -230,9 +233,9 @@ def start_run(
         scaler=LossScaler(model, optimizer, world.device, enabled=dtype == torch.float16),
         metrics=metrics,
         num_classes=num_classes,
-        class_names=training_classes(config.data.train, num_classes),
+        class_names=training_classes(config.data.train, num_classes, classes_file=config.data.classes),
         steps_per_epoch=steps_per_epoch,
-        data_sets=describe_sets(config) if world.is_main else {},
+        data_sets=sets.identity,
         dtype=dtype,
         num_parts=num_parts,
         compile_augment=compiles_augmentation(config, world.device),

@@ -1,15 +1,24 @@
-"""The files that the converters leave next to a dataset, as far as loading needs them: its classes and its names."""
+"""The files that the converters leave next to a dataset: its card, which names the classes, and its images' names."""
 
 import json
-import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, TypeGuard
 
 from loaders.errors import FastvitError
+from loaders.image_folder import class_folders
 from loaders.tar_shard import find_shards
 
-__all__ = ["card_path", "checked_classes", "class_names", "classes_on_cards", "record_list_path", "source_names"]
+__all__ = [
+    "card_path",
+    "checked_classes",
+    "class_names",
+    "classes_on_cards",
+    "read_card",
+    "record_list_path",
+    "source_names",
+]
 
 _SHARD_NUMBER = re.compile(r"-?[0-9]+$")
 _SHARD_EXTENSIONS = (".tar", ".tfrecord")
@@ -58,7 +67,7 @@ def class_names(path: Path) -> tuple[str, ...] | None:
     """
     shards = find_shards(path)
     if not shards and path.is_dir():
-        return tuple(sorted(entry.name for entry in os.scandir(path) if entry.is_dir()))
+        return class_folders(path)
     return classes_on_cards(shards or [path])
 
 
@@ -75,7 +84,7 @@ def classes_on_cards(files: Sequence[Path]) -> tuple[str, ...] | None:
         True
     """
     cards = sorted(set(map(card_path, files)))
-    found = {names: card for card in cards if (names := _read_classes(card)) is not None}
+    found = {tuple(read_card(card, "class_names")["class_names"]): card for card in cards if card.is_file()}
     if len(found) > 1:
         raise FastvitError(
             f"{' and '.join(map(str, found.values()))} name different classes; take the files of one after the other"
@@ -83,16 +92,53 @@ def classes_on_cards(files: Sequence[Path]) -> tuple[str, ...] | None:
     return next(iter(found), None)
 
 
-def _read_classes(card: Path) -> tuple[str, ...] | None:
-    if not card.is_file():
-        return None
+def read_card(path: Path, *needed: str) -> dict[str, Any]:
+    """The entries of a card, of which those that are needed are there and, where loading rests on them, checked.
+
+    Raises:
+        FastvitError: The card is missing or damaged.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from loaders.companions import read_card
+        >>> read_card(Path("missing.json"), "class_names")
+        Traceback (most recent call last):
+        loaders.errors.FastvitError: missing.json: No such file or directory; the card must lie next to its file
+    """
     try:
-        names = json.loads(card.read_bytes())["class_names"]
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        entries = json.loads(path.read_bytes())
+        if not isinstance(entries, dict):
+            raise ValueError(f"a {type(entries).__name__}, not an object")
+        for name in needed:
+            if name not in entries:
+                raise ValueError(f"it has no {name!r}")
+            is_right, expected = _ENTRIES.get(name, (lambda _: True, ""))
+            if not is_right(entries[name]):
+                raise ValueError(f"{name} is {repr(entries[name])[:80]}, expected {expected}")
+    except OSError as error:
+        raise FastvitError(f"{path}: {error.strerror}; the card must lie next to its file") from error
+    except (ValueError, RecursionError) as error:
         raise FastvitError(
-            f"{card}: no card with class_names; fix it, or move it away to number the classes"
+            f"{path}: no card of this version ({error}); copy it again or convert again, or move it away to do without "
+            "its class_names and counts"
         ) from error
-    return checked_classes(names, where=str(card))
+    return entries
+
+
+def _are_names(value: object) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and bool(value) and all(isinstance(name, str) for name in value)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value > 0
+
+
+_ENTRIES: dict[str, tuple[Callable[[object], bool], str]] = {
+    "class_names": (_are_names, "a list of strings"),
+    "num_images": (_is_count, "a positive number"),
+    "num_classes": (_is_count, "a positive number"),
+}
+"""What the entries that are read by themselves must be, and in words."""
 
 
 def checked_classes(names: object, *, where: str) -> tuple[str, ...]:
@@ -106,7 +152,7 @@ def checked_classes(names: object, *, where: str) -> tuple[str, ...]:
         >>> checked_classes(["cat", "dog"], where="classes.json")
         ('cat', 'dog')
     """
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+    if not _are_names(names):
         raise FastvitError(f"{where}: the class names are {str(names)[:80]}, expected a list of strings")
     return tuple(names)
 

@@ -9,16 +9,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.datasets import ImageFolder
 
 from loaders import _native
 from loaders.beton import Beton, ImageMode
 from loaders.errors import FastvitError
 from loaders.image_files import ImageError, decode_image
+from loaders.image_folder import ClassFolders
 from loaders.orientation import ExifOrientation, read_orientation, turn_pixels
 from loaders.tar_shard import TarShard, find_shards, open_each
 
 __all__ = ["BetonRecords", "FileRecords", "FolderRecords", "ImageRecords", "TarRecords", "open_records"]
+
+
 
 
 class ImageRecords(Protocol):
@@ -118,10 +120,14 @@ class FileRecords:
 
 
 class FolderRecords(FileRecords):
-    """The images of a folder with one sub-folder per class, numbered as torchvision's ImageFolder does.
+    """The images of a folder with a sub-folder for each class, numbered as torchvision's ImageFolder does.
+
+    Attributes:
+        left_out: How many other files there are, by their extension.
 
     Raises:
-        FastvitError: The folder has no sub-folders with images.
+        FastvitError: The folder does not hold a sub-folder of images for each class.
+        OSError: A folder cannot be read.
 
     Examples:
         >>> from pathlib import Path
@@ -132,12 +138,9 @@ class FolderRecords(FileRecords):
     """
 
     def __init__(self, path: Path) -> None:
-        try:
-            samples = ImageFolder(path).samples
-        except FileNotFoundError as error:
-            raise FastvitError(f"{path} is not an ImageFolder (CLASS/IMAGE.jpg below it): {error}") from error
-        super().__init__([file for file, _ in samples])
-        self.labels = np.array([label for _, label in samples], dtype=np.int64)
+        found = ClassFolders(path)
+        super().__init__([f"{path}/{name}" for name in found.names])
+        self.labels, self.left_out = found.labels, found.left_out
 
 
 class TarRecords:
@@ -205,12 +208,14 @@ def open_records(path: Path | Sequence[Path]) -> ImageRecords:
         return FileRecords(path)
     if shards := find_shards(path):
         return TarRecords(shards)
+    if path.is_dir():
+        return FolderRecords(path)
     if not path.exists() and path.suffix != ".beton":
         raise FastvitError(
-            f"{path}: no such file or folder; name a folder with a folder of images for each class, a .beton file or "
-            "tar shards"
+            f"{path}: no such file or folder; name a .beton file, a folder with a sub-folder for each class, or tar "
+            "shards"
         )
-    return FolderRecords(path) if path.is_dir() else BetonRecords(path)
+    return BetonRecords(path)
 
 
 def _native_shard(shard: TarShard) -> _native.Records:

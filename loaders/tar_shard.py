@@ -22,15 +22,17 @@ from numpy.typing import NDArray
 
 from loaders import _native
 from loaders.errors import FastvitError
+from loaders.image_files import IMAGE_EXTENSIONS
 
 __all__ = ["TarShard", "find_shards", "open_each"]
 
-# Those of torchvision's ImageFolder, written out: importing them would load torch, for which the tools would wait.
-_IMAGE_EXTENSIONS = ["jpg", "jpeg", "png", "ppm", "bmp", "pgm", "tif", "tiff", "webp"]
 _INTEGER = re.compile(rb"\s*(-?[0-9]{1,18})\s*")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _NUM_OPENING_THREADS = 16
-_DECOMPRESSORS = {".gz": "gunzip", ".tgz": "gunzip", ".bz2": "bunzip2", ".xz": "unxz", ".zst": "unzstd"}
+_DECOMPRESSORS = {
+    **{".tar.gz": "gunzip", ".tgz": "gunzip", ".tar.bz2": "bunzip2", ".tbz2": "bunzip2", ".tar.xz": "unxz", ".txz": "unxz"},
+    **{".tar.zst": "unzstd", ".tzst": "unzstd", ".tar.lz4": "unlz4", ".zip": "unzip", ".7z": "7z x", ".rar": "unrar x"},
+}
 
 Opened = TypeVar("Opened")
 
@@ -63,7 +65,7 @@ class TarShard:
         try:
             self.data = _native.map_file(os.fsencode(path))
             self._headers, self.offsets, self.sizes, is_json, label_text, label_ends = _native.tar_samples(
-                self.data, image_extensions=_IMAGE_EXTENSIONS
+                self.data, image_extensions=[extension.removeprefix(".") for extension in IMAGE_EXTENSIONS]
             )
         except OSError as error:
             raise FastvitError(f"{path}: {error.strerror}; name tar shards that can be read") from error
@@ -169,11 +171,11 @@ def find_shards(path: Path) -> list[Path]:
 
 def _refuse_compressed(paths: Sequence[Path]) -> None:
     for path in paths:
-        tool = _DECOMPRESSORS.get(path.suffix)
-        if tool and (path.suffix == ".tgz" or path.stem.endswith(".tar")):
+        tool = next((_DECOMPRESSORS[end] for end in _DECOMPRESSORS if path.name.lower().endswith(end)), None)
+        if tool and (path.exists() or glob.glob(str(path))):
             raise FastvitError(
-                f"{path}: compressed, but samples are read at random; decompress shards ({tool} {path}) and name the "
-                ".tar files"
+                f"{path}: compressed, but samples are read at random; decompress it ({tool} {path}) and name the .tar "
+                "files, or the folder of images"
             )
 
 

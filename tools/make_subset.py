@@ -3,7 +3,7 @@
 import hashlib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from loaders.atomic_file import clear_os_errors, make_folder
 from loaders.command import run_command
 from loaders.errors import FastvitError
+from loaders.image_folder import describe_left_out
 from tools.listings.manifest import Manifest, lines_sha256, write_manifest
 from tools.sources.registry import Dataset, named_columns, open_source
-from tools.sources.sample import ImageSource
+from tools.sources.sample import ImageSource, left_out_of
 
 __all__ = ["MakeSubset", "apportion", "choose", "main", "make_subset", "parse_fraction"]
 
@@ -185,7 +186,7 @@ def make_subset(config: MakeSubset) -> str:
     subset = write(config.out, chosen, config.rule)
     if config.complement:
         write(config.complement, ~chosen, f"all but {config.rule}")
-    return _describe(subset, num_images=len(names), num_classes=len(source.class_names))
+    return _describe(subset, num_images=len(names), num_classes=len(source.class_names), left_out=left_out_of(source))
 
 
 def _labels_and_names(source: ImageSource) -> tuple[NDArray[np.int64], list[str]]:
@@ -198,7 +199,7 @@ def _labels_and_names(source: ImageSource) -> tuple[NDArray[np.int64], list[str]
     return labels, names
 
 
-def _describe(subset: Manifest, *, num_images: int, num_classes: int) -> str:
+def _describe(subset: Manifest, *, num_images: int, num_classes: int, left_out: Mapping[str, int]) -> str:
     sizes = np.bincount(subset.labels, minlength=num_classes)
     rows = {
         "images": f"{len(subset.names):,} of {num_images:,}",
@@ -206,6 +207,7 @@ def _describe(subset: Manifest, *, num_images: int, num_classes: int) -> str:
         "rule": subset.rule,
         "seed": str(subset.seed),
         "sha256": subset.sha256,
+        **({"left out": describe_left_out(left_out)} if left_out else {}),
     }
     return "\n".join(f"{name:11}{value}" for name, value in rows.items())
 

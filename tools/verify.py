@@ -1,7 +1,6 @@
 """Read a converted data set back and say what is broken: ``python tools/verify.py train.beton``."""
 
 import glob
-import json
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -15,7 +14,7 @@ import tyro
 
 from loaders.beton import Beton
 from loaders.command import run_command
-from loaders.companions import card_path, record_list_path
+from loaders.companions import card_path, read_card, record_list_path
 from loaders.cpus import usable_cpus
 from loaders.errors import FastvitError
 from loaders.tar_shard import TarShard, find_shards, open_each
@@ -196,28 +195,17 @@ def _check_card(file_set: FileSet, files: Sequence[Stored], report: Report) -> C
         report.unchecked.append(f"numbers of images and classes: no card {path}")
         return None
     try:
-        card = _read_card(path)
+        entries = read_card(path, "num_images", "num_classes")
     except ValueError as error:
         report.add_faults([str(error)], 1)
         return None
+    card = CardCounts(entries["num_images"], entries["num_classes"])
     num_images = sum(len(file.sizes) for file in files)
     if not file_set.is_whole:
         report.unchecked.append(f"number of images: {path} describes more files than these {len(file_set.files)}")
     elif num_images != card.num_images and len(files) == len(file_set.files):
         report.add_faults([f"{path}: it says {card.num_images} images, {num_images} were found"], 1)
     return card
-
-
-def _read_card(path: Path) -> CardCounts:
-    """Read what can be verified of a card; FastvitError says what is wrong with it."""
-    try:
-        card = json.loads(path.read_bytes())
-        counts = CardCounts(card["num_images"], card["num_classes"])
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise FastvitError(f"{path}: the card is damaged: {error or type(error).__name__}; copy it again") from error
-    if not all(type(count) is int and count > 0 for count in counts):
-        raise FastvitError(f"{path}: the card is damaged: it counts {counts[0]!r} images and {counts[1]!r} classes")
-    return counts
 
 
 def _verify_file(file: Stored, card: CardCounts | None, report: Report, *, num_workers: int, advance: Advance) -> None:

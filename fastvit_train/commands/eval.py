@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fastvit_train.commands.options import Eval
 from fastvit_train.config import Config
-from fastvit_train.data import loader_configs, validation_crop
+from fastvit_train.data import loader_configs, match_classes, open_set, validation_crop
 from fastvit_train.distributed import World, start_world
 from fastvit_train.evaluate import evaluate
 from fastvit_train.label_map import Relabelled, classes_in_model, read_label_map
@@ -41,7 +41,7 @@ def run_eval(options: Eval) -> None:
         restored = restore(options.checkpoint, resolution=options.resolution)
         config = _changed(restored.config, options)
         records = open_records(config.data.val)
-        classes = _match_classes(restored, config.data.val, records, options.label_map)
+        classes = _match_classes(restored, config, records, options)
         real = None if options.real is None else _real_hits(options.real, restored, config, records, classes, world)
         result = {
             "checkpoint": str(restored.path),
@@ -89,13 +89,16 @@ def _given(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _match_classes(restored: Restored, path: Path, records: ImageRecords, label_map: Path | None) -> dict[int, int]:
+def _match_classes(restored: Restored, config: Config, records: ImageRecords, options: Eval) -> dict[int, int]:
+    names, path = restored.class_names, config.data.val
+    if options.data is None and options.label_map is None:  # as the run itself found them
+        return match_classes(open_set(path), names, restored.num_classes, train=config.data.train).classes
     return classes_in_model(
         records.labels,
         class_names(path),
-        model_names=restored.class_names,
+        model_names=names,
         num_model_classes=restored.num_classes,
-        label_map={} if label_map is None else read_label_map(label_map),
+        label_map={} if options.label_map is None else read_label_map(options.label_map),
         where=path,
     )
 

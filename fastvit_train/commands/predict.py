@@ -5,6 +5,7 @@ import glob
 import io
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -14,7 +15,6 @@ from typing import NamedTuple
 import torch
 from rich.console import Console
 from rich.table import Table
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from fastvit_train.augment import normalize
 from fastvit_train.commands.options import Predict
@@ -25,6 +25,7 @@ from fastvit_train.metrics import finite_or_null
 from fastvit_train.restore import Restored, on_device, restore
 from loaders.atomic_file import atomic_file
 from loaders.errors import FastvitError
+from loaders.image_folder import describe_left_out, images_below
 from loaders.native_loader import NativeLoader
 
 __all__ = ["Prediction", "find_images", "predict", "run_predict"]
@@ -65,29 +66,34 @@ def run_predict(options: Predict) -> int:
         config = replace(restored.config, batch_size=options.batch_size, accumulate=1)
         if options.precision is not None:
             config = replace(config, precision=options.precision)
-        files = find_images(options.files)
+        left_out = Counter[str]()
+        files = find_images(options.files, left_out)
         predictions, bad = predict(restored, config, files, world=world, top_k=options.top_k)
     if predictions or options.format != "table":
         _show(predictions, restored, options)
+    if left_out:
+        print(f"fastvit-train predict: left out {describe_left_out(left_out)}", file=sys.stderr)
     for file, reason in bad:
         print(f"fastvit-train predict: {file} cannot be decoded: {reason}", file=sys.stderr)
     return 1 if bad else 0
 
 
-def find_images(names: Sequence[str]) -> list[Path]:
+def find_images(names: Sequence[str], left_out: Counter[str] | None = None) -> list[Path]:
     """The image files that `names` stand for, in order.
 
     Args:
         names: Files, folders (all images below them, sorted) and patterns as of `glob`, with `**` for all folders.
+        left_out: Counts the files of the folders that are no images, by their extension.
 
     Raises:
         FastvitError: A folder has no image, or a pattern fits nothing.
     """
     files = list[Path]()
+    left_out = Counter() if left_out is None else left_out
     for name in names:
         path = Path(name)
         if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMG_EXTENSIONS)
+            found = sorted(path / image for image in images_below(path, left_out))
         elif not path.exists() and glob.has_magic(name):
             found = sorted(Path(match) for match in glob.glob(name, recursive=True))
         else:

@@ -1,13 +1,16 @@
 """A run that tests change, and one that is trained once for all of them."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch.distributed as dist
 
 from fastvit_train.config import Config, DataConfig
 from fastvit_train.train import train
+from loaders.beton import Beton, EncodedImage, ImageMode
 from runs import Trained, tiny_run
 
 
@@ -44,6 +47,20 @@ def group() -> Iterator[None]:
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
+
+
+@pytest.fixture
+def other_order(own_data, write_images) -> Config:
+    """The same run, whose validation set numbers the classes in another order; the cards tell their names."""
+    train, val = own_data.data.train, Beton(own_data.data.val)
+    order = np.array([2, 0, 3, 1])
+    pixels = [val.image_bytes(index) for index in range(val.num_samples)]
+    other = val.path.with_name("other_order.beton")
+    write_images(other, [EncodedImage(data, ImageMode.RAW, 32, 32) for data in pixels], order[val.labels])
+    names = np.array(["ant", "bee", "cat", "dog"])
+    for path, named in ((train, names), (other, names[np.argsort(order)])):
+        path.with_name(f"{path.name}.json").write_text(json.dumps({"class_names": named.tolist()}))
+    return replace(own_data, data=replace(own_data.data, val=other))
 
 
 @pytest.fixture

@@ -72,6 +72,14 @@ def test_two_ranks_train_alike_and_evaluate_every_image_once(config):
     assert json.loads((config.out / "result.json").read_text())["world_size"] == 2
 
 
+@pytest.mark.slow
+def test_two_ranks_evaluate_on_classes_in_another_order(other_order):
+    torchrun(replace(other_order, precision="fp32", augment=AugmentConfig()), 2)
+    last = [line for line in read_metrics(other_order.out / "metrics.jsonl") if line["kind"] == "eval"][-1]
+    assert last["num_images"] == 50
+    assert last["top1"] > 0.9, "the colours of these images tell their class"
+
+
 def test_what_the_main_rank_decides_holds_on_every_rank():
     others = [(torch.int64, 3), (torch.float32, []), (torch.bfloat16, [1.0, 1.0])]
     assert on_ranks(ask_main, 3) == [(True, others, 7, "no", 0)] * 3

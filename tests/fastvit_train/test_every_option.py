@@ -18,6 +18,7 @@ from fastvit_train.config import AugmentConfig, Config, DataConfig, OptimConfig,
 from fastvit_train.distributed import start_world
 from fastvit_train.loss import classification_loss
 from fastvit_train.metrics import read_metrics
+from fastvit_train.restore import restore
 from fastvit_train.run import Run, save_checkpoint
 from fastvit_train.train import train
 from jpeg_builders import jpeg
@@ -316,6 +317,13 @@ def test_train_and_val_are_read(base, observe):
     assert not differs("weights", plain, changed)
 
 
+def test_classes_names_them(base, tmp_path):
+    (tmp_path / "classes.txt").write_text("ant\nbee\ncat\ndog\n")
+    named = replaced(base, {"data.classes": tmp_path / "classes.txt", "out": tmp_path / "run", "max_steps": 1})
+    train(named)
+    assert restore(named.out).class_names == ("ant", "bee", "cat", "dog")
+
+
 def test_on_error_skips(base, tmp_path, capsys):
     whole = base.data.train.read_bytes()
     first = whole.index(b"\xff\xd8\xff")
@@ -357,6 +365,7 @@ OF_THEIR_OWN = {
     "init_from": test_init_from_gives_the_weights,
     "data.train": test_train_and_val_are_read,
     "data.val": test_train_and_val_are_read,
+    "data.classes": test_classes_names_them,
     "data.on_error": test_on_error_skips,
     "cuda_graph": test_options_of_other_devices_are_refused,
     "parallel": test_options_of_other_devices_are_refused,

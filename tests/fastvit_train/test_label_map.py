@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from fastvit_train.label_map import classes_in_model
+from fastvit_train.label_map import Relabelled, classes_in_model
+from loaders import Batch
 
 LABELS = np.array([2, 0, 0])
 
@@ -61,3 +63,18 @@ def test_a_class_is_found_by_the_map_or_by_name_or_by_number(names, model_names,
 def test_what_is_not_found_is_named(options, message):
     with pytest.raises(ValueError, match=message):
         match(**options)
+
+
+def test_the_same_list_of_names_needs_no_names_of_their_own():
+    assert match(["a", "b", "a", "x"], ["a", "b", "a"]) == {0: 0, 2: 2}
+
+
+def test_labels_of_any_size_take_no_memory():
+    labels = torch.tensor([10**12, 5, 10**12])
+
+    class Labels:
+        def __iter__(self):
+            yield Batch(torch.zeros(3, 3, 1, 1), labels, torch.arange(3))
+
+    (batch,) = Relabelled(Labels(), {10**12: 1, 5: 0})
+    assert batch.labels.tolist() == [1, 0, 1]

@@ -54,6 +54,18 @@ def test_a_run_learns_and_reports(trained):
     assert json.loads((config.out / "config.json").read_text())["arch"] == config.arch
 
 
+def test_the_accuracy_does_not_depend_on_the_order_of_the_classes(trained, other_order, capsys):
+    result = train(other_order)
+    assert result["best_top1"] == trained.result["best_top1"] > 0.9
+    seen, expected = (
+        [line for line in read_metrics(config.out / "metrics.jsonl") if line["kind"] == "eval"]
+        for config in (other_order, trained.config)
+    )
+    assert [line["loss"] for line in seen] == pytest.approx([line["loss"] for line in expected], rel=1e-5)
+    said = capsys.readouterr().out
+    assert said.count("its classes have other numbers than those of") == 1
+
+
 def test_a_run_says_how_large_its_steps_are(config, capsys):
     train(replace(config, accumulate=4, max_steps=1))
     line = "batch       32 images over 1 device: 32 on each, in 4 parts of 8; learning rate 0.003\n"

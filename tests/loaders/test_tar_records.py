@@ -256,7 +256,7 @@ def test_compressed_shards_are_named_with_a_remedy(name, tool, tmp_path):
     (tmp_path / name).write_bytes(b"x")
     (tmp_path / "sizes.json.gz").write_bytes(b"x")  # no shard
     ending = re.escape(name[1:])
-    message = rf"{ending}: compressed, but samples are read at random; decompress shards \({tool} .*{ending}\) and name"
+    message = rf"{ending}: compressed, but samples are read at random; decompress it \({tool} .*{ending}\) and name"
     for path in (tmp_path, tmp_path / name, tmp_path / f"*{name[1:]}"):
         with pytest.raises(ValueError, match=message):
             find_shards(path)
@@ -265,7 +265,7 @@ def test_compressed_shards_are_named_with_a_remedy(name, tool, tmp_path):
 
 
 def test_a_path_that_is_not_there(tmp_path):
-    with pytest.raises(ValueError, match=r"nope: no such file or folder; name a folder with .* a \.beton file or tar"):
+    with pytest.raises(ValueError, match=r"nope: no such file or folder; name a \.beton file, a folder with .* or tar"):
         open_records(tmp_path / "nope")
     with pytest.raises(ValueError, match=r"nope\.beton: no such file; name a \.beton file"):
         open_records(tmp_path / "nope.beton")

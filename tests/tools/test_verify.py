@@ -375,17 +375,17 @@ def test_an_empty_shard(shards: Path, capsys):
         (b"", "Expecting value"),
         (b'{"num_images": 200', "delimiter"),
         (b"\xff\xfe", "decode"),
-        (b"[]", "list indices"),
+        (b"[]", "a list, not an object"),
         (b'{"num_images": 200}', "'num_classes'"),
-        (b'{"num_images": "200", "num_classes": 5}', "it counts '200' images and 5 classes"),
-        (b'{"num_images": 200, "num_classes": 0}', "it counts 200 images and 0 classes"),
+        (b'{"num_images": "200", "num_classes": 5}', "num_images is '200', expected a positive number"),
+        (b'{"num_images": 200, "num_classes": 0}', "num_classes is 0, expected a positive number"),
         (b"[" * 100_000, "recursion"),
     ],
 )
 def test_a_damaged_card(beton: Path, content: bytes, message: str, capsys):
     card = beton.with_name("train.beton.json")
     card.write_bytes(content)
-    lines = assert_damaged(beton, capsys, f"{card}: the card is damaged: ")
+    lines = assert_damaged(beton, capsys, f"{card}: no card of this version (")
     assert any(message in line for line in lines)
     assert lines[3].startswith("compared   200 ")
 

@@ -14,6 +14,7 @@ from PIL import ExifTags, Image
 
 from loaders.beton import Beton, ImageMode
 from tools.listings.record_list import RecordLine, SkippedLine, format_line, read_record_list
+from tools.make_subset import main as make_subset
 from tools.merge import main as merge
 from tools.sources.folder import ImageFolder
 from tools.verify import main as verify
@@ -122,6 +123,29 @@ def test_folder_keeps_jpeg_files(folder: Path, out: Path, capsys: pytest.Capture
         assert line in printed.splitlines()
     assert f"bytes      {out.stat().st_size:,}" in printed
     assert sorted(os.listdir(out.parent)) == WHOLE
+
+
+def test_images_of_other_kinds_are_converted_and_what_is_none_is_counted(folder: Path, out: Path, capsys):
+    pixels = Image.new("RGB", (20, 20), (90, 80, 70))
+    for name in ("a.webp", "b.BMP", "d.gif", "e.jfif"):
+        pixels.save(folder / "class 0" / name, "JPEG" if name == "e.jfif" else None)
+    for name in ("class 0/x.avif", "class 1/y.avif", "class 1/notes.txt", "class 2/._1.jpg", "class 2/Thumbs.db"):
+        (folder / name).touch()
+    assert run("folder", folder, out) == 0
+    card = read_card(out)
+    assert (card["num_images"], card["skipped"], card["left_out"]) == (24, [], {".avif": 2, ".txt": 1})
+    assert "left out   3 files: 2 .avif, 1 .txt" in capsys.readouterr().out.splitlines()
+    assert [line.name for line in lines_of(out)] == [sample.name for sample in ImageFolder(folder)]
+
+
+def test_a_manifest_asks_for_its_images_alone(folder: Path, out: Path, tmp_path: Path, capsys):
+    (folder / "class 1" / "notes.txt").touch()
+    chosen = ("--dataset", "folder", "--source", str(folder), "--fraction", "1/5", "--out", str(tmp_path / "some.txt"))
+    assert make_subset(chosen) == 0
+    assert "left out   1 file: 1 .txt" in capsys.readouterr().out.splitlines()
+    assert run("folder", folder, out, "--manifest", str(tmp_path / "some.txt")) == 0
+    assert read_card(out)["left_out"] == {}
+    assert "left out" not in capsys.readouterr().out
 
 
 def test_folder_modes_and_sizes(folder: Path, out: Path):

@@ -7,6 +7,7 @@ from tools.convert.job import Job
 from tools.convert.options import ConversionOptions
 from tools.listings.card import Card
 from tools.listings.record_list import RecordLine, SkippedLine
+from tools.sources.sample import left_out_of
 
 __all__ = ["Outcome", "describe"]
 
@@ -61,6 +62,8 @@ def describe(
         seconds: How long this run took.
         num_resumed: How many samples had been converted before it.
     """
+    # A manifest names its images one by one: with it, nothing else was asked for.
+    left_out = {} if options.manifest else left_out_of(job.source)
     return Card(
         dataset=options.dataset,
         source=str(options.source),
@@ -77,4 +80,5 @@ def describe(
         num_planned=job.num_planned,
         part=options.part,
         job=job.identity,
+        left_out=left_out,
     )

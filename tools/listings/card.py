@@ -1,12 +1,13 @@
 """The card beside a converted data set: what was written, from what, and how."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from loaders import companions
 from loaders.atomic_file import atomic_file, clear_os_errors, remove_leftovers
-from loaders.errors import FastvitError
+from loaders.image_folder import describe_left_out
 
 __all__ = ["Card", "read_card"]
 
@@ -39,6 +40,8 @@ class Card:
     """Which part of the data set this is, such as 2/8, where several machines share the work."""
     job: dict[str, Any]
     """Options that decide the bytes of the file, and the SHA-256 of the names and labels of the images."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """How many files of the source are no images by their names, by their extension."""
 
     def __str__(self) -> str:
         rows = {
@@ -48,6 +51,7 @@ class Card:
             "stored": ", ".join(f"{count:,} {name}" for name, count in self.formats.items()),
             "treatment": ", ".join(f"{count:,} {treatment}" for treatment, count in self.treatments.items()),
             "skipped": f"{len(self.skipped):,}",
+            **({"left out": describe_left_out(self.left_out)} if self.left_out else {}),
             "images/s": f"{self.images_per_second:,.0f}",
             "seconds": f"{self.seconds:.1f}",
             "options": ", ".join(f"{name} {value}" for name, value in self.job.items() if value is not None),
@@ -71,10 +75,7 @@ def read_card(path: Path) -> Card:
     Raises:
         FastvitError: It is missing or damaged.
     """
-    try:
-        values = json.loads(path.read_bytes())
-        return Card(**{**values, "class_names": tuple(values["class_names"])})
-    except OSError as error:
-        raise FastvitError(f"{path}: {error.strerror}; the card must lie next to its file") from error
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise FastvitError(f"{path}: no card of this version ({error}); convert again") from error
+    needed = [field.name for field in fields(Card) if field.default_factory is MISSING]
+    entries = companions.read_card(path, *needed)
+    known = {field.name: entries[field.name] for field in fields(Card) if field.name in entries}
+    return Card(**{**known, "class_names": tuple(known["class_names"])})

@@ -17,7 +17,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from loaders.errors import FastvitError
-from tools.sources.names import IMAGE_EXTENSIONS, PackedNames, checked_name, folder_order
+from loaders.image_files import IMAGE_EXTENSIONS
+from loaders.image_folder import folder_order
+from loaders.packed_names import PackedNames
+from tools.sources.names import checked_name
 from tools.sources.tar_members import TarMember, TarMembers
 
 __all__ = ["Archive", "ArchiveImages", "ArchiveSample", "open_train", "open_val"]

@@ -1,11 +1,12 @@
 """What every source is: a sequence of samples that load only when asked to."""
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ImageSample", "ImageSource"]
+__all__ = ["ImageSample", "ImageSource", "left_out_of"]
 
 
 class ImageSample(Protocol):
@@ -42,3 +43,14 @@ class ImageSource(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> ImageSample: ...
+
+
+@runtime_checkable
+class _LeavesOut(Protocol):
+    @property
+    def left_out(self) -> Mapping[str, int]: ...
+
+
+def left_out_of(source: ImageSource) -> dict[str, int]:
+    """How many files a source leaves out that are no images by their names, by their extension."""
+    return dict(source.left_out) if isinstance(source, _LeavesOut) else {}

@@ -1,5 +1,6 @@
 """`fastvit-train eval`: as the run evaluated itself, and on sets with other classes and other labels."""
 
+import dataclasses
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from PIL import Image
 
 from fastvit_train import checkpoint
 from fastvit_train.metrics import read_metrics
+from fastvit_train.train import train
 
 CLASSES = ("cat", "dog", "elk", "fox", "owl", "rat")
 
@@ -57,6 +59,17 @@ def test_a_checkpoint_gets_the_accuracy_that_its_run_reported(trained, evaluate)
     assert (result["num_images"], result["num_skipped"], result["num_model_classes"]) == (50, 0, 4)
     assert result["top5"] is None, "of four classes it would say nothing"
     assert result["images_per_second"] > 0
+
+
+def test_that_also_holds_where_classes_have_another_order_or_no_names(other_order, evaluate):
+    """Numbers for names are what a converter writes for a source without; the run found these by number."""
+    card = other_order.data.train.with_name("train.beton.json")
+    names = card.read_text()
+    for text in (names, json.dumps({"class_names": ["0", "1", "2", "3"]})):
+        card.write_text(text)
+        run = dataclasses.replace(other_order, out=other_order.out.with_name(f"run {len(text)}"))
+        result = train(run)
+        assert evaluate(run.out)["top1"] == result["best_top1"]
 
 
 def test_a_folder_means_its_best_weights(trained, evaluate):

@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import math
+import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,6 +87,13 @@ def test_nothing_but_broken_files(photo_run, tmp_path, command, kind, empty):
     assert "nothing.jpg cannot be decoded: the file cannot be opened" in errors
 
 
+def test_what_folders_hold_besides_images_is_counted(photo_run, photos, tmp_path, command):
+    shutil.copytree(photos / "val" / "cat", tmp_path / "cats")
+    (tmp_path / "cats" / "a.avif").touch()
+    code, _, errors = command("predict", photo_run, tmp_path / "cats")
+    assert (code, errors) == (0, "fastvit-train predict: left out 1 file: 1 .avif\n")
+
+
 def test_csv_has_a_line_for_each_image_and_class(photo_run, photos, tmp_path, command):
     out = tmp_path / "out.csv"
     arguments = ("--format", "csv", "--top-k", 2, "--out", out)
@@ -115,6 +124,12 @@ def test_folders_and_patterns_name_files(photos, tmp_path):
     assert find_images([f"{folder}/*.jpg"]) == [folder / f"{number}.jpg" for number in (1, 2, 3)]
     assert len(find_images([f"{photos}/val/**/*.png"])) == 12
     assert find_images([str(folder / "1.jpg"), "none.jpg"]) == [folder / "1.jpg", Path("none.jpg")]
+    mixed, left_out = tmp_path / "mixed", Counter()
+    mixed.mkdir()
+    for name in (".hidden.jpg", "a.AVIF", "b.JFIF", "c.txt", "Thumbs.db", "d.pnm"):
+        (mixed / name).touch()
+    assert find_images([str(mixed)], left_out) == [mixed / "b.JFIF", mixed / "d.pnm"]
+    assert left_out == {".avif": 1, ".txt": 1}
     for name in (f"{folder}/*.gif", str(empty)):
         with pytest.raises(ValueError, match="no image there"):
             find_images([name])

@@ -1,7 +1,7 @@
 """The card beside what was converted."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -49,6 +49,15 @@ def test_text():
         "options    mode mixed, images_sha256 " + "0" * 64,
     ]
     assert str(replace(CARD, part=None)).startswith("images     1,234\n")
+    left_out = replace(CARD, left_out={".txt": 1, ".avif": 2})
+    assert str(left_out).splitlines()[5:7] == ["skipped    1", "left out   3 files: 2 .avif, 1 .txt"]
+
+
+def test_a_card_of_before_files_were_counted_is_read(tmp_path: Path):
+    values = asdict(CARD)
+    del values["left_out"]
+    (tmp_path / "card.json").write_text(json.dumps({**values, "of a later version": 1}))
+    assert read_card(tmp_path / "card.json") == CARD
 
 
 @pytest.mark.parametrize(

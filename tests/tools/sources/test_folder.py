@@ -16,7 +16,7 @@ def save(path: Path, shade: int = 0) -> None:
 
 
 def test_image_folder_numbers_as_torchvision_does(tmp_path: Path):
-    names = ["b/2.jpg", "b/10.jpg", "b/inner/deeper/1.PNG", "b/inner-2/1.jpeg", "a/x.JPEG", "Z/y.JPG", "a/.hidden.png"]
+    names = ["b/2.jpg", "b/10.jpg", "b/inner/deeper/1.PNG", "b/inner-2/1.jpeg", "a/x.JPEG", "Z/y.JPG", "a/z.jpeg"]
     for shade, name in enumerate(names):
         save(tmp_path / name, shade)
     (tmp_path / "a" / "notes.txt").write_text("no image")
@@ -37,7 +37,7 @@ def test_a_linked_class_folder_counts(tmp_path: Path):
     assert [str(sample) for sample in ImageFolder(tmp_path / "data")] == [str(tmp_path / "data" / "cat" / "1.jpg")]
 
 
-LAYOUT = r"expected .*/CLASS/IMAGE with images that end in \.jpeg, \.jpg, \.png"
+LAYOUT = r"expected .*/CLASS/IMAGE with images that end in \.jpg, \.jpeg, .*\.png.*"
 
 
 def test_folders_that_hold_no_data_set(tmp_path: Path):
@@ -73,7 +73,7 @@ def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: p
 def test_a_loop_of_links_ends(tmp_path: Path):
     save(tmp_path / "cat" / "1.jpg")
     (tmp_path / "cat" / "loop").symlink_to(tmp_path / "cat")
-    with pytest.raises(OSError, match="symbolic links"):
+    with pytest.raises(ValueError, match=r"cat/loop: this link leads to a folder around it, .*; remove it"):
         ImageFolder(tmp_path)
 
 
