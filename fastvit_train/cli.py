@@ -14,7 +14,7 @@ import tyro
 
 from fastvit_train.commands.options import COMMANDS, Eval, Export, Predict
 from fastvit_train.config import Config
-from fastvit_train.config_json import from_dict, to_dict
+from fastvit_train.config_json import read_config, to_dict
 from fastvit_train.option_rules import reset_unused
 from fastvit_train.presets import PRESETS, build_preset, preset_of, summary
 from loaders.errors import FastvitError
@@ -120,17 +120,9 @@ def _start(arguments: Sequence[str]) -> Config:
     parser.add_argument("--data.resolution", type=int, dest="resolution")
     chosen, _ = parser.parse_known_args(arguments)
     if chosen.config is not None:
-        return _read_config(chosen.config)
+        return read_config(chosen.config)
     name = chosen.preset or preset_of(chosen.arch or Config().arch, resolution=chosen.resolution)
     return build_preset(name, epochs=chosen.epochs, arch=chosen.arch)
-
-
-def _read_config(path: Path) -> Config:
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: it is no JSON, or no text at all
-        raise FastvitError(f"cannot read config {path}: {error}") from error
-    return from_dict(values)
 
 
 def main() -> int:

@@ -162,7 +162,8 @@ def read_tensors(value: Any) -> Any:  # noqa: ANN401 - nested containers
         case list() | tuple():
             return type(value)(read_tensors(item) for item in value)
         case ForeignObject() | type():
-            raise UnreadableFileError(f"it holds an object of {value.source!a}, which is no plain data")
+            source = getattr(value, "source", "")
+            raise UnreadableFileError(f"it holds an object of {source!a}, which is no plain data")
     return value
 
 

@@ -44,7 +44,7 @@ def open_regular_file(path: Path) -> Iterator[IO[bytes]]:
         with path.open("rb") as file:
             yield file
     except OSError as error:
-        raise UnreadableFileError(error.strerror or type(error).__name__) from error
+        raise UnreadableFileError(str(error)) from error
 
 
 @contextmanager
