@@ -61,7 +61,11 @@ class _InertUnpickler(pickle._Unpickler):
     def __init__(self, file: IO[bytes], *, persistent: Callable[[Any], Any] | None) -> None:
         super().__init__(file, encoding="utf-8", errors="replace")
         self._persistent = persistent
-        self._classes: dict[tuple[str, str], type] = {("collections", "OrderedDict"): _OrderedDict}
+        self._classes: dict[tuple[str, str], type] = {
+            ("collections", "OrderedDict"): _OrderedDict,
+            ("__builtin__", "set"): set,  # which has a name below protocol 4
+            ("builtins", "set"): set,
+        }
 
     def find_class(self, module: str, name: str) -> type:
         """The stand-in for a class or function."""

@@ -164,9 +164,9 @@ def _choose(model: nn.Module, sets: list[WeightSet], path: Path) -> _Candidate:
         raise _does_not_fit(f"{path}{closest.where}", _adapt(model, closest.weights)[2])
     first, *rest = fitting
     if rest and rest[0].rank == first.rank:
-        places = " and".join(found.where for found in (first, rest[0]))
+        places = " and ".join(f"({found.where.removeprefix(', ')})" for found in (first, rest[0]))
         raise FastvitError(
-            f"{path} holds several models that fit{places}; save the one that is meant alone, with torch.save"
+            f"{path} holds several models that fit: {places}; save the one that is meant alone, with torch.save"
         )
     return first
 

@@ -38,7 +38,7 @@ def open_regular_file(path: Path) -> Iterator[IO[bytes]]:
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            raise UnreadableFileError("it is a folder; name a file in it")
+            raise UnreadableFileError("it is a folder; name a file in it, such as best.pt")
         if not stat.S_ISREG(mode):
             raise UnreadableFileError("it is no regular file")
         with path.open("rb") as file:

@@ -26,7 +26,7 @@ _KEYS = (
 )
 _AVERAGED = frozenset({"ema", "swa", "averaged", "teacher"})
 
-# Far more than any checkpoint has: a file can say that it holds itself.
+# Far more than any model has: a file can say of a module that it is part of itself.
 _MAX_PARTS = 100_000
 _MAX_DEPTH = 64
 
@@ -92,7 +92,11 @@ def _find_sets(content: Any) -> list[WeightSet]:  # noqa: ANN401 - any content
     """
     sets: dict[tuple[str, ...], dict[str, Weight]] = {}
     waiting: list[tuple[tuple[str, ...], str, Any]] = [((), "", content)]
+    seen = set[int]()
     for keys, prefix, value in waiting:  # which grows meanwhile
+        if id(value) in seen and not prefix:  # a module may stand in several places of another
+            continue
+        seen.add(id(value))
         tensors, parts = _inside(value)
         for name, tensor in tensors.items():
             sets.setdefault(keys, {})[prefix + name] = tensor
