@@ -145,6 +145,7 @@ def check_resolution(
     Raises:
         FastvitError: The model would not see all of such an image, or fails with it; or it is unknown.
     """
+    _factory(arch)  # refuses a name that is unknown
     without_values = replace(config, mimetic_init=False, zero_residual=False, positions="learned")
     name = _SHORT_NAMES.get(arch, arch.removeprefix(_TIMM_PREFIX))
     own = None if name in MODELS else timm.get_pretrained_cfg_value(name, "input_size")
@@ -164,6 +165,10 @@ def _factory(arch: str) -> Callable[..., nn.Module]:
             raise FastvitError(
                 f"timm has no model {name!r}; close to it: {', '.join(close) or 'none'} (timm.list_models())"
             )
+        try:
+            timm.get_pretrained_cfg(name)
+        except RuntimeError as error:  # of a tag, which is what stands behind a dot
+            raise FastvitError(f"timm/{name}: {error} Leave it out: weights come from --init-from") from error
         return partial(_timm_model, name)
     if arch not in MODELS:
         raise FastvitError(f"unknown arch {arch!r}; choose one of: {', '.join(sorted(MODELS))}, or timm/NAME")
