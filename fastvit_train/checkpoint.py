@@ -1,8 +1,7 @@
 """Checkpoints: written whole or not at all, read without executing anything."""
 
 import os
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,8 @@ import torch
 from torch import Tensor
 
 from fastvit_train.distributed import World
+from fastvit_train.stored_tensor import UnreadableFileError, read_tensors
+from fastvit_train.torch_file import open_torch_file
 from loaders.atomic_file import atomic_file
 from loaders.errors import FastvitError, reason_of
 
@@ -19,6 +20,7 @@ __all__ = [
     "is_finite",
     "load",
     "random_states",
+    "require_parts",
     "restore_random_state",
     "save",
 ]
@@ -53,24 +55,32 @@ def save(path: Path, state: dict[str, Any], *, keep_previous_as: Path | None = N
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read what `save` wrote, onto the CPU, unpickling nothing but tensors and plain containers.
+    """Read what `save` wrote, onto the CPU, executing nothing.
 
     Raises:
         UnusableCheckpointError: The file is damaged or not ours.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch.load does not look at the checksums
-        if damaged is not None:
-            raise UnusableCheckpointError(f"it is damaged: the checksum of {damaged} is wrong")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (MemoryError, UnusableCheckpointError):
-        raise
-    except Exception as error:  # there is no end of the ways in which a foreign file can fail
-        raise UnusableCheckpointError(f"it cannot be read: {reason_of(error)}") from error
-    if not isinstance(state, dict) or state.get("format_version") != FORMAT_VERSION:
-        raise UnusableCheckpointError("it is not a checkpoint of this version of fastvit")
-    return state
+        with open_torch_file(path) as content:
+            if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
+                raise UnusableCheckpointError(
+                    "it is not a checkpoint of this version of fastvit (weights of other programs go to --init-from)"
+                )
+            state: dict[str, Any] = read_tensors(content)
+            return state
+    except (UnreadableFileError, RecursionError) as error:
+        raise UnusableCheckpointError(f"it cannot be read: {error}") from error
+
+
+def require_parts(state: dict[str, Any], kinds: Mapping[str, type]) -> None:
+    """Refuse a checkpoint whose parts are of other kinds.
+
+    Raises:
+        UnusableCheckpointError: One is missing or of another kind.
+    """
+    for name, kind in kinds.items():
+        if not isinstance(state.get(name), kind):
+            raise UnusableCheckpointError(f"it is damaged: {name} is no {kind.__name__}")
 
 
 def is_finite(state: Any) -> bool:  # noqa: ANN401 - nested containers

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.metadata
+import io
 import json
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ import tyro
 
 from fastvit_train.commands.options import COMMANDS, Eval, Export, Predict
 from fastvit_train.config import Config
-from fastvit_train.config_json import from_dict, to_dict
+from fastvit_train.config_json import read_config, to_dict
 from fastvit_train.option_rules import reset_unused
 from fastvit_train.presets import PRESETS, build_preset, preset_of, summary
 from loaders.command import run_command
@@ -121,17 +122,9 @@ def _start(arguments: Sequence[str]) -> Config:
     parser.add_argument("--data.resolution", type=int, dest="resolution")
     chosen, _ = parser.parse_known_args(arguments)
     if chosen.config is not None:
-        return _read_config(chosen.config)
+        return read_config(chosen.config)
     name = chosen.preset or preset_of(chosen.arch or Config().arch, resolution=chosen.resolution)
     return build_preset(name, epochs=chosen.epochs, arch=chosen.arch)
-
-
-def _read_config(path: Path) -> Config:
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: it is no JSON, or no text at all
-        raise FastvitError(f"cannot read config {path}: {error}") from error
-    return from_dict(values)
 
 
 def main() -> int:
@@ -143,6 +136,8 @@ def main() -> int:
     Raises:
         RunStopped: A signal stopped the run; not caught, it is the exit code 75.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text, or none of the terminal's
     name, *arguments = sys.argv[1:] or [""]
     if name in COMMANDS:
         prog = f"{_PROG} {name}"

@@ -9,6 +9,7 @@ import torch
 
 from fastvit_train.config import Config
 from fastvit_train.run import Run
+from loaders import BadSampleError
 from loaders.errors import FastvitError, reason_of
 
 __all__ = ["Place", "explain_errors"]
@@ -37,12 +38,16 @@ def explain_errors(config: Config, folder: Path) -> Iterator[Place]:
         Where the run is: whoever builds the run enters it there.
 
     Raises:
+        BadSampleError: A sample cannot be decoded; it names the option of the command line that leaves it out.
         FastvitError: Memory was not enough; every other error keeps its type and its traceback.
         KeyboardInterrupt: Ctrl-C came; where it has no message yet, one says where the run was.
     """
     place = Place(folder)
     try:
         yield place
+    except BadSampleError as error:
+        remedy = "fix it, or leave such samples out with --data.on-error skip"
+        raise BadSampleError(error.sample, remedy=remedy) from error
     except FastvitError:
         raise
     except KeyboardInterrupt as stop:

@@ -1,5 +1,7 @@
 """What a run says of itself: before it starts, and when it has ended, with its curves as a picture."""
 
+import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -127,11 +129,15 @@ def plot_run(folder: Path) -> Path:
         steps = [line["step"] for line in points]
         losses.plot(steps, [line["loss"] for line in points], style, label=kind)
         accuracies.plot(steps, [100 * line[accuracy] for line in points], style, label=kind)
-    losses.set(xlabel="step", ylabel="loss", title=folder.name)
+    losses.set(xlabel="step", ylabel="loss")
+    # A name can hold formulas, bytes that are no text, and characters that the font does not have.
+    losses.set_title(os.fsencode(folder.name).decode(errors="replace"), parse_math=False)
     accuracies.set(xlabel="step", ylabel="accuracy (%)", title="accuracy")
     for axes in (losses, accuracies):
         axes.grid(alpha=0.3)
         axes.legend()
     path = folder / "curves.png"
-    figure.savefig(path, dpi=120)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(path, dpi=120)
     return path

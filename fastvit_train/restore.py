@@ -87,9 +87,10 @@ def restore(path: Path, *, resolution: int | None = None) -> Restored:
     found = find_checkpoint(path)
     try:
         state = checkpoint.load(found)
+        checkpoint.require_parts(state, {"config": dict, "num_classes": int, "model": dict, "progress": dict})
     except UnusableCheckpointError as error:
         raise FastvitError(f"{found}: {error}; name another checkpoint") from error
-    config = from_dict(state["config"])
+    config = from_dict(state["config"], where=found)
     if resolution is not None:
         config = replace(config, data=replace(config.data, resolution=resolution))
     names = state.get("class_names")

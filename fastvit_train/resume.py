@@ -133,9 +133,7 @@ def _read(path: Path) -> dict[str, Any]:
         "scaler": dict,
         "random_states": list,
     }
-    for name, kind in kinds.items():
-        if not isinstance(state.get(name), kind):
-            raise UnusableCheckpointError(f"it is damaged: {name} is no {kind.__name__}")
+    checkpoint.require_parts(state, kinds)
     allowed = {field.name for field in fields(Progress)}
     if state["progress"].keys() != allowed or not all(
         value is None or isinstance(value, int | float) for value in state["progress"].values()

@@ -32,7 +32,7 @@ from fastvit_train.models.device_kernels import use_fast_modules
 from fastvit_train.models.vit_start import whiten_patches
 from fastvit_train.optim import Optimizers, build_optimizer
 from fastvit_train.run_folder import BEST, CHECKPOINT, older_checkpoint, remove_old_checkpoints
-from fastvit_train.schedule import Phase, phases_of, total_steps
+from fastvit_train.schedule import Phase, last_step, phases_of, total_steps
 from fastvit_train.sharding import check_sharding, gathered, is_sharded, shard
 from fastvit_train.signals import StopSignal
 from fastvit_train.step_graph import StepGraph, build_step_graph
@@ -174,7 +174,7 @@ class Run:
     @property
     def last_step(self) -> int:
         """Steps after which the run ends."""
-        return min(self.schedule_steps, self.config.max_steps or self.schedule_steps)
+        return last_step(self.config, steps_per_epoch=self.steps_per_epoch)
 
     def where(self) -> str:
         """How far the run is, for messages."""
@@ -197,7 +197,7 @@ def start_run(
     torch.manual_seed(config.seed)
     choose_fast_kernels(world.device)
     steps_per_epoch = len(loader)
-    metrics = Metrics(folder, is_main=world.is_main, num_steps=total_steps(config.epochs, steps_per_epoch))
+    metrics = Metrics(folder, is_main=world.is_main, num_steps=last_step(config, steps_per_epoch=steps_per_epoch))
     dtype = dtype_of(config, world.device)
     model = build_placed_model(config, world, num_classes)
     flops = {phase: flops_per_image(model, phase) for phase in phases_of(config)}

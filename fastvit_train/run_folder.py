@@ -56,8 +56,10 @@ def claim_folder(config: Config) -> Iterator[Path]:
             f"torchrun's --max-restarts {restarts} starts the run again after a failure; without --resume auto that "
             "is refused or begins at the first step; add --resume auto, or leave --max-restarts out"
         )
-    folder, is_new = _make_folder(config)
-    with _hold(folder):
+    with _explained(config):
+        folder, is_new = _make_folder(config)
+        lock = _lock(folder)
+    try:
         if config.resume == "never" and find_checkpoints(folder):
             raise FastvitError(f"{folder} holds a run already; continue it with --resume auto, or name another --out")
         for name in (CHECKPOINT, BEST, CONFIG, METRICS, RESULT):
@@ -68,10 +70,35 @@ def claim_folder(config: Config) -> Iterator[Path]:
             if is_new and os.listdir(folder) == [_LOCK]:
                 (folder / _LOCK).unlink()
                 folder.rmdir()
+    finally:
+        os.close(lock)
+
+
+@contextmanager
+def _explained(config: Config) -> Iterator[None]:
+    """Say of what the file system refuses which folder it was and what helps."""
+    try:
+        yield
+    except OSError as error:
+        what = "the run folder runs/" if config.out is None else f"--out {config.out}"
+        is_file = isinstance(error, FileExistsError | NotADirectoryError)
+        reason = "a file is in its place" if is_file else error.strerror
+        raise FastvitError(f"{what} cannot be used: {reason}; name another folder with --out") from error
+
+
+def _refuse_data(folder: Path, config: Config) -> None:
+    """Refuse a run folder among the images, where each folder is a class."""
+    for option, data in (("train", config.data.train), ("val", config.data.val)):
+        if data.is_dir() and Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(data)):
+            raise FastvitError(
+                f"the run folder {folder} would lie in the data, --data.{option} {data}, and be taken for a class; "
+                "name one outside with --out"
+            )
 
 
 def _make_folder(config: Config) -> tuple[Path, bool]:
     """The folder, and whether it is new: of several runs that start together, each makes its own."""
+    _refuse_data(config.out or Path("runs"), config)
     if config.out is not None:
         is_new = not config.out.exists()
         config.out.mkdir(parents=True, exist_ok=True)
@@ -95,28 +122,25 @@ def _numbered(name: str, number: int) -> Path:
     return Path("runs") / (name if number == 1 else f"{name}-{number}")
 
 
-@contextmanager
-def _hold(folder: Path) -> Iterator[None]:
-    """Keep other processes from training into the folder.
+def _lock(folder: Path) -> int:
+    """Keep other processes from training into the folder, as long as the descriptor that is returned is open.
 
     By a POSIX lock: unlike that of flock, it is not handed on to forked workers, which outlive a killed run by seconds.
     """
     descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                holder = os.read(descriptor, 200).decode(errors="replace") or "another process"
-                raise FastvitError(
-                    f"{folder} is in use by {holder}; wait until it is done, or name another --out"
-                ) from None
-            warnings.warn(f"{folder} cannot be locked ({error}): start no other run in it", stacklevel=4)
-        os.truncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-        yield
-    finally:
-        os.close(descriptor)
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            holder = os.read(descriptor, 200).decode(errors="replace") or "another process"
+            os.close(descriptor)
+            raise FastvitError(
+                f"{folder} is in use by {holder}; wait until it is done, or name another --out"
+            ) from None
+        warnings.warn(f"{folder} cannot be locked ({error}): start no other run in it", stacklevel=4)
+    os.truncate(descriptor, 0)
+    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+    return descriptor
 
 
 def find_checkpoints(folder: Path) -> list[Path]:

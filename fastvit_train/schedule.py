@@ -6,7 +6,7 @@ from typing import NamedTuple
 from fastvit_train.config import Config, ScheduleConfig
 from loaders.errors import FastvitError
 
-__all__ = ["Phase", "lr_factor", "phase_of", "phases_of", "total_steps"]
+__all__ = ["Phase", "last_step", "lr_factor", "phase_of", "phases_of", "total_steps"]
 
 
 class Phase(NamedTuple):
@@ -34,6 +34,12 @@ def phases_of(config: Config) -> set[Phase]:
 def total_steps(epochs: float, steps_per_epoch: int) -> int:
     """Optimizer steps in `epochs` epochs, rounded up."""
     return math.ceil(epochs * steps_per_epoch - 1e-9)
+
+
+def last_step(config: Config, *, steps_per_epoch: int) -> int:
+    """Steps after which a run ends: those of the schedule, or fewer where the config says so."""
+    steps = total_steps(config.epochs, steps_per_epoch)
+    return min(steps, config.max_steps or steps)
 
 
 def lr_factor(config: ScheduleConfig, *, step: int, num_steps: int, steps_per_epoch: int) -> float:

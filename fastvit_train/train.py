@@ -21,7 +21,7 @@ from fastvit_train.failure import explain_errors
 from fastvit_train.forecast import Forecast
 from fastvit_train.loss import classification_loss
 from fastvit_train.metrics import Totals
-from fastvit_train.models import set_patch_drop
+from fastvit_train.models import check_resolution, set_patch_drop
 from fastvit_train.optim import clip_gradients, set_lr
 from fastvit_train.prefetch import Prefetcher
 from fastvit_train.report import announce, report
@@ -78,6 +78,7 @@ def train(config: Config) -> dict[str, Any]:
     """
     started = time.perf_counter()
     require_trackers(config.trackers)
+    check_resolution(config.arch, resolution=config.data.resolution, config=config.model, phases=config.phases)
     with ExitStack() as cleanup:
         # Longer than a batch is waited for: the rank whose loader stands still is to be the one that says so.
         timeout_seconds = config.data.timeout_seconds + 600

@@ -87,11 +87,10 @@ class BadSampleError(FastvitError):
         >>> loader.close()
     """
 
-    def __init__(self, sample: BadSample) -> None:
-        super().__init__(
-            f"sample {sample.index} ({sample.name}) cannot be decoded: {sample.reason}; "
-            'fix it, or leave such samples out with on_error="skip"'
-        )
+    def __init__(
+        self, sample: BadSample, *, remedy: str = 'fix it, or leave such samples out with on_error="skip"'
+    ) -> None:
+        super().__init__(f"sample {sample.index} ({sample.name}) cannot be decoded: {sample.reason}; {remedy}")
         self.sample = sample
 
 

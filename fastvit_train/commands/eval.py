@@ -21,7 +21,7 @@ from fastvit_train.label_map import Relabelled, classes_in_model, read_label_map
 from fastvit_train.metrics import finite_or_null
 from fastvit_train.real_labels import RealHits, read_real_labels
 from fastvit_train.restore import Restored, on_device, restore
-from loaders import build_loader
+from loaders import BadSampleError, build_loader
 from loaders.companions import class_names
 from loaders.errors import FastvitError
 from loaders.records import ImageRecords, open_records
@@ -137,7 +137,10 @@ def _scores(
     _, validation = loader_configs(config, world)
     with closing(Relabelled(build_loader(config.data.backend, config.data.val, validation), classes)) as loader:
         started = time.perf_counter()
-        found = evaluate(model, loader, config, world=world, dtype=dtype, autocast=autocast(), observe=observe)
+        try:
+            found = evaluate(model, loader, config, world=world, dtype=dtype, autocast=autocast(), observe=observe)
+        except BadSampleError as error:
+            raise BadSampleError(error.sample, remedy="fix it, or take it out of the data") from error
         seconds = time.perf_counter() - started
         num_skipped = int(world.sum(torch.tensor(len(loader.skipped), device=world.device)).item())
     real_hits, num_real = (None, None) if real is None else world.sum(real.sums()).tolist()

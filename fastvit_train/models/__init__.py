@@ -11,11 +11,12 @@ from timm.layers import PatchDropout
 from torch import nn
 
 from fastvit_train.config import ModelConfig
+from fastvit_train.models.image_sizes import require_possible_size, require_whole_patches
 from fastvit_train.models.resnet_fast import ResNetFast
 from fastvit_train.models.vit_start import start_vit
 from loaders.errors import FastvitError
 
-__all__ = ["MODELS", "build_model", "classifier_names", "set_patch_drop", "timm_equivalent"]
+__all__ = ["MODELS", "build_model", "check_resolution", "classifier_names", "set_patch_drop", "timm_equivalent"]
 
 _SHORT_NAMES = {
     "resnet18": "resnet18",
@@ -125,14 +126,35 @@ def build_model(
         if not refused:
             raise
         raise FastvitError(f"{arch} has no option for {refused[0]}; leave it out, or use another --arch") from error
-    patch_side = model.patch_embed.patch_size[0] if isinstance(model, timm.models.VisionTransformer) else 1
-    for _, other, _ in phases:
-        if other % patch_side:
-            raise FastvitError(
-                f"phases have the resolution {other}, which is not a multiple of the patches' {patch_side} px"
-            )
+    require_whole_patches(model, arch, resolution=resolution, phases=phases)
     start_vit(model, config)
     return model
+
+
+def check_resolution(
+    arch: str, *, resolution: int, config: ModelConfig, phases: Sequence[tuple[float, int, float]] = ()
+) -> None:
+    """Refuse images that the model cannot take, at once: nothing is made that takes time or memory.
+
+    Args:
+        arch: See `build_model`.
+        resolution: See there.
+        config: See there.
+        phases: See there.
+
+    Raises:
+        FastvitError: The model would not see all of such an image, or fails with it; or it is unknown.
+    """
+    _factory(arch)  # refuses a name that is unknown
+    without_values = replace(config, mimetic_init=False, zero_residual=False, positions="learned")
+    name = _SHORT_NAMES.get(arch, arch.removeprefix(_TIMM_PREFIX))
+    own = None if name in MODELS else timm.get_pretrained_cfg_value(name, "input_size")
+    require_possible_size(
+        arch,
+        lambda side: build_model(arch, num_classes=2, resolution=side, config=without_values, phases=phases),
+        resolution=resolution,
+        own=own and own[-1],
+    )
 
 
 def _factory(arch: str) -> Callable[..., nn.Module]:
@@ -143,6 +165,10 @@ def _factory(arch: str) -> Callable[..., nn.Module]:
             raise FastvitError(
                 f"timm has no model {name!r}; close to it: {', '.join(close) or 'none'} (timm.list_models())"
             )
+        try:
+            timm.get_pretrained_cfg(name)
+        except RuntimeError as error:  # of a tag, which is what stands behind a dot
+            raise FastvitError(f"timm/{name}: {error} Leave it out: weights come from --init-from") from error
         return partial(_timm_model, name)
     if arch not in MODELS:
         raise FastvitError(f"unknown arch {arch!r}; choose one of: {', '.join(sorted(MODELS))}, or timm/NAME")

@@ -87,14 +87,28 @@ def test_a_saved_config_can_be_fed_back(tmp_path):
         '{"phases": 3}',
         '{"data": 5}',
         "[]",
+        '{"data": null}',
+        '{"data": [' + "1," * 1000 + "1]}",
         '{"epochs": -1}',
         '{"optim": {"momentun": 1}}',
     ],
 )
 def test_damaged_configs_are_refused_by_name(text: str, tmp_path):
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(ValueError, match=r"cannot read config .*config\.json|unknown option|must be"):
+    with pytest.raises(
+        ValueError, match=r"config .*config\.json.*(it is no JSON.* --print-config|unknown option|must be)"
+    ) as info:
         parse(["--config", str(tmp_path / "config.json")])
+    assert len(str(info.value)) < 300 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize("content", [b"\x80\x02binary\xff", b"PK\x03\x04\xe9", b""])
+def test_a_config_that_is_no_text_is_refused_by_name(content, tmp_path):
+    (tmp_path / "checkpoint.pt").write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"cannot read config .*checkpoint\.pt: it is no JSON.*; name a run's config\.json"
+    ):
+        parse(["--config", str(tmp_path / "checkpoint.pt")])
 
 
 def test_unknown_preset_lists_the_choices():
@@ -274,6 +288,8 @@ sys.exit(f"imports {heavy}" if heavy else code)
         (["--init-from", "nothing.pt"], "--init-from nothing.pt cannot be read: [Errno 2] No such file"),
         (["--device", "tpu"], "device must be auto, cuda or cpu, got tpu"),
         (["--config", "nothing.json"], "cannot read config nothing.json"),
+        (["--data.resolution", "24"], "resolution must be a multiple of the 16 px of timm/test_vit's patches, got 24"),
+        (["--data.resolution", "6"], "resolution must be a multiple of the 16 px of timm/test_vit's patches, got 6"),
     ],
 )
 def test_bad_input_is_one_message_and_a_non_zero_exit(config, run, arguments, message):

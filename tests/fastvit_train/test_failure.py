@@ -3,11 +3,13 @@
 import traceback
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from fastvit_train.failure import explain_errors
 from fastvit_train.train import train, train_step
+from loaders import BadSampleError
 from loaders.errors import FastvitError
 
 
@@ -34,6 +36,17 @@ def test_an_error_before_the_first_step(config, monkeypatch):
     with pytest.raises(ZeroDivisionError) as error:
         train(config)
     assert error.value.__notes__ == [f"fastvit was before the first step of the run in {config.out}"]
+
+
+@pytest.mark.parametrize("backend", ["native", "torch", "resident"])
+def test_a_bad_sample_says_which_option_leaves_it_out(config, encode_jpeg, tmp_path, backend):
+    (tmp_path / "images" / "cat").mkdir(parents=True)
+    for name in "abcde":
+        image = b"none" if name == "e" else encode_jpeg(np.zeros((32, 32, 3), np.uint8))
+        (tmp_path / "images" / "cat" / f"{name}.jpg").write_bytes(image)
+    data = replace(config.data, train=tmp_path / "images", val=tmp_path / "images", backend=backend)
+    with pytest.raises(BadSampleError, match="; fix it, or leave such samples out with --data.on-error skip$"):
+        train(replace(config, data=data, batch_size=5))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """`metrics.jsonl`: valid JSON whatever was measured, and of one run alone."""
 
 import json
+import os
+import warnings
 
 import pytest
 
@@ -36,6 +38,16 @@ def test_a_line_that_was_cut_short_is_left_out(metrics, tmp_path):
     metrics.start_at(1)
     metrics.log("train", step=2, epoch=0, loss=1.0)
     assert [line["step"] for line in read_metrics(path)] == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["$\\frac$", "猫", os.fsdecode(b"caf\xe9"), "a\nb"])
+def test_the_curves_of_a_folder_of_any_name(tmp_path, name):
+    metrics = Metrics(tmp_path / name, is_main=True, num_steps=10)
+    (tmp_path / name).mkdir()
+    metrics.log("train", step=1, epoch=0, loss=1.0, accuracy=0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert plot_run(tmp_path / name).exists()
 
 
 def test_other_ranks_write_nothing(tmp_path):

@@ -102,6 +102,40 @@ def test_what_killed_saves_left_goes(trained, config):
         assert {path.name for path in config.out.iterdir()} == {*stays, ".lock"}
 
 
+@pytest.mark.parametrize("out", ["file", "file/run", "link", "x" * 300])
+def test_a_folder_that_cannot_be_made_is_named(config, tmp_path, out):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    config = replace(config, out=tmp_path / out)
+    with pytest.raises(
+        ValueError, match=f"--out .*/{out} cannot be used: .*; name another folder with --out"
+    ) as error_info:
+        train(config)
+    assert "Errno" not in str(error_info.value)
+
+
+@pytest.mark.parametrize("folder", ["train", "train/cat/run", "linked", "val"])
+def test_the_folders_of_the_images_hold_no_run(config, tmp_path, folder):
+    for split in ("train", "val"):
+        (tmp_path / split / "cat").mkdir(parents=True)
+    (tmp_path / "linked").symlink_to(tmp_path / "train")
+    before = sorted(tmp_path.rglob("*"))
+    data = replace(config.data, train=tmp_path / "train", val=tmp_path / "val")
+    with pytest.raises(ValueError, match=r"would lie in the data, --data\.(train|val) .*; name one outside with --out"):
+        train(replace(config, data=data, out=tmp_path / folder))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_run_without_out_does_not_go_into_the_images_either(config, monkeypatch, tmp_path):
+    (tmp_path / "cat").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with (
+        pytest.raises(ValueError, match="the run folder runs would lie in the data"),
+        claim_folder(replace(config, out=None, data=replace(config.data, train=Path()))),
+    ):
+        pass
+
+
 def test_restarts_by_torchrun_need_resume(config, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "2")
     with (

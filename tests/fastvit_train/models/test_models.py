@@ -56,6 +56,8 @@ def test_unknown_names_list_the_choices():
         build_model("vit_b17", num_classes=10, resolution=32)
     with pytest.raises(ValueError, match="timm has no model 'resnet5o'; close to it: .*resnet50"):
         build_model("timm/resnet5o", num_classes=10, resolution=32)
+    with pytest.raises(ValueError, match=r"timm/resnet50\.none: Invalid pretrained tag"):
+        build_model("timm/resnet50.none", num_classes=10, resolution=32)
 
 
 def test_options_reach_the_vit():

@@ -1,0 +1,84 @@
+"""Which image sizes a model takes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+
+import torch
+from torch import nn
+
+from loaders.errors import FastvitError
+
+__all__ = ["patch_side", "require_possible_size", "require_whole_patches"]
+
+_USUAL_STEP = 16
+_NUM_TRIES = 4
+
+
+def patch_side(model: nn.Module) -> int:
+    """The side of the patches that a model divides images into, in pixels; 1 for models that do not divide them."""
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    # It divides the images where it steps over as much as it sees, without padding.
+    is_patches = first is not None and first.kernel_size == first.stride and first.padding in ((0, 0), "valid")
+    return first.stride[0] if first is not None and is_patches else 1
+
+
+def require_whole_patches(
+    model: nn.Module, arch: str, *, resolution: int, phases: Sequence[tuple[float, int, float]] = ()
+) -> None:
+    """Refuse images of which a border would fit into no patch: the model would never see it.
+
+    Raises:
+        FastvitError: A resolution is no multiple of the patches' side.
+    """
+    side = patch_side(model)
+    for other in [resolution, *(other for _, other, _ in phases)]:
+        if not other % side:
+            continue
+        below = other // side * side
+        nearest = f"the nearest are {below} and {below + side}" if below else f"the smallest is {side}"
+        if other == resolution:
+            raise FastvitError(
+                f"resolution must be a multiple of the {side} px of {arch}'s patches, got {other}; {nearest}"
+            )
+        raise FastvitError(
+            f"phases have the resolution {other}, which is not a multiple of the patches' {side} px; {nearest}"
+        )
+
+
+def require_possible_size(arch: str, build: Callable[[int], nn.Module], *, resolution: int, own: int | None) -> None:
+    """Refuse a size at which the model cannot be built or computed; it is tried without memory and numbers.
+
+    Args:
+        arch: What to call the model.
+        build: Makes it for a size.
+        resolution: The size.
+        own: The size that it was made for: what fails there too does not fail for the size. None if it has none.
+
+    Raises:
+        FastvitError: The size is not possible.
+    """
+    failure = None if resolution == own else _failure(build, resolution)
+    if failure is not None and (own is None or _failure(build, own) is None):
+        made_for = "" if own is None else f"; it was made for {own} px"
+        possible = "".join(f"; {side} px would do" for side in _nearest(build, resolution))
+        raise FastvitError(f"{arch} cannot take images of {resolution} px: {failure}{possible}{made_for}")
+
+
+def _nearest(build: Callable[[int], nn.Module], resolution: int) -> Iterator[int]:
+    """The nearest possible sizes below and above, of those that most models can take."""
+    below = range((resolution - 1) // _USUAL_STEP * _USUAL_STEP, 0, -_USUAL_STEP)
+    first = (resolution // _USUAL_STEP + 1) * _USUAL_STEP
+    for sides in (below[:_NUM_TRIES], range(first, first + _NUM_TRIES * _USUAL_STEP, _USUAL_STEP)):
+        yield from islice((side for side in sides if _failure(build, side) is None), 1)
+
+
+def _failure(build: Callable[[int], nn.Module], resolution: int) -> str | None:
+    """Why a model does not work at this size; None if it does."""
+    try:
+        with torch.device("meta"), torch.no_grad():
+            build(resolution).eval()(torch.zeros(2, 3, resolution, resolution))
+    except FastvitError:
+        raise
+    except Exception as error:  # each model fails in its own way
+        return (str(error) or type(error).__name__).splitlines()[0]
+    return None
