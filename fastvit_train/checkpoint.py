@@ -12,7 +12,7 @@ from fastvit_train.distributed import World
 from fastvit_train.stored_tensor import UnreadableFileError, read_tensors
 from fastvit_train.torch_file import open_torch_file
 from loaders.atomic_file import atomic_file
-from loaders.errors import FastvitError, reason_of
+from loaders.errors import FastvitError
 
 __all__ = [
     "FORMAT_VERSION",

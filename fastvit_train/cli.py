@@ -19,7 +19,6 @@ from fastvit_train.config_json import read_config, to_dict
 from fastvit_train.option_rules import reset_unused
 from fastvit_train.presets import PRESETS, build_preset, preset_of, summary
 from loaders.command import run_command
-from loaders.errors import FastvitError
 
 __all__ = ["CommandLine", "main", "parse"]
 

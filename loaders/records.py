@@ -21,8 +21,6 @@ from loaders.tar_shard import TarShard, find_shards, open_each
 __all__ = ["BetonRecords", "FileRecords", "FolderRecords", "ImageRecords", "TarRecords", "open_records"]
 
 
-
-
 class ImageRecords(Protocol):
     """A dataset's labels and images, by position: what `open_records` returns."""
 

@@ -30,8 +30,18 @@ _INTEGER = re.compile(rb"\s*(-?[0-9]{1,18})\s*")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _NUM_OPENING_THREADS = 16
 _DECOMPRESSORS = {
-    **{".tar.gz": "gunzip", ".tgz": "gunzip", ".tar.bz2": "bunzip2", ".tbz2": "bunzip2", ".tar.xz": "unxz", ".txz": "unxz"},
-    **{".tar.zst": "unzstd", ".tzst": "unzstd", ".tar.lz4": "unlz4", ".zip": "unzip", ".7z": "7z x", ".rar": "unrar x"},
+    ".tar.gz": "gunzip",
+    ".tgz": "gunzip",
+    ".tar.bz2": "bunzip2",
+    ".tbz2": "bunzip2",
+    ".tar.xz": "unxz",
+    ".txz": "unxz",
+    ".tar.zst": "unzstd",
+    ".tzst": "unzstd",
+    ".tar.lz4": "unlz4",
+    ".zip": "unzip",
+    ".7z": "7z x",
+    ".rar": "unrar x",
 }
 
 Opened = TypeVar("Opened")
