@@ -82,6 +82,8 @@ def segments(data: bytes) -> Iterator[Segment]:
     """Each segment, to the header of the first scan."""
     marker, end = 0, 2
     while marker != SOS:
+        while data[end + 1] == 0xFF:  # fill bytes
+            end += 1
         segment = Segment(data[end + 1], end, data[end + 4 : end + 2 + int.from_bytes(data[end + 2 : end + 4])])
         marker, end = segment.marker, segment.end
         yield segment
@@ -133,6 +135,42 @@ def of_other_process(data: bytes, marker: int) -> bytes:
     return patched(data, find(data, *FRAMES) + 1, marker)
 
 
+def with_adobe_transform(data: bytes, transform: int) -> bytes:
+    """Without a JFIF marker, and with an Adobe marker that says how its colours were transformed."""
+    marker = bytes([0xFF, APP14, 0, 14]) + b"Adobe\0\x64" + bytes(4) + bytes([transform])
+    data = without(data, APP0)
+    return data[:2] + marker + data[2:]
+
+
+def with_16_bit_tables(data: bytes) -> bytes:
+    """Quantization tables with two bytes a number, as only an extended file may have them."""
+    for segment in reversed(list(segments(data))):
+        if segment.marker != DQT:
+            continue
+        body = b""
+        for at in range(0, len(segment.body), 65):
+            number, table = segment.body[at], segment.body[at + 1 : at + 65]
+            body += bytes([0x10 | number]) + b"".join(value.to_bytes(2) for value in table)
+        header = bytes([0xFF, DQT]) + (2 + len(body)).to_bytes(2)
+        data = data[: segment.begin] + header + body + data[segment.end :]
+    return of_other_process(data, SOF1)
+
+
+def with_fill_bytes(data: bytes) -> bytes:
+    """A marker may begin with any number of FF."""
+    for segment in reversed(list(segments(data))):
+        data = data[: segment.begin] + b"\xff" * 3 + data[segment.begin :]
+    return data[:-2] + b"\xff" * 3 + data[-2:]
+
+
+def first_scans(data: bytes, count: int) -> bytes:
+    """So many scans of a progressive file, and an end marker: what a converter left when it was stopped."""
+    end = 0
+    for _ in range(count + 1):
+        end = data.index(b"\xff\xda", end + 1)
+    return data[:end] + b"\xff\xd9"
+
+
 def grey_in_2x2(height: int, width: int) -> bytes:
     """Sampling factors of a single component, which mean nothing."""
     data = jpeg(photo(height, width, "L"))
@@ -157,12 +195,24 @@ def named_rgb(data: bytes) -> bytes:
 # Files that Pillow cannot write
 
 
-def in_scans(planes: Sequence[Image.Image]) -> bytes:
+def sampled(image: Image.Image, *factors: int) -> bytes:
+    """Any sampling factors of the three components, a scan for each."""
+    widest, tallest = max(factor >> 4 for factor in factors), max(factor & 15 for factor in factors)
+    sizes = [
+        (-(-image.width * (factor >> 4) // widest), -(-image.height * (factor & 15) // tallest)) for factor in factors
+    ]
+    planes = [plane.resize(size) for plane, size in zip(image.convert("YCbCr").split(), sizes, strict=True)]
+    data = in_scans(planes, factors)
+    frame = find(data, *FRAMES)
+    return patched(data, frame + 5, *image.height.to_bytes(2), *image.width.to_bytes(2))
+
+
+def in_scans(planes: Sequence[Image.Image], factors: Sequence[int] = (0x11, 0x11, 0x11)) -> bytes:
     """A sequential JPEG with a scan for each component: grey ones behind a frame header for all of them."""
     encoded = [jpeg(plane) for plane in planes]
     first, count = encoded[0], len(encoded)
     frame, scan = find(first, *FRAMES), find(first, SOS)
-    components = b"".join(bytes([number, 0x11, 0]) for number in range(1, count + 1))
+    components = b"".join(bytes([number, factors[number - 1], 0]) for number in range(1, count + 1))
     header = bytes([0xFF, SOF0, 0, 8 + 3 * count]) + first[frame + 4 : frame + 9] + bytes([count]) + components
     scans = [
         b"\xff\xda\x00\x08\x01" + bytes([number]) + data[find(data, SOS) + 6 : -2]

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from jpeg_builders import (
+    APP0,
     APP1,
     APP14,
     DHT,
@@ -25,6 +26,7 @@ from jpeg_builders import (
     cmyk,
     decoded,
     find,
+    first_scans,
     frame_size,
     grey_in_2x2,
     in_scans,
@@ -36,6 +38,10 @@ from jpeg_builders import (
     patched,
     photo,
     resampled,
+    sampled,
+    with_16_bit_tables,
+    with_adobe_transform,
+    with_fill_bytes,
     with_restarts,
     without,
 )
@@ -73,6 +79,16 @@ KINDS: dict[str, Callable[[], bytes]] = {
     "restart every row": lambda: jpeg(photo(229, 307), restart_marker_rows=1, subsampling=0),
     "restart every 2 rows": lambda: jpeg(photo(229, 307), restart_marker_rows=2),
     "extended": lambda: of_other_process(jpeg(photo(229, 307)), SOF1),
+    "16-bit tables": lambda: with_16_bit_tables(jpeg(photo(229, 307))),
+    "no JFIF marker": lambda: without(jpeg(photo(229, 307)), APP0),
+    "RGB by Adobe's marker": lambda: with_adobe_transform(jpeg(photo(229, 307), subsampling=0), 0),
+    "YCbCr by Adobe's marker": lambda: with_adobe_transform(jpeg(photo(229, 307)), 1),
+    "luma coarser than chroma": lambda: sampled(photo(229, 307), 0x11, 0x22, 0x22),
+    "one chroma fine in rows, one in columns": lambda: sampled(photo(229, 307), 0x22, 0x12, 0x21),
+    "3 x 1": lambda: sampled(photo(229, 307), 0x31, 0x11, 0x11),
+    "1 x 3": lambda: sampled(photo(229, 307), 0x13, 0x11, 0x11),
+    "fill bytes": lambda: with_fill_bytes(jpeg(photo(229, 307))),
+    "a second image behind it": lambda: jpeg(photo(229, 307)) + jpeg(photo(90, 120)),
 }
 
 
@@ -155,6 +171,47 @@ def test_restart_markers_change_no_pixel_of_any_kind(kind, load):
     assert_equal_the_full_decode(load(images), images)
 
 
+INCOMPLETE = {
+    "4:2:0": lambda: jpeg(photo(229, 307), progressive=True),
+    "4:4:4": lambda: jpeg(photo(229, 307), progressive=True, subsampling=0),
+    "grey": lambda: jpeg(photo(229, 307, "L"), progressive=True),
+    "CMYK": lambda: jpeg(photo(229, 307, "CMYK"), progressive=True),
+}
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("num_scans", [1, 2, 4])
+@pytest.mark.parametrize("kind", INCOMPLETE)
+def test_regions_of_files_that_lack_scans_equal_the_full_decode(kind, num_scans, interpolation, load):
+    """libjpeg smooths what it lacks, over more blocks than a region has. How depends on its version."""
+    data = first_scans(INCOMPLETE[kind](), num_scans)
+    loader = load([data] * 30, interpolation=interpolation)
+    made = by_index(loader)
+    assert not loader.skipped
+    pixels = _native.decode_jpeg(np.frombuffer(data, np.uint8), max_side=0, min_side=0)
+    for index, image in made.items():
+        expected = _native.crop_pixels(pixels, index, rule(resolution=64, interpolation=interpolation))
+        assert np.array_equal(image.numpy(), expected), f"crop {index}"
+
+
+@pytest.mark.parametrize("num_scans", [1, 2, 4])
+@pytest.mark.parametrize("kind", INCOMPLETE)
+def test_files_that_lack_scans_look_as_elsewhere(kind, num_scans):
+    data = first_scans(INCOMPLETE[kind](), num_scans)
+    ours = _native.decode_jpeg(np.frombuffer(data, np.uint8), max_side=0, min_side=0)
+    for others in (decoded(data), np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))):
+        assert np.abs(ours - others.astype(int)).mean() < 4  # each version of libjpeg-turbo smooths in its own way
+
+
+def test_an_end_marker_is_not_needed(load):
+    """Cameras and broken transfers leave it out; all pixels are there."""
+    whole = jpeg(photo(229, 307))
+    images = [whole[:-2], whole[:-2] + b"MakerNote" * 9, whole]
+    made = by_index(load(images, crop="whole"))
+    assert torch.equal(made[0], made[2])
+    assert torch.equal(made[1], made[2])
+
+
 @pytest.mark.parametrize("crop", ["random_resized", "center", "whole"])
 @pytest.mark.parametrize("kind", ["4:2:0", "4:2:2", "4:4:4", "progressive", "grey"])
 def test_small_images(kind, crop, load):
@@ -196,6 +253,7 @@ UNSUPPORTED = {
         lambda data: patched(data, find(data, *FRAMES) + 7, *(65_501).to_bytes(2)),
         "65500 pixels",
     ),
+    "2 of 3 columns of chroma": (lambda _: sampled(photo(229, 307), 0x31, 0x21, 0x21), "ractional sampling"),
     "two components": (lambda _: in_scans(photo(229, 307).split()[:2]), "color conversion"),
 }
 

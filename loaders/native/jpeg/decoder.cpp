@@ -64,14 +64,26 @@ bool JpegDecoder::start(int shrink, bool may_be_ycc) {
     return is_ycc;
 }
 
+// Whether the last bits of some coefficient are in none of the scans. libjpeg then smooths the image over two blocks and more.
+bool JpegDecoder::lacks_scans() const {
+    if (!info_.progressive_mode) return false;
+    const int* const bits = info_.coef_bits[0];  // of each component's coefficients, how many are missing; -1: all
+    return std::any_of(bits, bits + info_.num_components * DCTSIZE2, [](int missing) { return missing != 0; });
+}
+
 void JpegDecoder::begin(const Region& region) {
-    const std::int32_t left = std::max(0, region.left - kContext);
-    const std::int32_t right = std::min(output_width(), region.left + region.width + kContext);
+    // At the edge of cropped columns, smoothing would make other pixels than in the whole image.
+    const bool all_columns = lacks_scans();
+    const std::int32_t left = all_columns ? 0 : std::max(0, region.left - kContext);
+    const std::int32_t right =
+        all_columns ? output_width() : std::min(output_width(), region.left + region.width + kContext);
     JDIMENSION offset = static_cast<JDIMENSION>(left), width = static_cast<JDIMENSION>(right - left);
     run([&] {
         if (left > 0 || right < output_width()) jpeg_crop_scanline(&info_, &offset, &width);
     });
     columns_before_ = region.left - static_cast<int>(offset);
+    region_width_ = region.width;
+    is_copied_ = all_columns || info_.out_color_space == JCS_CMYK;
     rows_above_ = region.top;
     rows_left_ = region.height;
     is_ours_ = may_take_over_ && HuffmanDecoder::can_decode(info_);
@@ -90,8 +102,7 @@ bool JpegDecoder::advance(RowSink& sink) {
     // As many as a row of MCUs makes, and what has been decoded ahead.
     do {
         for (int left = info_.max_v_samp_factor * info_.min_DCT_scaled_size; left > 0 && rows_left_ > 0;) {
-            const int got =
-                info_.out_color_space == JCS_CMYK ? read_cmyk_row(sink) : read_rows(std::min(left, rows_left_), sink);
+            const int got = is_copied_ ? copy_row(sink) : read_rows(std::min(left, rows_left_), sink);
             left -= got;
             rows_left_ -= got;
         }
@@ -130,16 +141,21 @@ int JpegDecoder::read_rows(int num_rows, RowSink& sink) {
     return got;
 }
 
-int JpegDecoder::read_cmyk_row(RowSink& sink) {
-    cmyk_.resize(4 * static_cast<std::size_t>(info_.output_width));
-    JSAMPROW row = cmyk_.data();
+// A row that is not RGB, or for which the sink has no room.
+int JpegDecoder::copy_row(RowSink& sink) {
+    const auto channels = static_cast<std::size_t>(info_.output_components);
+    row_.resize(channels * info_.output_width);
+    JSAMPROW row = row_.data();
     read_scanlines(&row, 1);
-    const std::uint8_t* cmyk = cmyk_.data() + 4 * columns_before_;
-    std::uint8_t* rgb = sink.row_memory(0);
-    const int width = static_cast<int>(info_.output_width) - columns_before_;
-    for (int x = 0; x < width; ++x)
-        for (int channel = 0; channel < 3; ++channel)
-            rgb[3 * x + channel] = cmyk_channel(cmyk[4 * x + channel], cmyk[4 * x + 3]);
+    const std::uint8_t* from = row_.data() + channels * static_cast<std::size_t>(columns_before_);
+    std::uint8_t* to = sink.row_memory(0);
+    if (info_.out_color_space == JCS_CMYK) {
+        for (int x = 0; x < region_width_; ++x)
+            for (int channel = 0; channel < 3; ++channel)
+                to[3 * x + channel] = cmyk_channel(from[4 * x + channel], from[4 * x + 3]);
+    } else {
+        std::copy_n(from, 3 * region_width_, to);
+    }
     sink.push();
     return 1;
 }

@@ -83,10 +83,11 @@ class JpegDecoder {
     void create();
     template <typename Work>
     void run(const Work& work);
+    bool lacks_scans() const;
     McuRange mcus_of(JDIMENSION left, JDIMENSION width, const Region& region) const;
     int read_scanlines(JSAMPARRAY rows, int wanted);
     int read_rows(int num_rows, RowSink& sink);
-    int read_cmyk_row(RowSink& sink);
+    int copy_row(RowSink& sink);
 
     const bool may_take_over_;
     jpeg_decompress_struct info_{};
@@ -97,7 +98,9 @@ class JpegDecoder {
     bool is_ours_;               // the entropy decoding
     int rows_above_, rows_left_;  // of the region
     int columns_before_;          // that come out in front of the region's
-    std::vector<std::uint8_t> cmyk_;
+    int region_width_;
+    bool is_copied_;  // rows go through row_
+    std::vector<std::uint8_t> row_;
 };
 
 }  // namespace fastvit
