@@ -11,7 +11,8 @@
 #   make test-lowest  all tests with the lowest versions that pyproject.toml allows, in its own environment
 #   make wheels     wheels in dist/, then test-wheels; for the Pythons that are on the path (PYTHONS="3.11 3.12" chooses)
 #   make test-wheels  each wheel in a bare environment: no compiler, no headers, no checkout
-#   make sanitize   the C++ engine under sanitizers: 20,000 damaged JPEGs, 5,000 damaged .beton files, 2,000 resizes, threads that come and go
+#   make sanitize   the C++ engine under sanitizers: 20,000 damaged JPEGs, 5,000 damaged .beton files, 2,000 resizes, threads that come and go;
+#                   20,000 damaged images of all formats through decode_image, in a process that may die
 #   make clean      remove what was built and installed, but not data/ and runs/
 
 PYTHON ?= python3
@@ -149,6 +150,7 @@ sanitize: build/fuzz build/resize build/stress build/sanitized
 	build/stress
 	PYTHONPATH=build/sanitized:$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') ASAN_OPTIONS=detect_leaks=0 \
 	  LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" $(BIN)/python -S tests/native/fuzz_beton.py 5000
+	$(BIN)/python tests/fuzz_images.py 20000
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache
