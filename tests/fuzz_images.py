@@ -23,14 +23,11 @@ from loaders.image_files import ImageError, decode_image
 
 _M_PERTURB = -6
 """Of glibc's malloc.h: the value with which memory is filled that is handed out, inverted, and taken back."""
-
-_MIB = 1 << 20
-
 Decode = Callable[[bytes], NDArray[np.uint8]]
 
 
 class NeitherError(Exception):
-    """Neither pixels nor a reason."""
+    """Neither pixels nor a reason for which a file may be refused."""
 
 
 def sample(number: int) -> tuple[str, bytes]:
@@ -66,7 +63,7 @@ class Check:
             pixels = self._decode(data)
         except ImageError as error:
             reason = str(error)
-            if not reason.isprintable() or not reason or "MemoryError" in reason:
+            if not reason or not reason.isprintable() or isinstance(error.__cause__, MemoryError):
                 raise NeitherError(f"the reason is {reason!r}") from error
             return reason
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:

@@ -22,12 +22,13 @@ class Verdict(NamedTuple):
 
 
 def fuzz(
-    check: Callable[[int], str], numbers: Iterable[int], *, seconds_per_input: float = 20, more_memory: int = 4 << 30
+    check: Callable[[int], str], numbers: Iterable[int], *, seconds_per_input: float = 60, more_memory: int = 4 << 30
 ) -> Iterator[Verdict]:
     """Check each input in turn.
 
     Args:
-        check: Gets an input's number, returns its outcome. An exception is a fault, and so is the end of the process.
+        check: Gets an input's number, returns its outcome; what it prints to stderr is lost. An exception is a fault,
+            and so is the end of the process.
         numbers: Of the inputs.
         seconds_per_input: The time for one, after which it counts as a hang.
         more_memory: How many bytes of memory a check may have, on top of what this process has when it starts.
@@ -72,6 +73,7 @@ def _work(check: Callable[[int], str], numbers: list[int], writer: int, more_mem
     """The child's part. Nothing of the parent's may run in it, whatever happens."""
     try:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # where libtiff tells of every damaged row
         limit = _memory() + more_memory
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         for number in numbers:

@@ -56,6 +56,13 @@ def refuse(data: bytes) -> np.ndarray:
     raise ImageError("it is not to my taste")
 
 
+def need_more_memory(data: bytes) -> np.ndarray:
+    try:
+        return np.empty((1 << 20, 1 << 20, 3), np.uint8)
+    except MemoryError as error:
+        raise ImageError("there is not enough memory") from error
+
+
 def give_no_reason(data: bytes) -> np.ndarray:
     raise ImageError("")
 
@@ -65,6 +72,7 @@ def give_no_reason(data: bytes) -> np.ndarray:
     [
         (refuse, "a sound file is refused: it is not to my taste"),
         (give_no_reason, "the reason is ''"),
+        (need_more_memory, "the reason is 'there is not enough memory'"),
         (lambda data: np.zeros((4, 4), np.uint8), "pixels of shape (4, 4)"),
         (lambda data: np.zeros((4, 4, 3), np.uint16), "type uint16"),
         (lambda data: np.empty((300, 300, 3), np.uint8), "depend on what was in memory before"),
