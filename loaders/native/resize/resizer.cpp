@@ -26,6 +26,9 @@ struct Cubic {
     static std::int16_t round(double weight) { return static_cast<std::int16_t>(std::lrint(weight)); }
 };
 
+// Rounding changes no weight above this by more than a 32nd. All are below it where more than 1,024 pixels become one.
+constexpr int kLeastLargeWeight = 16;
+
 std::int32_t round_up(std::int32_t number, std::int32_t multiple) {
     return (number + multiple - 1) / multiple * multiple;
 }
@@ -80,7 +83,8 @@ void AxisWeights::quantize_all(double inverse) {
 }
 
 // The weights of `count` inputs around a centre that lies `center` inputs behind the first, as integers that add up to
-// kWeightOne; what rounding leaves over goes to the largest.
+// kWeightOne; what rounding leaves over goes to the largest. Where all weights are small numbers, each is rounded together with
+// what was left over before it: thousands of them rounded for themselves would leave too much to one, or all be 0.
 template <typename Filter>
 void AxisWeights::quantize(double center, double inverse, std::int32_t count, std::int16_t* out) {
     double total = 0;
@@ -90,9 +94,13 @@ void AxisWeights::quantize(double center, double inverse, std::int32_t count, st
         total += weight;
     }
     const double unit = total > 0 ? kWeightOne / total : 0;
+    const bool carries = inverse * kWeightOne < kLeastLargeWeight;
     std::int32_t left = kWeightOne, largest = 0;
+    double carried = 0;
     for (std::int32_t tap = 0; tap < count; ++tap) {
-        out[tap] = Filter::round(exact_[static_cast<std::size_t>(tap)] * unit);
+        const double weight = exact_[static_cast<std::size_t>(tap)] * unit + carried;
+        out[tap] = Filter::round(weight);
+        if (carries) carried = weight - out[tap];
         left -= out[tap];
         if (out[tap] > out[largest]) largest = tap;
     }
