@@ -348,6 +348,7 @@ int main(int argc, char** argv) {
             scaled.finish();
             if (exact.num_failed + scaled.num_failed > 0) return std::puts("a whole image failed"), 1;
         }
+        if (number == 0) exact.take(Image(encode_rising(), index, rule));
         if (number % 4 == 0) converters.rewrite(image.bytes, 1 + number % 5);
         if (number % 4 == 2) converters.reencode(image.bytes, random);
     }

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <initializer_list>
 #include <random>
 #include <vector>
 
@@ -50,5 +51,31 @@ inline Bytes encode(const JpegKind& kind, int height, int width, std::mt19937& r
     jpeg_destroy_compress(&info);
     Bytes bytes(data, data + size);
     std::free(data);
+    return bytes;
+}
+
+// 2^18 grey blocks, each of which is brighter than the one before by 2^15 - 1: their sum does not fit into 32 bits.
+inline Bytes encode_rising() {
+    constexpr std::size_t kBlocks = std::size_t{1} << 18;
+    Bytes bytes{0xFF, 0xD8, 0xFF, 0xDB, 0, 67, 0};  // quantised by 1
+    bytes.insert(bytes.end(), 64, 1);
+    const auto put = [&](std::initializer_list<std::uint8_t> more) { bytes.insert(bytes.end(), more); };
+    put({0xFF, 0xC0, 0, 11, 8, 0x10, 0, 0x10, 0, 1, 1, 0x11, 0});  // 4096 x 4096
+    for (const std::uint8_t symbol : {std::uint8_t{15}, std::uint8_t{0}}) {  // differences of 15 bits; the end of a block
+        put({0xFF, 0xC4, 0, 20, static_cast<std::uint8_t>(symbol ? 0 : 0x10), 1});
+        bytes.insert(bytes.end(), 15, 0);
+        put({symbol});
+    }
+    put({0xFF, 0xDA, 0, 8, 1, 1, 0, 0, 63, 0});
+    std::uint64_t bits = 0;
+    int num_bits = 0;
+    for (std::size_t block = 0; block < kBlocks; ++block) {
+        bits = bits << 17 | 0b0'111111111111111'0;
+        for (num_bits += 17; num_bits >= 8; num_bits -= 8) {
+            bytes.push_back(static_cast<std::uint8_t>(bits >> (num_bits - 8)));
+            if (bytes.back() == 0xFF) bytes.push_back(0);
+        }
+    }
+    put({0xFF, 0xD9});
     return bytes;
 }
