@@ -1,5 +1,6 @@
 """Sound and damaged files of every format: each loader gives what `decode_image` gives, or leaves out the same ones."""
 
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 from fuzz_images import sample
-from image_samples import SAMPLES
+from fuzzing import fuzz
+from image_samples import SAMPLES, saved, with_size
 from loaders import LoaderConfig, _native, build_loader
 from loaders.image_files import ImageError, decode_image
 
@@ -72,3 +74,27 @@ def test_every_loader_gives_the_same_answer(backend, num_workers, folder, expect
     for number in expected.keys() - reasons(expected).keys():
         difference = np.abs(answers[number].astype(int) - expected[number])
         assert difference.max() <= (backend != "native"), sample(number)[0]  # torchvision rounds in its own way
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_a_file_that_claims_to_be_huge_takes_no_memory(interpolation, tmp_path):
+    """Without data for its pixels there is nothing to keep, at a resolution for which thousands of rows become one."""
+    (tmp_path / "class").mkdir()
+    (tmp_path / "class" / "bomb.jpg").write_bytes(with_size(saved("RGB", "JPEG"), 65_500, 65_500))
+    (tmp_path / "class" / "sound.jpg").write_bytes(saved("RGB", "JPEG"))
+    options = {"batch_size": 2, "order": "sequential", "drop_last": False, "on_error": "skip", "crop": "whole"}
+
+    def peak() -> int:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    def load(number: int) -> str:
+        before = peak()
+        config = LoaderConfig(resolution=16, num_workers=1, interpolation=interpolation, **options)
+        loader = build_loader("native", tmp_path, config)
+        (batch,) = loader
+        (bad,) = loader.skipped
+        loader.close()
+        return f"{bad.reason}; {len(batch.index)} left; more than 64 MiB: {peak() - before > 64 << 10}"
+
+    (verdict,) = fuzz(load, [0], more_memory=16 << 30)
+    assert verdict.outcome == "Corrupt JPEG data: premature end of data segment; 1 left; more than 64 MiB: False"

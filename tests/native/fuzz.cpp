@@ -32,6 +32,7 @@ constexpr JpegKind kKinds[] = {
     {3, 2, 2, 75, 0, true, false, false},  {3, 2, 1, 75, 0, false, true, false},   {1, 1, 1, 90, 5, false, false, false},
     {3, 1, 1, 85, 0, true, false, false},  {1, 1, 1, 85, 0, true, false, false},   {4, 1, 1, 85, 0, true, false, false},
     {1, 2, 2, 90, 0, false, false, true},  {4, 1, 1, 85, 0, false, false, false},  {4, 2, 2, 85, 4, false, false, false},
+    {3, 2, 2, 75, 0, true, true, false},
 };
 
 // Cut out the segments with the marker FF `code`, such as all tables of one sort.

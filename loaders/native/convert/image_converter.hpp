@@ -1,13 +1,12 @@
 // What converters do to an image before it is stored: decode it, make it smaller, encode it as JPEG.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <span>
 #include <vector>
 
 #include "jpeg/decoder.hpp"
+#include "resize/pixel_memory.hpp"
 #include "resize/resizer.hpp"
 #include "resize/resizer_sink.hpp"
 
@@ -55,9 +54,7 @@ class ImageConverter {
     JpegDecoder decoder_;
     Resizer resizer_;
     ResizerSink resizer_sink_;
-    // Not filled with zeros: a damaged file that claims to be huge must not take memory for pixels that it does not have.
-    std::unique_ptr<std::uint8_t[]> pixels_;
-    std::size_t room_ = 0;  // bytes of pixels_
+    PixelMemory pixels_;
     std::vector<std::uint8_t> turned_;
     bool is_ycc_ = false;
 };

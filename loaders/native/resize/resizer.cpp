@@ -122,15 +122,14 @@ void Resizer::start(const Axis& rows, const Axis& columns, Interpolation interpo
     const std::int32_t width = columns_.end_input - columns_.first_input;
     ring_rows_ = static_cast<std::int32_t>(std::bit_ceil(static_cast<std::uint32_t>(rows_.stride + kRowsAhead)));
     slot_bytes_ = static_cast<std::size_t>(3 * (width + 2 * kMargin) + kRowPadding);
-    if (ring_.size() < slot_bytes_ * static_cast<std::size_t>(ring_rows_))
-        ring_.resize(slot_bytes_ * static_cast<std::size_t>(ring_rows_));
+    ring_.make_room(slot_bytes_ * static_cast<std::size_t>(ring_rows_));
     taps_.resize(static_cast<std::size_t>(rows_.stride));
     // The last pixel's last taps, whose weights are 0, may lie behind the row.
     mixed_row_.resize(static_cast<std::size_t>(3 * std::max(width + columns_.stride, num_columns_) + kRowPadding));
     line_.resize(static_cast<std::size_t>(3 * round_up(num_columns_, kPixelsPerGroup) + kOutPadding));
     if (interpolation != Interpolation::bicubic) return;
     filtered_bytes_ = line_.size() + kRowPadding;
-    filtered_.resize(std::max(filtered_bytes_ * static_cast<std::size_t>(ring_rows_), slot_bytes_));
+    filtered_.make_room(std::max(filtered_bytes_ * static_cast<std::size_t>(ring_rows_), slot_bytes_));
 }
 
 // The columns' weights in the order in which `mix_columns` wants them, mirrored where the image is to be.

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "resize/kernels.hpp"
+#include "resize/pixel_memory.hpp"
 
 namespace fastvit {
 
@@ -55,7 +56,7 @@ class Resizer {
     explicit Resizer(const ResizeKernels& kernels) : kernels_(kernels) {}
 
     // Prepare for an image that becomes `out`, uint8 RGB [rows.size, columns.size, 3]. `is_transposed`: its rows are seen
-    // as columns.
+    // as columns. Throws ImageError.
     void start(const Axis& rows, const Axis& columns, Interpolation interpolation, bool flip, std::uint8_t* out,
                bool is_transposed = false);
 
@@ -94,9 +95,9 @@ class Resizer {
     std::int32_t next_row_, next_output_;
     std::int32_t ring_rows_;  // a power of two
     std::size_t slot_bytes_;
-    std::vector<std::uint8_t> ring_;  // the rows that the filter still needs
+    PixelMemory ring_;  // the rows that the filter still needs
     std::size_t filtered_bytes_;
-    std::vector<std::uint8_t> filtered_;  // bicubic: what the first of the two passes made
+    PixelMemory filtered_;  // bicubic: what the first of the two passes made
     std::vector<const std::uint8_t*> taps_;
     std::vector<std::int16_t> mixed_row_;
     std::vector<std::int32_t> column_offsets_, column_pairs_;
