@@ -112,5 +112,6 @@ def _decode_all(records: ImageRecords, path: Path, config: LoaderConfig) -> tupl
         stuck = threads.close()
         warn_of_stuck_reads(stuck, f"{len(stuck)} of its threads")
     if stored is None:
-        raise FastvitError(f"no image of {path} can be decoded")
+        first = next(iter(bad.values()))
+        raise FastvitError(f"no image of {path} can be decoded, such as {first.name}: {first.reason}")
     return stored, bad

@@ -114,6 +114,13 @@ def test_bytes_of_a_name_that_are_no_text(load, tmp_path):
     str(raised.value).encode("ascii")
 
 
+def test_resident_names_an_image_where_it_can_decode_none(tmp_path):
+    path = folder(tmp_path, {name: data for name, (data, _) in BAD.items()})
+    options = {"batch_size": 1, "resolution": SIDE, "crop": "whole", "order": "sequential", "drop_last": False}
+    with pytest.raises(ValueError, match=r"can be decoded, such as .*/a/[a-z]+\.[a-z]+: "):
+        build_loader("resident", path, LoaderConfig(**options, num_workers=1))
+
+
 def test_a_pipe_among_the_images_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     with pytest.raises(ValueError, match="regular file"):
