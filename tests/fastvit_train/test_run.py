@@ -9,7 +9,7 @@ import torch
 from fastvit_train import checkpoint
 from fastvit_train.config import AugmentConfig, Config, ModelConfig, OptimConfig
 from fastvit_train.evaluate import Evaluation
-from fastvit_train.metrics import read_metrics
+from fastvit_train.metrics import Metrics, read_metrics
 from fastvit_train.run import Run, save_checkpoint
 from fastvit_train.run_folder import find_checkpoints
 from fastvit_train.train import add_gradients, train, train_step
@@ -36,6 +36,17 @@ def test_max_steps_and_resume_equal_one_run(config, backend, num_workers):
         line for line in other if line[0] == "train" and line[1] in (6, 10, 12)
     ]
     assert mine[-1] == other[-1]
+
+
+def test_the_bar_ends_where_the_run_does(config, monkeypatch):
+    totals = []
+    monkeypatch.setattr(
+        "fastvit_train.metrics.Metrics.__enter__", lambda self: totals.append(self._progress.tasks[0].total) or self
+    )
+    monkeypatch.setattr("fastvit_train.metrics.Metrics.__exit__", lambda *_: None)
+    train(replace(config, max_steps=2))
+    train(replace(config, resume="auto"))
+    assert totals == [2, 12]
 
 
 @pytest.fixture
