@@ -9,7 +9,7 @@ import torch
 from fastvit_train import checkpoint
 from fastvit_train.config import AugmentConfig, Config, ModelConfig, OptimConfig
 from fastvit_train.evaluate import Evaluation
-from fastvit_train.metrics import Metrics, read_metrics
+from fastvit_train.metrics import read_metrics
 from fastvit_train.run import Run, save_checkpoint
 from fastvit_train.run_folder import find_checkpoints
 from fastvit_train.train import add_gradients, train, train_step
