@@ -278,8 +278,9 @@ class Config:
     seed: int = 0
     """Decides weights, order, crops and augmentation."""
     init_from: Path | None = None
-    """Start from the weights in this file instead of random ones: a run's checkpoint.pt or best.pt, or timm's weights
-    (.safetensors, .pth). The head is new where the number of classes differs; position embeddings are interpolated."""
+    """Start from the weights in this file instead of random ones: a run's checkpoint.pt or best.pt, or weights of timm
+    or another program (.safetensors, .pth). The head is new where the number of classes differs; position embeddings
+    are interpolated."""
     out: Path | None = None
     """Run folder; when not given, runs/PRESET with a number behind it, or runs/ARCH where the preset was made for
     another model."""

@@ -76,9 +76,10 @@ def open_weights(path: Path) -> Iterator[list[WeightSet]]:
         head = file.read(HEAD_BYTES)
     if is_safetensors(head):
         try:
-            yield [WeightSet((), load_file(path))]
-        except SafetensorError as error:
+            tensors = load_file(path)
+        except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise UnreadableFileError(f"it is a damaged safetensors file: {' '.join(str(error).split())}") from error
+        yield [WeightSet((), tensors)]
         return
     with open_torch_file(path) as content:
         yield sorted(_find_sets(content), key=lambda found: (not any(map(is_averaged, found.keys)), found.key_rank))

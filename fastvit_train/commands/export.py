@@ -82,7 +82,10 @@ def run_export(options: Export) -> None:
 def _folder(out: Path) -> Iterator[Path]:
     """A folder that takes the name `out` once all in it is written; an exception removes it."""
     folder = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    folder.mkdir(parents=True)
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise FastvitError(f"--out {out} cannot be made: {error.strerror}; name another --out") from error
     try:
         yield folder
         folder.rename(out)

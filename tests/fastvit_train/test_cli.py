@@ -1,6 +1,7 @@
 """The command line: where a run starts from, what its options change, what it says without training, and its errors."""
 
 import dataclasses
+import io
 import json
 import os
 import re
@@ -298,6 +299,17 @@ def test_bad_input_is_one_message_and_a_non_zero_exit(config, run, arguments, me
     assert message in stderr
     assert len(stderr.splitlines()) == 1, stderr
     assert not (config.out / "config.json").exists()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_names_that_the_terminal_cannot_show_do_not_end_a_run(config, encoding, monkeypatch):
+    config = dataclasses.replace(config, out=config.out.with_name(os.fsdecode(b"\xe7\x8c\xab\xe9")), max_steps=1)
+    screen = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setattr(sys, "argv", ["fastvit-train", "--config", save_config(config)])
+    assert main() == 0
+    screen.flush()
+    assert rb"\udce9/checkpoint.pt" in screen.buffer.getvalue()
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.99])

@@ -1,5 +1,6 @@
 """A model comes back from its checkpoint as it was evaluated."""
 
+import argparse
 from dataclasses import replace
 
 import pytest
@@ -37,6 +38,39 @@ def test_a_damaged_checkpoint_is_named(trained, tmp_path):
     whole = (trained.config.out / "best.pt").read_bytes()
     (tmp_path / "best.pt").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"best\.pt"):
+        restore(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "cannot be read: it is a Git LFS pointer"),
+        (b"<!DOCTYPE html>", r"cannot be read: it is a web page \(HTML\)"),
+        (b"", "cannot be read: it is empty"),
+        ({"state_dict": {"w": torch.ones(1)}}, "not a checkpoint .*weights of other programs go to --init-from"),
+        ({"format_version": checkpoint.FORMAT_VERSION}, "damaged: config is no dict"),
+        (
+            {"format_version": checkpoint.FORMAT_VERSION, "args": argparse.Namespace(lr=1)},
+            r"cannot be read: it holds an object of 'argparse\.Namespace', which is no plain data",
+        ),
+    ],
+)
+def test_what_is_no_checkpoint_is_named_in_a_line(tmp_path, content, message):
+    path = tmp_path / "best.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(ValueError, match=rf"best\.pt: it .*{message}.*; name another checkpoint") as error_info:
+        restore(path)
+    assert str(error_info.value).isprintable()
+
+
+def test_a_config_of_another_version_is_named_with_its_checkpoint(trained, tmp_path):
+    state = checkpoint.load(trained.config.out / "best.pt")
+    state["config"]["momentun"] = 1
+    checkpoint.save(tmp_path / "best.pt", state)
+    with pytest.raises(ValueError, match=r"the config in .*best\.pt cannot be used: unknown option momentun"):
         restore(tmp_path)
 
 

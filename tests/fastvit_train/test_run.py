@@ -38,6 +38,17 @@ def test_max_steps_and_resume_equal_one_run(config, backend, num_workers):
     assert mine[-1] == other[-1]
 
 
+def test_the_bar_ends_where_the_run_does(config, monkeypatch):
+    totals = []
+    monkeypatch.setattr(
+        "fastvit_train.metrics.Metrics.__enter__", lambda self: totals.append(self._progress.tasks[0].total) or self
+    )
+    monkeypatch.setattr("fastvit_train.metrics.Metrics.__exit__", lambda *_: None)
+    train(replace(config, max_steps=2))
+    train(replace(config, resume="auto"))
+    assert totals == [2, 12]
+
+
 @pytest.fixture
 def levers(config) -> Config:
     """A run that pulls every lever whose state a resumed run has to find again."""

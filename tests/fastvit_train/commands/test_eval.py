@@ -239,6 +239,16 @@ def test_a_wrong_option_is_named(trained, command, arguments, message):
     assert message in errors
 
 
+def test_a_bad_sample_is_named_with_what_helps_here(photo_run, photos, tmp_path, command):
+    (tmp_path / "cat").mkdir()
+    shutil.copy(photos / "val" / "cat" / "1.jpg", tmp_path / "cat")
+    (tmp_path / "cat" / "2.jpg").write_bytes(b"none")
+    code, _, errors = command("eval", photo_run, "--data", tmp_path, "--device", "cpu")
+    assert code == 1
+    assert "cat/2.jpg) cannot be decoded" in errors
+    assert errors.endswith("; fix it, or take it out of the data\n")
+
+
 def test_the_result_for_people(photo_run, command):
     code, text, _ = command("eval", photo_run, "--averaging", "flip")
     assert code == 0
