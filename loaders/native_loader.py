@@ -18,10 +18,10 @@ from torch import Tensor
 
 from loaders import _native
 from loaders._epochs import PlannedEpochs, bad_sample, epoch_ended, loader_closed
-from loaders._reads import warn_of_stuck_reads
 from loaders.config import LoaderConfig
 from loaders.contract import BadSample, BadSampleError, Batch
 from loaders.cpus import num_threads
+from loaders.reads import warn_of_stuck_reads
 from loaders.records import open_records
 
 __all__ = ["NativeLoader"]
@@ -176,4 +176,4 @@ class NativeLoader(PlannedEpochs):
             self._warn_of(stuck)
 
     def _warn_of(self, stuck: list[int]) -> None:
-        warn_of_stuck_reads([self._records.name(record) for record in stuck], f"{len(stuck)} of its threads")
+        warn_of_stuck_reads([self._records.name(record) for record in stuck], "the loader's threads")

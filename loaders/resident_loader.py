@@ -11,11 +11,11 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from loaders._epochs import PlannedEpochs, bad_sample, epoch_ended, loader_closed
-from loaders._reads import ReaderThreads, warn_of_stuck_reads
 from loaders.config import LoaderConfig
 from loaders.contract import BadSample, BadSampleError, Batch
 from loaders.cpus import num_threads
 from loaders.errors import FastvitError
+from loaders.reads import ReaderThreads, warn_of_stuck_reads
 from loaders.records import ImageRecords, open_records
 
 __all__ = ["ResidentLoader"]
@@ -82,6 +82,7 @@ def _decode_all(records: ImageRecords, path: Path, *, num_workers: int) -> tuple
     num_samples = len(records.labels)
 
     def decode(index: int) -> Tensor | None:
+        threads.at(records.name(index))
         try:
             return records.decode(index)
         except (OSError, RuntimeError) as error:
@@ -91,9 +92,7 @@ def _decode_all(records: ImageRecords, path: Path, *, num_workers: int) -> tuple
     stored: Tensor | None = None
     threads = ReaderThreads(num_workers)
     try:
-        futures = deque(
-            threads.submit(partial(decode, index), name=records.name(index)) for index in range(num_samples)
-        )
+        futures = deque(threads.submit(partial(decode, index)) for index in range(num_samples))
         for index in range(num_samples):
             image = futures.popleft().result()
             if image is None:
@@ -108,8 +107,7 @@ def _decode_all(records: ImageRecords, path: Path, *, num_workers: int) -> tuple
                 )
             stored[index] = image.permute(1, 2, 0)
     finally:
-        stuck = threads.close()
-        warn_of_stuck_reads(stuck, f"{len(stuck)} of its threads")
+        warn_of_stuck_reads(threads.close(), "the loader's threads")
     if stored is None:
         raise FastvitError(f"no image of {path} can be decoded")
     return stored, bad
