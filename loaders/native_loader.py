@@ -19,11 +19,11 @@ from torch import Tensor
 
 from loaders import _native
 from loaders._epochs import PlannedEpochs, bad_sample, epoch_ended, loader_closed
-from loaders._reads import ReaderThreads, warn_of_stuck_reads
 from loaders.config import LoaderConfig
 from loaders.contract import BadSampleError, Batch
 from loaders.cpus import num_threads
 from loaders.image_files import ImageError
+from loaders.reads import ReaderThreads, warn_of_stuck_reads
 from loaders.records import open_records
 
 __all__ = ["NativeLoader"]
@@ -168,21 +168,22 @@ class NativeLoader(PlannedEpochs):
         numbers = self._plan.images(pending.samples)
 
         def make(row: int) -> NDArray[np.uint8] | OSError | ImageError:
+            index = int(numbers[row])
+            threads.at(self._records.name(index))
             try:
-                image = self._records.decode(int(numbers[row]), exif_orientation=self._config.exif_orientation)
+                image = self._records.decode(index, exif_orientation=self._config.exif_orientation)
             except (OSError, ImageError) as error:
                 return error
             return _native.crop_pixels(image.permute(1, 2, 0).numpy(), int(pending.samples[row]), pending.rule)
 
-        names = [self._records.name(int(numbers[row])) for row in rows]
         threads = ReaderThreads(num_threads(self._config.num_workers))
         try:
-            futures = [threads.submit(partial(make, row), name=name) for row, name in zip(rows, names, strict=True)]
+            futures = [threads.submit(partial(make, row)) for row in rows]
             for row, future in zip(rows, futures, strict=True):
                 yield row, future.result()
         finally:
-            stuck = threads.close()  # one that still reads writes to nothing of ours
-            warn_of_stuck_reads(stuck, f"{len(stuck)} of its threads")
+            # One that still reads writes to nothing of ours.
+            warn_of_stuck_reads(threads.close(), "the loader's threads")
 
     def at_work(self) -> list[tuple[str, float]]:
         """See `SaysWhatItReads.at_work`."""
@@ -202,4 +203,4 @@ class NativeLoader(PlannedEpochs):
             self._warn_of(stuck)
 
     def _warn_of(self, stuck: list[int]) -> None:
-        warn_of_stuck_reads([self._records.name(record) for record in stuck], f"{len(stuck)} of its threads")
+        warn_of_stuck_reads([self._records.name(record) for record in stuck], "the loader's threads")

@@ -11,12 +11,12 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from loaders._epochs import PlannedEpochs, bad_sample, epoch_ended, loader_closed
-from loaders._reads import ReaderThreads, warn_of_stuck_reads
 from loaders.config import LoaderConfig
 from loaders.contract import BadSample, BadSampleError, Batch
 from loaders.cpus import num_threads
 from loaders.errors import FastvitError
 from loaders.image_files import ImageError
+from loaders.reads import ReaderThreads, warn_of_stuck_reads
 from loaders.records import ImageRecords, open_records
 
 __all__ = ["ResidentLoader"]
@@ -83,6 +83,7 @@ def _decode_all(records: ImageRecords, path: Path, config: LoaderConfig) -> tupl
     num_samples = len(records.labels)
 
     def decode(index: int) -> Tensor | None:
+        threads.at(records.name(index))
         try:
             return records.decode(index, exif_orientation=config.exif_orientation)
         except (OSError, ImageError) as error:
@@ -92,9 +93,7 @@ def _decode_all(records: ImageRecords, path: Path, config: LoaderConfig) -> tupl
     stored: Tensor | None = None
     threads = ReaderThreads(num_threads(config.num_workers))
     try:
-        futures = deque(
-            threads.submit(partial(decode, index), name=records.name(index)) for index in range(num_samples)
-        )
+        futures = deque(threads.submit(partial(decode, index)) for index in range(num_samples))
         for index in range(num_samples):
             image = futures.popleft().result()
             if image is None:
@@ -109,8 +108,7 @@ def _decode_all(records: ImageRecords, path: Path, config: LoaderConfig) -> tupl
                 )
             stored[index] = image.permute(1, 2, 0)
     finally:
-        stuck = threads.close()
-        warn_of_stuck_reads(stuck, f"{len(stuck)} of its threads")
+        warn_of_stuck_reads(threads.close(), "the loader's threads")
     if stored is None:
         first = next(iter(bad.values()))
         raise FastvitError(f"no image of {path} can be decoded, such as {first.name}: {first.reason}")

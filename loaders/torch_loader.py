@@ -20,12 +20,12 @@ from torchvision.transforms.v2 import functional as transforms
 
 from loaders import _native
 from loaders._epochs import PlannedEpochs, bad_sample, epoch_ended, loader_closed
-from loaders._reads import PATIENCE_SECONDS, warn_of_stuck_reads
 from loaders.config import LoaderConfig
 from loaders.contract import BadSample, BadSampleError, Batch
 from loaders.cpus import automatic_workers
 from loaders.errors import FastvitError
 from loaders.image_files import ImageError
+from loaders.reads import PATIENCE_SECONDS, warn_of_stuck_reads
 from loaders.records import ImageRecords, open_records
 
 __all__ = ["TorchLoader"]
@@ -198,7 +198,7 @@ class TorchLoader(PlannedEpochs):
         self._loader = self._running = None  # which waits for the workers
         ending.cancel()
         ending.join()
-        warn_of_stuck_reads(stuck, f"{len(stuck)} of its processes")
+        warn_of_stuck_reads(stuck, "the loader's processes")
 
 
 def _next_of(running: Iterator[tuple[Batch, list[BadSample]]]) -> tuple[Batch, list[BadSample]] | None:

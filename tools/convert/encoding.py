@@ -6,7 +6,8 @@ What each sample became is a line of the record list, from which an interrupted 
 import zlib
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from loaders.beton import MAX_SIDE
 from loaders.errors import FastvitError, reason_of
+from loaders.reads import ReaderThreads, warn_of_stuck_reads
 from tools.convert.encode_image import ImageEncoder, StoredImage
 from tools.convert.options import OnError
 from tools.listings.record_list import RecordLine, SkippedLine
@@ -51,7 +53,7 @@ def encode_all(
     """
 
     def encode_some(some: Sequence[ImageSample]) -> list[Encoded]:
-        data = [_load(sample) for sample in some]
+        data = [_load(sample, pool) for sample in some]
         images = iter(
             encoder.encode_all(
                 [(one, sample.name) for one, sample in zip(data, some, strict=True) if not isinstance(one, Exception)]
@@ -60,20 +62,21 @@ def encode_all(
         results = [one if isinstance(one, Exception) else _limited(next(images), max_bytes) for one in data]
         return [_encoded(sample, result, on_error) for sample, result in zip(some, results, strict=True)]
 
-    pool = ThreadPoolExecutor(num_workers)
+    pool = ReaderThreads(num_workers)
     tasks: deque[Future[list[Encoded]]] = deque()
     try:
         while some := [sample for _, sample in zip(range(_SAMPLES_PER_TASK), samples, strict=False)]:
-            tasks.append(pool.submit(encode_some, some))
+            tasks.append(pool.submit(partial(encode_some, some)))
             if len(tasks) > _TASKS_PER_WORKER * num_workers:
                 yield from tasks.popleft().result()
         while tasks:
             yield from tasks.popleft().result()
-    finally:  # also where the caller stops early: without cancelling, Ctrl-C would wait for all that is queued
-        pool.shutdown(cancel_futures=True)
+    finally:  # also where the caller stops early: Ctrl-C must wait neither for what is queued nor for a dead disk
+        warn_of_stuck_reads(pool.close(), "the converter's threads")
 
 
-def _load(sample: ImageSample) -> bytes | NDArray[np.uint8] | ValueError | OSError:
+def _load(sample: ImageSample, threads: ReaderThreads) -> bytes | NDArray[np.uint8] | ValueError | OSError:
+    threads.at(str(sample))
     try:
         return sample.load()
     except (ValueError, OSError) as error:

@@ -210,7 +210,7 @@ std::vector<RecordAtWork> Engine::at_work() {
         const Status& status = shared_->statuses[number];
         Seen& seen = seen_[number];
         const std::uint64_t steps = status.num_steps.load(std::memory_order_relaxed);
-        const std::int64_t sample = status.sample.load(std::memory_order_relaxed);
+        const std::int64_t sample = status.samples[steps % 2].load(std::memory_order_relaxed);
         if (seen.num_steps != steps) seen = {steps, now};
         if (sample < 0) continue;
         const auto record = static_cast<std::size_t>(sample) % shared_->records->size();
@@ -230,11 +230,12 @@ bool Engine::is_ours() const { return getpid() == owner_; }
 // A sample in the making, of rows that were claimed.
 class Engine::Slot {
   public:
-    explicit Slot(const Shared& shared) : records_(*shared.records), sampler_(shared.scaled_decode) {}
+    // `sample` is where it writes down what it is at.
+    Slot(const Shared& shared, std::atomic<std::int64_t>& sample)
+        : records_(*shared.records), sample_(sample), sampler_(shared.scaled_decode) {}
 
     void pair_with(Slot& other) { sampler_.pair_with(other.sampler_); }
     bool is_idle() const { return !job_; }
-    std::int64_t sample() const { return job_->samples()[row_]; }
 
     // Take rows of the job; false when none are left.
     bool claim(const std::shared_ptr<BatchJob>& job) {
@@ -242,6 +243,7 @@ class Engine::Slot {
         job_ = job;
         row_ = begin_;
         is_begun_ = false;
+        mapped_file_ = nullptr;
         return true;
     }
 
@@ -249,28 +251,40 @@ class Engine::Slot {
     void advance() {
         try {
             is_begun_ = is_begun_ ? sampler_.advance() : begin();
-            if (!is_begun_ && !is_whole()) throw ImageError(MappedFile::kCutShort);
         } catch (const ForeignImageError& error) {
             fail(is_whole(), error.what());
         } catch (const std::exception& error) {
             fail(false, error.what());
         }
         if (is_begun_ || ++row_ < end_) return;
+        check_rows();
         job_->finish(end_ - begin_);
         job_ = nullptr;
     }
 
   private:
     bool begin() {
-        const auto number = static_cast<std::size_t>(sample());
-        mapped_file_ = nullptr;
+        const std::int64_t sample = job_->samples()[row_];
+        sample_.store(sample, std::memory_order_relaxed);
+        const auto number = static_cast<std::size_t>(sample);
         const Record record = records_.read(number % records_.size(), file_);
-        mapped_file_ = record.file;
+        if (record.file != mapped_file_) {
+            check_rows();
+            mapped_file_ = record.file;
+            first_of_file_ = row_;
+        }
         return sampler_.begin(record, number, job_->rule(), job_->row(row_));
     }
 
-    // Whether the bytes that were read are those of the record.
+    // Whether the bytes that were read are those of the records.
     bool is_whole() const { return !mapped_file_ || mapped_file_->is_whole(); }
+
+    // The rows that came from one file; small ones together, for each of which it would be a hundredth of the work.
+    void check_rows() {
+        if (is_whole()) return;
+        for (std::size_t row = first_of_file_; row < row_; ++row)
+            job_->fail({static_cast<std::int64_t>(row), false, MappedFile::kCutShort});
+    }
 
     // Zeros where bytes are missing may look like any damage.
     void fail(bool foreign, const char* reason) {
@@ -279,28 +293,30 @@ class Engine::Slot {
     }
 
     const Records& records_;
+    std::atomic<std::int64_t>& sample_;
     Sampler sampler_;
     std::vector<std::uint8_t> file_;
     const MappedFile* mapped_file_ = nullptr;
+    std::size_t first_of_file_ = 0;
     std::shared_ptr<BatchJob> job_;
     std::size_t begin_, end_, row_;
     bool is_begun_;
 };
 
 void Engine::run_thread(Shared& shared, Status& status) {
-    Slot one(shared), other(shared);
-    one.pair_with(other);
-    for (std::uint64_t steps = 1;; ++steps) {
-        if (one.is_idle() && other.is_idle()) {
-            status.sample.store(-1, std::memory_order_relaxed);
+    Slot slots[] = {{shared, status.samples[0]}, {shared, status.samples[1]}};
+    slots[0].pair_with(slots[1]);
+    for (std::uint64_t round = 1;; ++round) {
+        if (slots[0].is_idle() && slots[1].is_idle()) {
+            for (auto& sample : status.samples) sample.store(-1, std::memory_order_relaxed);
             if (!wait_for_work(shared)) return;
         }
-        for (Slot* slot : {&one, &other}) {
-            if (slot->is_idle()) claim_rows(shared, *slot);
-            if (slot->is_idle()) continue;
-            status.sample.store(slot->sample(), std::memory_order_relaxed);
-            status.num_steps.store(steps, std::memory_order_relaxed);
-            slot->advance();
+        for (std::size_t number = 0; number < 2; ++number) {
+            Slot& slot = slots[number];
+            if (slot.is_idle()) claim_rows(shared, slot);
+            if (slot.is_idle()) continue;
+            status.num_steps.store(2 * round + number, std::memory_order_relaxed);
+            slot.advance();
         }
     }
 }

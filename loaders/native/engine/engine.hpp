@@ -102,8 +102,8 @@ class Engine {
   private:
     // What one thread is at. Only it writes.
     struct alignas(64) Status {
-        std::atomic<std::int64_t> sample{-1};  // -1 while there is nothing to do
-        std::atomic<std::uint64_t> num_steps{0};
+        std::atomic<std::int64_t> samples[2]{-1, -1};  // of its two slots; -1 while there is nothing to do
+        std::atomic<std::uint64_t> num_steps{0};       // even for a step of the first slot, odd for one of the second
     };
 
     // A status that was seen, and when for the first time.

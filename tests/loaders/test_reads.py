@@ -2,10 +2,12 @@
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -15,8 +17,8 @@ import pytest
 from PIL import Image
 
 from loaders import BadSampleError, Batch, LoaderConfig, _native, build_loader
-from loaders._reads import ReaderThreads
 from loaders.native_loader import NativeLoader
+from loaders.reads import ReaderThreads
 
 pytestmark = pytest.mark.timeout(100)
 
@@ -134,10 +136,29 @@ def test_a_read_that_blocks_is_left_behind_by_name(folder, dead_disk, backend, h
     assert said == "interrupted" if how == "Ctrl-C" else f"('{folder}/b/4.jpg', 0." in said
     assert float(seconds) < 5
     workers = "processes" if backend == "torch" else "threads"
-    expected = f"the loader was closed and left 1 of its {workers} behind, which still read {folder}/b/4.jpg: check"
+    expected = f"left behind: 1 of the loader's {workers}, still reading {folder}/b/4.jpg: check"
     assert expected in done.stderr
     assert "leaked" not in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_conversion_leaves_a_read_behind_by_name(folder, dead_disk, tmp_path):
+    out = tmp_path / "out.beton"
+    options = ["--dataset", "folder", "--source", str(folder), "--out", str(out), "--num-workers", "2"]
+    command = [sys.executable, "-m", "tools.write_ffcv", *options]
+    process = subprocess.Popen(command, env=dead_disk, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not out.with_name("out.beton.partial").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    started = time.monotonic()
+    _, said = process.communicate(timeout=60)
+    assert time.monotonic() - started < 20, "seconds, on a machine that is busy"
+    assert process.returncode == 130
+    assert f"left behind: 1 of the converter's threads, still reading {folder}/b/4.jpg" in said
+    assert "interrupted; continue with the same options and --resume" in said
 
 
 def test_a_loader_says_what_it_reads(folder, monkeypatch):
@@ -200,24 +221,25 @@ def test_a_loader_that_another_thread_closes_hands_over_no_unmade_batch(photo_se
 
 def test_reader_threads_call_in_order():
     threads, called = ReaderThreads(1), []
-    futures = [threads.submit(partial(called.append, number), name=str(number)) for number in range(5)]
+    futures = [threads.submit(partial(called.append, number)) for number in range(5)]
     assert [future.result() for future in futures] == [None] * 5
     with pytest.raises(ZeroDivisionError):
-        threads.submit(lambda: 1 // 0, name="0").result()
+        threads.submit(lambda: 1 // 0).result()
     assert called == list(range(5))
     assert threads.close() == []
 
 
 def test_reader_threads_leave_behind_what_does_not_return(monkeypatch):
-    monkeypatch.setattr("loaders._reads.PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr("loaders.reads.PATIENCE_SECONDS", 0.1)
     begun, end, threads = threading.Barrier(3), threading.Event(), ReaderThreads(2)
 
-    def read() -> bool:
+    def read(name: str) -> bool:
+        threads.at(name)
         begun.wait(10)
         return end.wait(10)
 
-    stuck = [threads.submit(read, name=name) for name in ("a.jpg", "b.jpg")]
-    never = threads.submit(int, name="c.jpg")
+    stuck = [threads.submit(partial(read, name)) for name in ("a.jpg", "b.jpg")]
+    never = threads.submit(int)
     begun.wait(10)
     assert sorted(threads.close()) == ["a.jpg", "b.jpg"]
     end.set()

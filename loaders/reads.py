@@ -8,24 +8,30 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+__all__ = ["PATIENCE_SECONDS", "ReaderThreads", "warn_of_stuck_reads"]
+
 Result = TypeVar("Result")
 
 PATIENCE_SECONDS = 3.0
 """How long whoever wants to end waits for a read. The C++ engine has the same number."""
 
 
-def warn_of_stuck_reads(names: Sequence[str], what: str) -> None:
+def warn_of_stuck_reads(names: Sequence[str], readers: str) -> None:
     """Say which reads were left behind, where there are any.
 
     Args:
-        names: Of the samples that were being read.
-        what: What waits for them, such as "3 threads".
+        names: Of the samples that were being read, one for each reader.
+        readers: Who reads them, such as "the loader's threads".
+
+    Examples:
+        >>> from loaders.reads import warn_of_stuck_reads
+        >>> warn_of_stuck_reads([], "the loader's threads")
     """
     if names:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         warnings.warn(
-            f"the loader was closed and left {what} behind, which still read {', '.join(names[:3])}{more}: check the "
-            "disk or the network file system",
+            f"left behind: {len(names)} of {readers}, still reading {', '.join(names[:3])}{more}: "
+            "check the disk or the network file system",
             RuntimeWarning,
             stacklevel=3,
         )
@@ -35,21 +41,35 @@ class ReaderThreads:
     """Threads that call functions, in the order in which they are given; `close` leaves those behind that don't return.
 
     In contrast to those of `ThreadPoolExecutor`, the end of the process does not wait for them.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from loaders.reads import ReaderThreads
+        >>> threads = ReaderThreads(2)
+        >>> future = threads.submit(lambda: threads.at("0.jpg") or len(Path("photos/cat/0.jpg").read_bytes()))
+        >>> future.result() > 1000
+        True
+        >>> threads.close()
+        []
     """
 
     def __init__(self, num_threads: int) -> None:
-        self._tasks: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any], str] | None] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
         self._is_closed = False
         self._at: dict[threading.Thread, str] = {}
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(num_threads)]
         for thread in self._threads:
             thread.start()
 
-    def submit(self, function: Callable[[], Result], *, name: str) -> "Future[Result]":
-        """Have a thread call `function`, which is about the sample `name`."""
+    def submit(self, function: Callable[[], Result]) -> "Future[Result]":
+        """Have a thread call `function`."""
         future: Future[Result] = Future()
-        self._tasks.put((future, function, name))
+        self._tasks.put((future, function))
         return future
+
+    def at(self, name: str) -> None:
+        """Called by what a thread calls: the sample `name` is what it reads from now on."""
+        self._at[threading.current_thread()] = name
 
     def close(self) -> list[str]:
         """End the threads after what they are at; returns the names of what does not end within `PATIENCE_SECONDS`."""
@@ -59,11 +79,11 @@ class ReaderThreads:
         deadline = time.monotonic() + PATIENCE_SECONDS
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        return [self._at[thread] for thread in self._threads if thread.is_alive()]
+        return [self._at[thread] for thread in self._threads if thread.is_alive() and thread in self._at]
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None and not self._is_closed:
-            future, function, self._at[threading.current_thread()] = task
+            future, function = task
             try:
                 future.set_result(function())
             except BaseException as error:
