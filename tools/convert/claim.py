@@ -61,8 +61,8 @@ def claim(
             found = dict(json.loads(job_file.read_bytes()))
         except (ValueError, TypeError, RecursionError) as error:
             raise FastvitError(f"{job_file}: damaged; start over with --overwrite instead of --resume") from error
-        for key, value in wanted.items():
-            was = found.get(key)
+        for key in wanted | found:
+            was, value = found.get(key), wanted.get(key)
             if was != value and not (key in may_grow and type(was) is int and was < value):
                 raise FastvitError(
                     f"{job_file}: the interrupted conversion had another {key} ({str(was)[:80]} where it is "

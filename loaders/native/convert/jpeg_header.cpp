@@ -21,6 +21,15 @@ void read_tables(Bytes body, Header& header) {
     }
 }
 
+void note_quantization_tables(Bytes body, Header& header) {
+    while (!body.empty()) {
+        const std::size_t size = body[0] >> 4 ? 129 : 65;
+        require((body[0] & 15) < 4 && body.size() >= size);
+        header.has_quantization_table[body[0] & 15] = true;
+        body = body.subspan(size);
+    }
+}
+
 void read_frame(Bytes body, Header& header) {
     require(header.components.empty() && body.size() >= 6 && body[0] == 8);
     header.height = big_endian(&body[1]);
@@ -30,7 +39,7 @@ void read_frame(Bytes body, Header& header) {
     require(body.size() == 6 + 3 * num_components);
     int blocks = 0;
     for (const std::uint8_t* at = &body[6]; header.components.size() < num_components; at += 3) {
-        const Component component{at[0], static_cast<std::uint8_t>(at[1] >> 4), static_cast<std::uint8_t>(at[1] & 15)};
+        const Component component{at[0], static_cast<std::uint8_t>(at[1] >> 4), static_cast<std::uint8_t>(at[1] & 15), at[2]};
         require(component.h >= 1 && component.h <= 4 && component.v >= 1 && component.v <= 4);
         blocks += component.h * component.v;
         header.components.push_back(component);
@@ -49,6 +58,7 @@ void read_scan_header(Bytes body, Header& header) {
         component.dc_table = body[2 + 2 * number] >> 4;
         component.ac_table = body[2 + 2 * number] & 15;
         require(component.dc_table < 4 && component.ac_table < 4);
+        require(component.quantization_table < 4 && header.has_quantization_table[component.quantization_table]);
     }
     require(body[1 + 2 * num_components] == 0 && body[2 + 2 * num_components] == 63 && body[3 + 2 * num_components] == 0);
 }
@@ -72,6 +82,8 @@ Header read_header(Bytes jpeg) {
         at += segment.size();
         if (marker == kDht)
             read_tables(body, header);
+        else if (marker == kDqt)
+            note_quantization_tables(body, header);
         else if (marker == kSof0 || marker == kSof1)
             read_frame(body, header);
         else if (marker == kDri)
@@ -79,7 +91,7 @@ Header read_header(Bytes jpeg) {
         else if (marker == kSos)
             read_scan_header(body, header), header.scan = jpeg.subspan(at);
         else
-            require(marker == kDqt || (marker >= kApp0 && marker <= kApp15) || marker == kComment);
+            require((marker >= kApp0 && marker <= kApp15) || marker == kComment);
         if (marker == kSof0 || marker == kSof1 || marker == kDqt || tells_colours(marker, body)) header.kept.push_back(segment);
         if (marker == kSos) return header;
     }

@@ -33,7 +33,7 @@ struct TableSpec {
 };
 
 struct Component {
-    std::uint8_t id, h, v;
+    std::uint8_t id, h, v, quantization_table;
     std::uint8_t dc_table = 0, ac_table = 0;
 };
 
@@ -43,6 +43,7 @@ struct Header {
     std::vector<Component> components;
     int width = 0, height = 0, restart_interval = 0;
     std::array<TableSpec, 4> dc, ac;
+    std::array<bool, 4> has_quantization_table{};
     Bytes scan;  // and what comes behind it
 
     std::uint32_t mcus_per_row() const { return mcus(width, &Component::h); }

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 
+#include "convert/image_converter.hpp"
 #include "convert/restart_interval.hpp"
 #include "convert/scan_transcoder.hpp"
 #include "jpeg/errors.hpp"
+#include "jpeg/huffman_decoder.hpp"
 #include "jpeg/input_checks.hpp"
 #include "jpeg/output.hpp"
 
@@ -61,6 +63,12 @@ bool has_all_scans(const jpeg_decompress_struct& info) {
     return std::ranges::all_of(missing_bits, [](int bits) { return bits == 0; });
 }
 
+// Throws what the loaders would: some damage libjpeg repairs in silence.
+void check_by_our_decoder(std::span<const std::uint8_t> jpeg) {
+    static thread_local ImageConverter converter;
+    converter.decode(jpeg, {1, 0}, false);
+}
+
 // Any JPEG that libjpeg decodes, by way of its coefficients; throws ImageError or ForeignImageError.
 std::vector<std::uint8_t> transcode_coefficients(std::span<const std::uint8_t> jpeg, int wanted_interval) {
     check_is_jpeg(jpeg);
@@ -74,6 +82,7 @@ std::vector<std::uint8_t> transcode_coefficients(std::span<const std::uint8_t> j
         coefficients = jpeg_read_coefficients(&source);
         check_is_whole(source);
     });
+    if (HuffmanDecoder::can_decode(transcoder.source)) check_by_our_decoder(jpeg);
     if (!has_all_scans(transcoder.source)) throw ImageError("it lacks scans: a new file would have other pixels");
     const int interval = nearest_divisor(mcus_per_row(transcoder.source), wanted_interval);
     JpegOutput output(transcoder.target);

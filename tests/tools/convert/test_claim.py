@@ -36,6 +36,7 @@ def test_claims(options: ConversionOptions, tmp_path: Path):
         ({"seed": 1}, {"mode": "raw"}, "another seed (None where it is now 1)"),
         ({}, {"mode": "keep"}, "another mode (raw where it is now keep)"),
         ({}, {"mode": "raw", "more": 1}, "another more (None where it is now 1)"),
+        ({}, {}, "another mode (raw where it is now None)"),
         ({"part": "1/2"}, {"mode": "raw"}, "another part (None where it is now [1, 2])"),
     ],
 )

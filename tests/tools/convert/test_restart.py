@@ -208,24 +208,44 @@ def test_four_components_are_converted():
     assert restart(cmyk(97, 131, 2)).treatment is Treatment.CONVERTED
 
 
-@pytest.mark.parametrize("kind", [*REWRITTEN, *KEPT])
-def test_keep_stores_what_decodes_and_an_eighth_tells_as_much_as_the_whole(kind: str):
-    """Damage anywhere: `keep` refuses exactly what the loaders' decoder refuses."""
-    data, rng = (REWRITTEN | KEPT)[kind](), random.Random(0)
-    for _ in range(12):
-        damaged = bytearray(data)
-        for _ in range(rng.randint(1, 4)):
-            damaged[rng.randrange(find(data, SOS), len(data))] = rng.randrange(256)
-        if rng.random() < 0.3:
-            del damaged[rng.randrange(len(damaged) // 2, len(damaged)) :]
-        file = bytes(damaged)
-        try:
-            by_us(file)
-        except RuntimeError:
+def damaged(data: bytes, rng: random.Random) -> bytes:
+    """Some bytes of its scans are others, or it ends early."""
+    changed, scans = bytearray(data), find(data, SOS)
+    for _ in range(rng.randint(1, 4)):
+        changed[rng.randrange(scans, len(data))] = rng.randrange(256)
+    if rng.random() < 0.2:
+        del changed[rng.randrange(scans, len(data)) :]
+    return bytes(changed)
+
+
+def assert_one_answer(data: bytes) -> bool:
+    """Every mode takes it, or none does: what the loaders' decoder says. If so, `restart` changes no pixel."""
+    try:
+        pixels = by_us(data)
+    except RuntimeError:
+        for mode in ("keep", "restart", "reencode", "png"):
             with pytest.raises((RuntimeError, ValueError), match="."):
-                ImageEncoder(mode="keep").encode(file, name="1.jpg")
-        else:
-            assert ImageEncoder(mode="keep").encode(file, name="1.jpg").data == file
+                ImageEncoder(mode=mode).encode(data, name="1.jpg")
+        return False
+    assert ImageEncoder(mode="keep").encode(data, name="1.jpg").data == data
+    assert_the_same_pixels(data, restart(data).data)
+    for mode in ("reencode", "png"):
+        assert ImageEncoder(mode=mode).encode(data, name="1.jpg")[2:4] == pixels.shape[:2]
+    return True
+
+
+@pytest.mark.parametrize("kind", [*REWRITTEN, *KEPT])
+def test_one_answer_of_all_modes_for_what_is_damaged(kind: str):
+    """Of noise, more: damage makes it have coefficients past the last, which libjpeg repairs in silence."""
+    data, rng = (REWRITTEN | KEPT)[kind](), random.Random(0)
+    answers = [assert_one_answer(damaged(data, rng)) for _ in range(100 if kind == "noise" else 12)]
+    assert not all(answers)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_quantization_table_that_is_missing(number: int):
+    for options in ({}, {"progressive": True}):
+        assert not assert_one_answer(without(jpeg(photo(97, 131), **options), DQT, number))
 
 
 def test_without_check_damage_is_stored():

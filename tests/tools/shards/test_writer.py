@@ -166,7 +166,7 @@ def test_keys_that_a_reader_would_take_for_something_else(path: Path, key: str):
     ],
 )
 def test_samples_that_cannot_be_written_are_named(path: Path, monkeypatch, sample: ShardSample, message: str):
-    monkeypatch.setattr(writer, "_MAX_IMAGE_BYTES", 100)
+    monkeypatch.setattr(writer, "MAX_IMAGE_BYTES", 100)
     with pytest.raises(ValueError, match=rf"train-000000\.\w+: sample 1 \('{sample.key}'\): .*{message}"):
         write(path, SAMPLE, sample)
     assert os.listdir(path.parent) == []
