@@ -125,7 +125,8 @@ def _training(restored: Restored) -> dict[str, str]:
     if result.is_file():  # the run has ended
         try:
             ended = json.loads(result.read_bytes())
-            rows["speed"] = f"{ended['images_per_second']:,.0f} images/s on {ended['device']}"
+            if ended["images_per_second"] is not None:  # the run had more than its first steps
+                rows["speed"] = f"{ended['images_per_second']:,.0f} images/s on {ended['device']}"
             rows["fastvit"] = f"{ended['versions']['fastvit']}, torch {ended['versions']['torch']}"
         except (ValueError, LookupError, TypeError) as error:
             raise FastvitError(f"{result} is damaged ({error}); move it away to export without it") from error

@@ -185,6 +185,16 @@ def test_the_card_has_the_metrics_of_the_run(photo_run, command, tmp_path):
     assert module.model_card(restore(photo_run / "checkpoint.pt"), {}, opset=1).count("last evaluation") == 1
 
 
+def test_a_run_without_a_speed_has_a_card(untrained, config, command, tmp_path):
+    """It had no more than its first steps, which count in no rate."""
+    path = untrained(config)
+    result = {"images_per_second": None, "device": "cpu", "versions": {"fastvit": "0.1.0", "torch": "2"}}
+    path.with_name("result.json").write_text(json.dumps(result))
+    code, _, errors = command("export", path, "--out", tmp_path / "out")
+    assert code == 0, errors
+    assert "| speed |" not in (tmp_path / "out" / "README.md").read_text()
+
+
 def code_blocks(card: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", card, re.MULTILINE | re.DOTALL)
 
