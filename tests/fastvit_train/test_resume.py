@@ -45,6 +45,7 @@ REFUSED = {
     "data.area",
     "data.center_fraction",
     "data.crop",
+    "data.exif_orientation",
     "data.interpolation",
     "data.max_shift",
     "data.order",
