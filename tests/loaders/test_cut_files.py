@@ -97,10 +97,10 @@ def test_resident_names_the_sample(beton, monkeypatch):
     """It reads the file only while it is built."""
     decode = BetonRecords.decode
 
-    def cut_then_decode(records, index):
+    def cut_then_decode(records, index, **options):
         if index == 50:
             os.truncate(beton, PAGE)
-        return decode(records, index)
+        return decode(records, index, **options)
 
     monkeypatch.setattr(BetonRecords, "decode", cut_then_decode)
     config = LoaderConfig(batch_size=5, resolution=32, crop="whole", order="sequential", drop_last=False, num_workers=1)

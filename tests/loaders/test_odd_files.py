@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -121,20 +122,14 @@ def test_resident_names_an_image_where_it_can_decode_none(tmp_path):
         build_loader("resident", path, LoaderConfig(**options, num_workers=1))
 
 
-def test_a_pipe_among_the_images_is_not_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "pipe.jpg")
-    with pytest.raises(ValueError, match="regular file"):
-        FileRecords([tmp_path / "pipe.jpg"]).decode(0)
-
-
 def test_what_is_no_jpeg_is_decoded_by_several_threads(tmp_path, monkeypatch):
     path = folder(tmp_path, {f"{number}.png": saved(PHOTO, "PNG") for number in range(4)} | {"4.jpg": jpeg(PHOTO)})
     both = threading.Barrier(2, timeout=30)
     decode = FileRecords.decode
 
-    def decode_in_pairs(records: FileRecords, index: int) -> object:
+    def decode_in_pairs(records: FileRecords, index: int, **options: Any) -> object:
         both.wait()  # breaks where one thread decodes one image after the other
-        return decode(records, index)
+        return decode(records, index, **options)
 
     monkeypatch.setattr(FileRecords, "decode", decode_in_pairs)
     options = {"batch_size": 5, "resolution": SIDE, "crop": "whole", "order": "sequential", "drop_last": False}
