@@ -193,7 +193,7 @@ def _notes(train: DataSet, val: DataSet, classes_file: Path | None) -> Iterator[
     for path, labels in ((train.path, train.labels), (val.path, np.array(list(classes.values())))):
         missing = np.setdiff1d(np.arange(train.num_classes), labels).tolist()
         if missing:
-            shown = ", ".join(known[number] for number in missing[:5]) + (", …" if len(missing) > 5 else "")
+            shown = ", ".join(repr(known[number]) for number in missing[:5]) + (", …" if len(missing) > 5 else "")
             from_one = is_unnamed and missing == [0] and path == train.path
             question = "; do its labels begin at 1? They count from 0" if from_one else ""
             yield f"{path} has no image of {len(missing)} of the {train.num_classes} classes: {shown}{question}"

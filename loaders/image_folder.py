@@ -191,7 +191,8 @@ def _also(others: Mapping[str, int]) -> str:
 def _kind(name: str) -> str:
     """What a file is by its name: its extension in lower case, `.tar.gz` and the like as a whole."""
     found = _EXTENSION.search(name.lower())
-    return (found[1] or "") + found[2] if found else _NO_EXTENSION
+    kind = (found[1] or "") + found[2] if found else _NO_EXTENSION
+    return kind if kind.isprintable() else ascii(kind)[1:-1]
 
 
 def _is_passed_over(name: str) -> bool:

@@ -297,16 +297,16 @@ def test_what_may_not_be_meant_is_said(pets, write_images, tmp_path):
     assert said_of(pair(pets, val)) == [
         f"{pets}: left out 1 file: 1 .avif",
         f"{val}: left out 1 file: 1 .txt",
-        f"{val} has no image of 1 of the 3 classes: cat",
+        f"{val} has no image of 1 of the 3 classes: 'cat'",
         f"{val}: its classes have other numbers than those of {pets}, and are found by name",
     ]
     alone = write_folder(tmp_path / "alone", {"cat": 2})
     assert said_of(pair(alone, alone)) == [f"{alone} has one class alone: there is nothing to tell apart"]
     from_one = write_set(tmp_path / "from_one.beton", write_images, [1, 2, 3], None)
-    note = f"{from_one} has no image of 1 of the 4 classes: 0; do its labels begin at 1? They count from 0"
+    note = f"{from_one} has no image of 1 of the 4 classes: '0'; do its labels begin at 1? They count from 0"
     assert note in said_of(pair(from_one, from_one))
     few = write_set(tmp_path / "few.beton", write_images, [0, 9], None)
-    assert f"{few} has no image of 8 of the 10 classes: 1, 2, 3, 4, 5, …" in said_of(pair(few, few))
+    assert f"{few} has no image of 8 of the 10 classes: '1', '2', '3', '4', '5', …" in said_of(pair(few, few))
 
 
 @pytest.mark.parametrize("label", [1 << 16, 10**6, 10**9, 10**17])

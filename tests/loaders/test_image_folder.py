@@ -91,6 +91,11 @@ def test_what_is_left_out_is_counted_by_kind(tmp_path):
     assert describe_left_out(found.left_out) == words
 
 
+def test_every_kind_can_be_printed(tmp_path):
+    write(tmp_path, "cat/1.jpg", "cat/a.\udcff", "cat/b.x\ny")
+    assert ClassFolders(tmp_path).left_out == {r".\udcff": 1, r".x\ny": 1}
+
+
 @pytest.mark.parametrize(
     "names",
     [
