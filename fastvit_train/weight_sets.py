@@ -78,7 +78,9 @@ def open_weights(path: Path) -> Iterator[list[WeightSet]]:
         try:
             tensors = load_file(path)
         except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
-            raise UnreadableFileError(f"it is a damaged safetensors file: {' '.join(str(error).split())}") from error
+            raise UnreadableFileError(
+                f"it is a safetensors file that cannot be read: {' '.join(str(error).split())}"
+            ) from error
         yield [WeightSet((), tensors)]
         return
     with open_torch_file(path) as content:

@@ -149,12 +149,13 @@ def check_resolution(
     without_values = replace(config, mimetic_init=False, zero_residual=False, positions="learned")
     name = _SHORT_NAMES.get(arch, arch.removeprefix(_TIMM_PREFIX))
     own = None if name in MODELS else timm.get_pretrained_cfg_value(name, "input_size")
-    require_possible_size(
-        arch,
-        lambda side: build_model(arch, num_classes=2, resolution=side, config=without_values, phases=phases),
-        resolution=resolution,
-        own=own and own[-1],
-    )
+    for each in dict.fromkeys([resolution, *(other for _, other, _ in phases)]):
+        require_possible_size(
+            arch,
+            lambda side: build_model(arch, num_classes=2, resolution=side, config=without_values, phases=phases),
+            resolution=each,
+            own=own and own[-1],
+        )
 
 
 def _factory(arch: str) -> Callable[..., nn.Module]:

@@ -1,5 +1,6 @@
 """Which image sizes a model takes."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
@@ -58,10 +59,13 @@ def require_possible_size(arch: str, build: Callable[[int], nn.Module], *, resol
         FastvitError: The size is not possible.
     """
     failure = None if resolution == own else _failure(build, resolution)
+    if isinstance(failure, FastvitError):
+        raise failure
     if failure is not None and (own is None or _failure(build, own) is None):
+        reason = (str(failure) or type(failure).__name__).splitlines()[0]
         made_for = "" if own is None else f"; it was made for {own} px"
         possible = "".join(f"; {side} px would do" for side in _nearest(build, resolution))
-        raise FastvitError(f"{arch} cannot take images of {resolution} px: {failure}{possible}{made_for}")
+        raise FastvitError(f"{arch} cannot take images of {resolution} px: {reason}{possible}{made_for}") from failure
 
 
 def _nearest(build: Callable[[int], nn.Module], resolution: int) -> Iterator[int]:
@@ -72,13 +76,12 @@ def _nearest(build: Callable[[int], nn.Module], resolution: int) -> Iterator[int
         yield from islice((side for side in sides if _failure(build, side) is None), 1)
 
 
-def _failure(build: Callable[[int], nn.Module], resolution: int) -> str | None:
+def _failure(build: Callable[[int], nn.Module], resolution: int) -> Exception | None:
     """Why a model does not work at this size; None if it does."""
     try:
-        with torch.device("meta"), torch.no_grad():
+        with torch.device("meta"), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             build(resolution).eval()(torch.zeros(2, 3, resolution, resolution))
-    except FastvitError:
-        raise
     except Exception as error:  # each model fails in its own way
-        return (str(error) or type(error).__name__).splitlines()[0]
+        return error
     return None

@@ -66,6 +66,13 @@ def test_the_accuracy_does_not_depend_on_the_order_of_the_classes(trained, other
     assert said.count("its classes have other numbers than those of") == 1
 
 
+def test_a_resolution_that_does_not_fit_is_refused_before_anything_is_made(config, monkeypatch):
+    monkeypatch.setattr("fastvit_train.train.build_loaders", lambda *_: pytest.fail("the data were read"))
+    monkeypatch.setattr("fastvit_train.train.claim_folder", lambda *_: pytest.fail("the folder was made"))
+    with pytest.raises(ValueError, match="resolution must be a multiple of the 16 px .*; the nearest are 32 and 48"):
+        train(replace(config, data=replace(config.data, resolution=40)))
+
+
 def test_a_run_says_how_large_its_steps_are(config, capsys):
     train(replace(config, accumulate=4, max_steps=1))
     line = "batch       32 images over 1 device: 32 on each, in 4 parts of 8; learning rate 0.003\n"

@@ -90,7 +90,7 @@ PixelView ImageConverter::shrink(const PixelView& pixels, const SizeLimits& limi
 PixelView ImageConverter::turn(const PixelView& pixels, int orientation) {
     const Turn turn = turn_of(orientation);
     if (!turn.changes_pixels()) return pixels;
-    turned_.resize(3 * static_cast<std::size_t>(pixels.height) * static_cast<std::size_t>(pixels.width));
+    turned_.make_room(3 * static_cast<std::size_t>(pixels.height) * static_cast<std::size_t>(pixels.width));
     turn_pixels(pixels.data, pixels.height, pixels.width, turn, turned_.data());
     if (turn.transposes) return {turned_.data(), pixels.width, pixels.height};
     return {turned_.data(), pixels.height, pixels.width};

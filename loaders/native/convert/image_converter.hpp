@@ -54,8 +54,7 @@ class ImageConverter {
     JpegDecoder decoder_;
     Resizer resizer_;
     ResizerSink resizer_sink_;
-    PixelMemory pixels_;
-    std::vector<std::uint8_t> turned_;
+    PixelMemory pixels_, turned_;
     bool is_ycc_ = false;
 };
 

@@ -43,6 +43,11 @@ def test_phases_are_looked_at_too():
         check_resolution("vit_small_cifar", resolution=32, config=ModelConfig(), phases=((0.5, 18, 0.0),))
 
 
+def test_phases_in_which_a_model_fails_are_refused():
+    with pytest.raises(ValueError, match="resnet_fast_cifar cannot take images of 6 px"):
+        check_resolution("resnet_fast_cifar", resolution=32, config=ModelConfig(), phases=((0.5, 6, 0.0),))
+
+
 @pytest.mark.parametrize(
     ("arch", "message"),
     [
