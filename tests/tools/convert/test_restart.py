@@ -38,6 +38,7 @@ from jpeg_builders import (
     with_16_bit_tables,
     with_adobe_transform,
     with_fill_bytes,
+    with_restarts,
     without,
 )
 from loaders import _native
@@ -187,6 +188,8 @@ def test_what_ends_after_some_of_its_scans_is_refused():
     for data in (progressive(), in_scans(photo(97, 131).split())):
         starts = [at for at in range(len(data)) if data[at : at + 2] == bytes([0xFF, SOS])]
         for end in starts[1:]:
+            with pytest.raises(RuntimeError, match="."):
+                with_restarts(data[:end])
             for mode in ("keep", "restart", "reencode"):
                 with pytest.raises(ValueError, match="cut short: it has no end marker"):
                     ImageEncoder(mode=mode).encode(data[:end], name="1.jpg")
