@@ -158,7 +158,7 @@ def _high_bytes(image: ImageFile) -> NDArray[np.uint8]:
 def _wide_samples(image: PpmImageFile, data: memoryview) -> NDArray[np.uint8] | None:
     """The pixels of a PPM of more than 8 bits, of which Pillow would not take the high byte; None for any other."""
     decoder, _, offset, options = image.tile[0]
-    if not isinstance(options, tuple) or not decoder.startswith("ppm") or options[1] <= 255:
+    if not isinstance(options, tuple) or not decoder.startswith("ppm") or (options[1] or 0) <= 255:
         return None
     if decoder == "ppm_plain":
         raise ImageError("the PPM is text with numbers over 255; convert it to the binary kind")

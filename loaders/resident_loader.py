@@ -103,5 +103,6 @@ def _decode_all(records: ImageRecords, path: Path, config: LoaderConfig) -> tupl
                 )
             stored[index] = image.permute(1, 2, 0)
     if stored is None:
-        raise FastvitError(f"no image of {path} can be decoded")
+        first = next(iter(bad.values()))
+        raise FastvitError(f"no image of {path} can be decoded, such as {first.name}: {first.reason}")
     return stored, bad

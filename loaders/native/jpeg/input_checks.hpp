@@ -19,7 +19,8 @@ inline void check_is_jpeg(std::span<const std::uint8_t> data) {
     if (data.size() < 2 || data[0] != 0xFF || data[1] != 0xD8) throw ForeignImageError("it is not a JPEG");
 }
 
-// A progressive image needs all of its coefficients in memory: 3 GB for 20,000 x 20,000 pixels without subsampling.
+// A progressive image needs all of its coefficients in memory: 3 GB for 20,000 x 20,000 pixels without subsampling. What is
+// decoded whole may take as much.
 constexpr long kMaxJpegMemory = 4L << 30;
 
 // No encoder makes more than a dozen; thousands of scans over a large image are an attack.

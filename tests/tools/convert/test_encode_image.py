@@ -148,6 +148,12 @@ def test_raw_and_png_store_the_decoded_pixels(data: bytes):
     np.testing.assert_array_equal(decoded(lossless.data), image.data)
 
 
+def test_of_16_bits_the_high_byte_is_stored():
+    ramp = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
+    image = encode(file(Image.fromarray(ramp), "PNG"), "raw")
+    np.testing.assert_array_equal(image.data, np.repeat((ramp >> 8)[:, :, None], 3, 2))
+
+
 def test_pixels_are_kept_raw_or_encoded():
     pixels = np.asarray(photo())
     image = encode(pixels, "raw")
