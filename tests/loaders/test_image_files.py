@@ -337,7 +337,7 @@ def test_a_side_longer_than_a_jpeg_may_have(kind: str):
         decode_image(large(kind, 70_000, 9))
 
 
-MEMORY = """
+MEMORY = r"""
 import re, sys
 from pathlib import Path
 from loaders.image_files import ImageError, decode_image
