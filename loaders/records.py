@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.datasets import ImageFolder
-from torchvision.io import ImageReadMode, decode_image
 
 from loaders import _native
 from loaders.beton import Beton, ImageMode
 from loaders.errors import FastvitError
+from loaders.image_files import ImageError, decode_image
 from loaders.tar_shard import TarShard, find_shards, open_each
 
 __all__ = ["BetonRecords", "FileRecords", "FolderRecords", "ImageRecords", "TarRecords", "open_records"]
@@ -30,12 +30,12 @@ class ImageRecords(Protocol):
         """The whole image, uint8 [3, h, w] RGB; EXIF orientation is ignored.
 
         Raises:
-            RuntimeError: The image is damaged.
+            ImageError: The image is damaged.
             OSError: Its file cannot be read.
         """
 
     def name(self, index: int) -> str:
-        """What to call the record in a message."""
+        """What to call the record in a message, which can be printed: bytes of a file's name may be no text."""
 
     def native(self) -> _native.Records:
         """The records for the C++ engine, which reads their bytes itself."""
@@ -61,14 +61,14 @@ class BetonRecords:
     def decode(self, index: int) -> Tensor:
         """See `ImageRecords.decode`."""
         beton = self._beton
-        data = torch.from_numpy(_copy_of(beton, index))
+        data = _copy_of(beton, index)
         height, width = int(beton.heights[index]), int(beton.widths[index])
         if beton.modes[index] == ImageMode.RAW:
-            return data.view(height, width, 3).permute(2, 0, 1)
-        image = _decode_rgb(data)
-        if image.shape[1:] != (height, width):
-            raise RuntimeError(f"it decodes to {tuple(image.shape[1:])}, where the file's table says {(height, width)}")
-        return image
+            return _as_tensor(data.reshape(height, width, 3))
+        pixels = decode_image(data)
+        if pixels.shape[:2] != (height, width):
+            raise ImageError(f"it decodes to {pixels.shape[:2]}, where the file's table says {(height, width)}")
+        return _as_tensor(pixels)
 
     def name(self, index: int) -> str:
         """See `ImageRecords.name`."""
@@ -104,16 +104,15 @@ class FileRecords:
 
     def decode(self, index: int) -> Tensor:
         """See `ImageRecords.decode`."""
-        data = _native.read_file(os.fsencode(self._files[index]))
-        return _decode_rgb(torch.from_numpy(np.frombuffer(bytearray(data), np.uint8)))
+        return _as_tensor(decode_image(_native.read_file(os.fsencode(self._files[index]))))
 
     def name(self, index: int) -> str:
         """See `ImageRecords.name`."""
-        return self._files[index]
+        return os.fsencode(self._files[index]).decode(errors="backslashreplace")
 
     def native(self) -> _native.Records:
         """See `ImageRecords.native`."""
-        return _native.file_records(self._files)
+        return _native.file_records([os.fsencode(file) for file in self._files])
 
 
 class FolderRecords(FileRecords):
@@ -165,7 +164,7 @@ class TarRecords:
     def decode(self, index: int) -> Tensor:
         """See `ImageRecords.decode`."""
         shard, number = self._place(index)
-        return _decode_rgb(torch.from_numpy(_copy_of(shard, number)))
+        return _as_tensor(decode_image(_copy_of(shard, number)))
 
     def name(self, index: int) -> str:
         """See `ImageRecords.name`."""
@@ -219,10 +218,10 @@ def _native_shard(shard: TarShard) -> _native.Records:
 
 
 def _copy_of(file: Beton | TarShard, index: int) -> NDArray[np.uint8]:
-    """An image's bytes; copied, as torch warns of memory that is read-only.
+    """An image's bytes, which stay as they are even if the file becomes shorter.
 
     Raises:
-        OSError: The file has become shorter.
+        OSError: It has become shorter.
     """
     offset = file.offsets[index]
     data = file.data[offset : offset + file.sizes[index]].copy()
@@ -231,6 +230,6 @@ def _copy_of(file: Beton | TarShard, index: int) -> NDArray[np.uint8]:
     return data
 
 
-def _decode_rgb(data: Tensor) -> Tensor:
-    image: Tensor = decode_image(data, mode=ImageReadMode.RGB)
-    return image
+def _as_tensor(pixels: NDArray[np.uint8]) -> Tensor:
+    """Pixels [h, w, 3] as [3, h, w]."""
+    return torch.from_numpy(pixels).permute(2, 0, 1)

@@ -15,6 +15,7 @@ from loaders.config import LoaderConfig
 from loaders.contract import BadSample, BadSampleError, Batch
 from loaders.cpus import num_threads
 from loaders.errors import FastvitError
+from loaders.image_files import ImageError
 from loaders.reads import ReaderThreads, warn_of_stuck_reads
 from loaders.records import ImageRecords, open_records
 
@@ -85,7 +86,7 @@ def _decode_all(records: ImageRecords, path: Path, *, num_workers: int) -> tuple
         threads.at(records.name(index))
         try:
             return records.decode(index)
-        except (OSError, RuntimeError) as error:
+        except (OSError, ImageError) as error:
             bad[index] = bad_sample(records, index, error)
             return None
 
@@ -109,5 +110,6 @@ def _decode_all(records: ImageRecords, path: Path, *, num_workers: int) -> tuple
     finally:
         warn_of_stuck_reads(threads.close(), "the loader's threads")
     if stored is None:
-        raise FastvitError(f"no image of {path} can be decoded")
+        first = next(iter(bad.values()))
+        raise FastvitError(f"no image of {path} can be decoded, such as {first.name}: {first.reason}")
     return stored, bad

@@ -1,4 +1,4 @@
-"""The `torch` backend: torchvision's decoding and transforms in a DataLoader, the reference for all others."""
+"""The `torch` backend: whole images and torchvision's transforms in a DataLoader, the reference for all others."""
 
 import multiprocessing
 import os
@@ -24,6 +24,7 @@ from loaders.config import LoaderConfig
 from loaders.contract import BadSample, BadSampleError, Batch
 from loaders.cpus import automatic_workers
 from loaders.errors import FastvitError
+from loaders.image_files import ImageError
 from loaders.reads import PATIENCE_SECONDS, warn_of_stuck_reads
 from loaders.records import ImageRecords, open_records
 
@@ -62,7 +63,7 @@ class _Batches(Dataset[tuple[Batch, list[BadSample]]]):
             try:
                 images.append(self._sample(sample, index, request))
                 good.append(index)
-            except (OSError, RuntimeError) as error:
+            except (OSError, RuntimeError, ImageError) as error:
                 bad.append(bad_sample(self.records, index, error))
         self.at[number] = -1
         # In a worker, collating writes into memory that it shares with the main process: nothing is copied again.
@@ -129,7 +130,7 @@ class TorchLoader(PlannedEpochs):
     """
 
     def __init__(self, path: Path, config: LoaderConfig) -> None:
-        records = open_records(path)
+        records = self._open(path)
         super().__init__(config, num_samples=len(records.labels))
         self._raise = config.on_error == "raise"
         num_workers = automatic_workers() if config.num_workers is None else config.num_workers
@@ -149,6 +150,10 @@ class TorchLoader(PlannedEpochs):
             pin_memory=config.device.type == "cuda",
         )
         self._running: Iterator[tuple[Batch, list[BadSample]]] | None = None
+
+    @staticmethod
+    def _open(path: Path) -> ImageRecords:
+        return open_records(path)
 
     def requests(self) -> Iterator[_Request]:
         """What the workers are asked for in this epoch, batch by batch."""
