@@ -288,7 +288,7 @@ def test_a_damaged_image_is_named(folder: Path, out: Path, mode: str, capsys: py
 def test_a_damaged_first_image_leaves_nothing(folder: Path, out: Path, capsys: pytest.CaptureFixture[str]):
     (folder / "class 0" / "00.JPEG").write_bytes(b"")
     assert run("folder", folder, out) == 1
-    assert_one_message(capsys, "00.JPEG", "it is none of JPEG, PNG")
+    assert_one_message(capsys, "00.JPEG", "cannot be converted: the file is empty")
     assert os.listdir(out.parent) == []
 
 
