@@ -19,8 +19,13 @@ from loaders.crop import Crop
 
 __all__ = ["CROPS", "MODULES", "PEERS", "BenchLoader", "Loading", "Measurement", "WarmUp", "bench_loader"]
 
-PEERS = ("dali", "limit")
-MODULES = {name: f"loaders.{name}_loader" for name in BACKENDS} | {name: f"benchmarks.peers.{name}" for name in PEERS}
+PEERS = {
+    "dali": "benchmarks.peers.dali",
+    "limit": "benchmarks.peers.limit",
+    "torch": "benchmarks.peers.torchvision_loader",
+}
+"""The contenders that are no backends as users have them."""
+MODULES = {name: f"loaders.{name}_loader" for name in BACKENDS} | PEERS
 """What each contender imports before its clock starts."""
 CROPS: dict[str, Crop] = {"train": "random_resized", "val": "center", "whole": "whole", "shift": "shift"}
 
@@ -40,8 +45,8 @@ class BenchLoader:
     resolution: int = 224
     """Side of the images that the loaders hand over, in pixels."""
     loaders: tuple[str, ...] = ("native", "ffcv", "torch")
-    """Which, separated by spaces or commas: the backends, `dali` (NVIDIA DALI on the CPU), or `limit` (region decoding
-    with libjpeg-turbo and nothing else)."""
+    """Which, separated by spaces or commas: the backends, of which `torch` uses torchvision's decoder, `dali`
+    (NVIDIA DALI on the CPU), or `limit` (region decoding with libjpeg-turbo and nothing else)."""
     threads: int = 2
     """Threads or worker processes of each."""
     batch_size: int = 256

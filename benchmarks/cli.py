@@ -7,10 +7,12 @@ from importlib import import_module
 
 import tyro
 
+from loaders.command import run_command
 from loaders.errors import FastvitError
 
 __all__ = ["main"]
 
+_PROG = "fastvit-bench"
 # Each NAME is a module bench_NAME with its options, BenchName, and the function bench_name that takes them.
 _BENCHMARKS = {
     "loader": "loaders side by side on one file",
@@ -22,21 +24,23 @@ _BENCHMARKS = {
 
 
 def main() -> int:
-    """Run the benchmark that the command line names; 0 when done, 1 after an error."""
+    """Run the benchmark that the command line names; 0 when done, 1 after an error, 130 after Ctrl-C."""
+    return run_command(_run, name=_PROG, interrupted=f"{_PROG}: interrupted")
+
+
+def _run() -> None:
     name, arguments = _split(sys.argv[1:])
     try:
         module = import_module(f"benchmarks.bench_{name}")  # here, as a library may be missing, and as it takes seconds
-        options = tyro.cli(getattr(module, f"Bench{name.capitalize()}"), prog=f"fastvit-bench {name}", args=arguments)
+        options = tyro.cli(getattr(module, f"Bench{name.capitalize()}"), prog=f"{_PROG} {name}", args=arguments)
         getattr(module, f"bench_{name}")(options)
-    except (FastvitError, RuntimeError, OSError) as error:
-        print(f"fastvit-bench: {error}", file=sys.stderr)
-        return 1
-    return 0
+    except RuntimeError as error:
+        raise FastvitError(str(error)) from error
 
 
 def _split(arguments: Sequence[str]) -> tuple[str, list[str]]:
     """The benchmark's name, and the rest of the command line."""
-    parser = argparse.ArgumentParser(prog="fastvit-bench", description="Measure fastvit and others side by side.")
+    parser = argparse.ArgumentParser(prog=_PROG, description="Measure fastvit and others side by side.")
     benchmarks = parser.add_subparsers(dest="name", required=True, metavar="BENCHMARK", title="benchmarks")
     for name, line in _BENCHMARKS.items():
         benchmarks.add_parser(name, help=line, add_help=False)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastvit_train.distributed import World
 from loaders.atomic_file import atomic_file
-from loaders.errors import FastvitError
+from loaders.errors import FastvitError, reason_of
 
 __all__ = [
     "FORMAT_VERSION",
@@ -67,8 +67,7 @@ def load(path: Path) -> dict[str, Any]:
     except (MemoryError, UnusableCheckpointError):
         raise
     except Exception as error:  # there is no end of the ways in which a foreign file can fail
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UnusableCheckpointError(f"it cannot be read: {reason}") from error
+        raise UnusableCheckpointError(f"it cannot be read: {reason_of(error)}") from error
     if not isinstance(state, dict) or state.get("format_version") != FORMAT_VERSION:
         raise UnusableCheckpointError("it is not a checkpoint of this version of fastvit")
     return state

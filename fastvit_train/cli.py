@@ -4,7 +4,7 @@ import argparse
 import importlib.metadata
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from fastvit_train.config import Config
 from fastvit_train.config_json import from_dict, to_dict
 from fastvit_train.option_rules import reset_unused
 from fastvit_train.presets import PRESETS, build_preset, preset_of, summary
+from loaders.command import run_command
 from loaders.errors import FastvitError
 
 __all__ = ["CommandLine", "main", "parse"]
@@ -144,21 +145,10 @@ def main() -> int:
     """
     name, *arguments = sys.argv[1:] or [""]
     if name in COMMANDS:
-        return _end(partial(_use, name, arguments), f"{_PROG} {name}", interrupted="interrupted")
-    return _end(_train, _PROG, interrupted="interrupted; --resume auto continues from the last checkpoint")
-
-
-def _end(work: Callable[[], int], prog: str, *, interrupted: str) -> int:
-    """Do the work; returns its exit code, or that of an error or of Ctrl-C, which are one message each."""
-    try:
-        return work()
-    except (FastvitError, OSError) as error:
-        notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-        print(f"{prog}: {error}{notes}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"{prog}: {interrupted}", file=sys.stderr)
-        return 130
+        prog = f"{_PROG} {name}"
+        return run_command(partial(_use, name, arguments), name=prog, interrupted=f"{prog}: interrupted")
+    interrupted = f"{_PROG}: interrupted; --resume auto continues from the last checkpoint"
+    return run_command(_train, name=_PROG, interrupted=interrupted)
 
 
 def _use(name: str, arguments: Sequence[str]) -> int:

@@ -9,7 +9,7 @@ import torch
 
 from fastvit_train.config import Config
 from fastvit_train.run import Run
-from loaders.errors import FastvitError
+from loaders.errors import FastvitError, reason_of
 
 __all__ = ["Place", "explain_errors"]
 
@@ -46,8 +46,9 @@ def explain_errors(config: Config, folder: Path) -> Iterator[Place]:
         raise
     except Exception as error:
         if is_out_of_memory(error):
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise FastvitError(f"out of memory {place}: {reason}; {_what_needs_less(config, place)}") from error
+            raise FastvitError(
+                f"out of memory {place}: {reason_of(error)}; {_what_needs_less(config, place)}"
+            ) from error
         error.add_note(f"fastvit was {place}")
         raise
 

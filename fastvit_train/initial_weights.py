@@ -13,7 +13,7 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from fastvit_train.models import classifier_names
-from loaders.errors import FastvitError
+from loaders.errors import FastvitError, reason_of
 
 __all__ = ["fill_model", "load_initial_weights", "read_weights"]
 
@@ -89,8 +89,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise FastvitError(f"--init-from {path} cannot be read: {reason}") from error
+        raise FastvitError(f"--init-from {path} cannot be read: {reason_of(error)}") from error
     if isinstance(state, dict):
         state = next((state[key] for key in _WEIGHT_KEYS if isinstance(state.get(key), dict)), state)
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fastvit_train.config import Config
 from fastvit_train.distributed import World
 from fastvit_train.schedule import Phase
-from loaders.errors import FastvitError
+from loaders.errors import FastvitError, reason_of
 
 __all__ = ["WARM_UP_STEPS", "CudaRecorder", "Recorder", "Recording", "StepGraph", "build_step_graph", "can_make_graphs"]
 
@@ -145,9 +145,8 @@ class CudaRecorder:
             raise
         except RuntimeError as error:
             first = error.__context__ or error  # the graph's own end fails as well
-            reason = str(first).splitlines()[0]
             raise FastvitError(
-                f"a training step of this model cannot become a CUDA graph: {reason}; add --cuda-graph off"
+                f"a training step of this model cannot become a CUDA graph: {reason_of(first)}; add --cuda-graph off"
             ) from error
         return _CudaRecording(graph, result)
 

@@ -10,15 +10,14 @@ from torch import Tensor
 
 from loaders.config import LoaderConfig
 from loaders.contract import BadSample
-from loaders.errors import FastvitError
+from loaders.errors import FastvitError, reason_of
 from loaders.order import BatchPlan
 from loaders.records import ImageRecords
 
 
 def bad_sample(records: ImageRecords, index: int, error: Exception) -> BadSample:
     """A sample that decoding failed for, with the error's first line: after it, torch lists a stack of C++ calls."""
-    lines = str(error).splitlines() or [type(error).__name__]
-    return BadSample(index, records.name(index), lines[0])
+    return BadSample(index, records.name(index), reason_of(error))
 
 
 def loader_closed() -> FastvitError:

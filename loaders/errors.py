@@ -1,6 +1,6 @@
 """The error whose message is for the user."""
 
-__all__ = ["FastvitError", "MissingPackageError"]
+__all__ = ["FastvitError", "MissingPackageError", "reason_of"]
 
 
 class FastvitError(ValueError):
@@ -27,3 +27,14 @@ class MissingPackageError(FastvitError, ImportError):
         ...     print(error)
         needs FFCV; install it with: pip install 'fastvit[ffcv]'
     """
+
+
+def reason_of(error: BaseException) -> str:
+    r"""Why something failed, in one line: the first line of the error's message, or its kind where it has none.
+
+    Examples:
+        >>> from loaders.errors import reason_of
+        >>> reason_of(RuntimeError("out of memory\nTracing...")), reason_of(EOFError())
+        ('out of memory', 'EOFError')
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -37,6 +37,7 @@ from loaders.config import LoaderConfig
 from loaders.contract import BadSampleError, Batch
 from loaders.cpus import num_threads
 from loaders.errors import FastvitError
+from loaders.image_files import ImageError
 from loaders.records import BetonRecords
 
 __all__ = ["FFCVLoader"]
@@ -122,7 +123,7 @@ class FFCVLoader(PlannedEpochs):
         for row in np.flatnonzero(~decoded.good).tolist():
             try:
                 self._decode_again(decoded, row)
-            except RuntimeError as error:
+            except ImageError as error:
                 sample = bad_sample(self._records, int(indices[row]), error)
                 if self._config.on_error == "raise":
                     raise BadSampleError(sample) from error
@@ -137,7 +138,7 @@ class FFCVLoader(PlannedEpochs):
         """Put the pixels of another decoder in the place of those that FFCV's does not vouch for.
 
         Raises:
-            RuntimeError: That one cannot decode the image either.
+            ImageError: That one cannot decode the image either.
         """
         image = self._records.decode(int(decoded.indices[row])).permute(1, 2, 0).contiguous().numpy()
         boxes, flips, shifts = decoded.crops

@@ -12,11 +12,11 @@ from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.PpmImagePlugin import PpmImageFile
-from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, PLANAR_CONFIGURATION, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from loaders import _native
-from loaders.errors import FastvitError
+from loaders.errors import FastvitError, reason_of
 
 __all__ = ["IMAGE_EXTENSIONS", "ImageError", "decode_image"]
 
@@ -40,10 +40,13 @@ _READERS: dict[str, tuple[Callable[[bytes], bool], type[ImageFile]]] = {
     "PPM": (lambda start: start[:2] in (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6"), PpmImageFile),
 }
 
+# More than any camera takes. A file of some kilobytes may claim any number, and fill the memory.
 _MAX_PIXELS = 2**29 // 3
-"""Half a GiB, more than any camera takes: a file of some kilobytes may claim any number, and fill the memory."""
+_MAX_SIDE = 65_535
 
+# Values of tags of TIFF.
 _WHITE_IS_ZERO = 0
+_IN_PLANES = 2
 
 
 class ImageError(FastvitError):
@@ -82,58 +85,69 @@ def decode_image(data: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
     """
     file = np.frombuffer(data, np.uint8)
     start = file[:12].tobytes()
-    if start.startswith(_JPEG_START):
-        try:
+    try:
+        if start.startswith(_JPEG_START):
             return _native.decode_jpeg(file, max_side=0, min_side=0)
-        except (RuntimeError, MemoryError) as error:
-            raise ImageError(_first_line(error)) from error
-    for name, (accepts, reader) in _READERS.items():
-        if accepts(start):
-            return _decode_by_pillow(file.data, name, reader)
-    problem = "it is none of" if start else "the file is empty, and none of"
-    raise ImageError(f"{problem} {', '.join(['JPEG', *_READERS])}")
+        for name, (accepts, reader) in _READERS.items():
+            if accepts(start):
+                return _decode_by_pillow(file.data, name, reader)
+    except MemoryError as error:
+        raise ImageError("there is not enough memory for its pixels") from error
+    except RuntimeError as error:  # of the decoder for JPEGs
+        raise ImageError(reason_of(error)) from error
+    raise ImageError(f"it is none of {', '.join(['JPEG', *_READERS])}" if start else "the file is empty")
 
 
 def _decode_by_pillow(data: memoryview, name: str, reader: type[ImageFile]) -> NDArray[np.uint8]:
     try:
         with reader(io.BytesIO(data)) as image:
             width, height = image.size
-            if width * height > _MAX_PIXELS:
-                raise ImageError(f"the {name} has {width} x {height} pixels, more than {_MAX_PIXELS:,}")
-            if isinstance(image, PngImageFile):
-                _check_png(data)
-            if isinstance(image, TiffImageFile):
-                image.getexif()[ExifTags.Base.Orientation] = 1  # Pillow turns these images, and no others
-            if isinstance(image, PpmImageFile) and (wide := _wide_samples(image, data)) is not None:
-                return wide
-            if image.mode.startswith(("I", "F")):
-                return _rgb_of_grey(_high_bytes(image, name))
-            # A palette with transparency goes through RGBA: Pillow warns about the direct way.
-            opaque = image.convert("RGBA") if "transparency" in image.info else image
-            return np.array(opaque.convert("RGB"))
-    except ImageError:
+            if width * height > _MAX_PIXELS or max(width, height) > _MAX_SIDE:
+                limits = f"at most {_MAX_PIXELS:,} are read, and {_MAX_SIDE:,} on a side"
+                raise ImageError(f"the {name} has {width} x {height} pixels; {limits}")
+            return _pixels(image, data)
+    except (ImageError, MemoryError):
         raise
     except Exception as error:  # Pillow's readers raise nearly everything for damaged files
-        raise ImageError(f"the {name} is damaged or of a rare kind: {_first_line(error)}") from error
+        raise ImageError(f"the {name} is damaged or of a rare kind: {reason_of(error)}") from error
+
+
+def _pixels(image: ImageFile, data: memoryview) -> NDArray[np.uint8]:
+    """Read the pixels of an image of which so far only the header was read."""
+    if isinstance(image, PngImageFile):
+        _check_png(data)
+    elif isinstance(image, TiffImageFile):
+        _check_tiff(image)
+        image.getexif()[ExifTags.Base.Orientation] = 1  # Pillow turns images of this format, and no others
+    elif isinstance(image, PpmImageFile) and (samples := _wide_samples(image, data)) is not None:
+        return samples
+    if image.mode.startswith("I"):
+        return _rgb_of_grey(_high_bytes(image))
+    # A palette with transparency goes through RGBA: Pillow warns about the direct way.
+    opaque = image.convert("RGBA") if "transparency" in image.info else image
+    return np.array(opaque.convert("RGB"))
 
 
 def _check_png(data: memoryview) -> None:
-    """See that the checksums of a PNG's chunks are right, for Pillow leaves those of the pixels out."""
+    """See that the pixels' checksums are right, which Pillow does not look at."""
     place, kind = len(_PNG_START), b""
-    while kind != b"IEND":
-        if place + 8 > len(data) or place + 12 + (size := int.from_bytes(data[place : place + 4])) > len(data):
-            raise ImageError("the PNG is cut short")
-        kind, content = bytes(data[place + 4 : place + 8]), data[place + 4 : place + 8 + size]
-        place += 12 + size
-        if zlib.crc32(content) != int.from_bytes(data[place - 4 : place]):
-            raise ImageError(f"the PNG is damaged: the checksum of its part {kind.decode('ascii', 'replace')} is wrong")
+    while kind != b"IEND" and place + 8 <= len(data):
+        size, kind = int.from_bytes(data[place : place + 4]), bytes(data[place + 4 : place + 8])
+        begin, place = place + 4, place + 12 + size
+        if kind == b"IDAT" and zlib.crc32(data[begin : place - 4]) != int.from_bytes(data[place - 4 : place]):
+            raise ImageError("the PNG is damaged or cut short: a checksum of its pixels is wrong")
 
 
-def _high_bytes(image: ImageFile, name: str) -> NDArray[np.uint8]:
-    """Grey of 16 bits, [height, width], in 8 bits."""
-    is_tiff = isinstance(image, TiffImageFile)
-    if image.mode.startswith("F") or (is_tiff and image.mode == "I"):
-        raise ImageError(f"the {name} has pixels of 32 bits or with a sign; convert it to 8 or 16 bits")
+def _check_tiff(image: TiffImageFile) -> None:
+    """Refuse numbers that are no shades of 0 to 255 or 65535, and those that Pillow garbles."""
+    if image.mode in ("I", "F"):
+        raise ImageError("the TIFF has numbers of 32 bits or with a sign; convert it to 8 or 16 bits")
+    if image.tag_v2.get(PLANAR_CONFIGURATION) == _IN_PLANES and max(image.tag_v2.get(BITSPERSAMPLE, (1,))) > 8:
+        raise ImageError("the TIFF has planes of more than 8 bits; convert it to 8 bits")
+
+
+def _high_bytes(image: ImageFile) -> NDArray[np.uint8]:
+    """Grey of 16 bits, or 12 in a TIFF, in 8 bits: [height, width]."""
     tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
     bits: int = tags.get(BITSPERSAMPLE, (16,))[0]
     high = (np.asarray(image.copy()) >> (bits - 8)).astype(np.uint8)
@@ -144,7 +158,7 @@ def _high_bytes(image: ImageFile, name: str) -> NDArray[np.uint8]:
 def _wide_samples(image: PpmImageFile, data: memoryview) -> NDArray[np.uint8] | None:
     """The pixels of a PPM of more than 8 bits, of which Pillow would not take the high byte; None for any other."""
     decoder, _, offset, options = image.tile[0]
-    if not isinstance(options, tuple) or not decoder.startswith("ppm") or options[1] <= 255:
+    if not isinstance(options, tuple) or not decoder.startswith("ppm") or (options[1] or 0) <= 255:
         return None
     if decoder == "ppm_plain":
         raise ImageError("the PPM is text with numbers over 255; convert it to the binary kind")
@@ -157,7 +171,3 @@ def _wide_samples(image: PpmImageFile, data: memoryview) -> NDArray[np.uint8] | 
 
 def _rgb_of_grey(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.repeat(grey[:, :, None], 3, axis=2)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

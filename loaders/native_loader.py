@@ -8,6 +8,7 @@ next. `loaders/native/` is the engine; its headers tell how each step works.
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,8 +20,9 @@ from torch import Tensor
 from loaders import _native
 from loaders._epochs import PlannedEpochs, bad_sample, epoch_ended, loader_closed
 from loaders.config import LoaderConfig
-from loaders.contract import BadSample, BadSampleError, Batch
+from loaders.contract import BadSampleError, Batch
 from loaders.cpus import num_threads
+from loaders.image_files import ImageError
 from loaders.records import open_records
 
 __all__ = ["NativeLoader"]
@@ -40,7 +42,7 @@ class NativeLoader(PlannedEpochs):
     """An `ImageLoader` over a `.beton` file, an ImageFolder, tar shards or a list of image files (without labels).
 
     EXIF orientation is ignored, as FFCV and torchvision do. What is no JPEG (the PNG files that some folders hold) is
-    decoded by torchvision in this thread, slowly. Damage outside the part of an image that a crop needs goes unseen.
+    decoded whole by Pillow, in as many threads. Damage outside the part of a JPEG that a crop needs goes unseen.
 
     Raises:
         FastvitError: The dataset is missing or damaged, or the config does not fit it.
@@ -138,16 +140,14 @@ class NativeLoader(PlannedEpochs):
     def _finished(self, pending: _Pending) -> Batch:
         """Wait for a batch and see to the samples that the engine could not make."""
         indices, images = self._plan.images(pending.samples), pending.images[: len(pending.samples)]
-        bad: dict[int, BadSample] = {}
-        for row, is_foreign, reason in pending.job.wait():
-            number = int(indices[row])
-            try:
-                if not is_foreign:
-                    raise RuntimeError(reason)
-                pixels = self._records.decode(number).permute(1, 2, 0).contiguous().numpy()
-                images[row] = torch.from_numpy(_native.crop_pixels(pixels, int(pending.samples[row]), pending.rule))
-            except (OSError, RuntimeError) as error:
-                bad[row] = bad_sample(self._records, number, error)
+        failures = pending.job.wait()
+        errors: dict[int, Exception] = {row: ImageError(reason) for row, foreign, reason in failures if not foreign}
+        for row, made in self._foreign_images([row for row, foreign, _ in failures if foreign], pending):
+            if isinstance(made, Exception):
+                errors[row] = made
+            else:
+                images[row] = torch.from_numpy(made)
+        bad = {row: bad_sample(self._records, int(indices[row]), errors[row]) for row in sorted(errors)}
         if bad and self._config.on_error == "raise":
             raise BadSampleError(next(iter(bad.values())))
         self.skipped.extend(bad.values())
@@ -156,6 +156,27 @@ class NativeLoader(PlannedEpochs):
             good = torch.tensor([row not in bad for row in range(len(indices))])
             images, index = images[good], index[good]
         return Batch(images.permute(0, 3, 1, 2), self._labels[index], index)
+
+    def _foreign_images(
+        self, rows: list[int], pending: _Pending
+    ) -> Iterator[tuple[int, NDArray[np.uint8] | OSError | ImageError]]:
+        """Those rows of a batch whose images are no JPEGs, or why there are none."""
+        if not rows:
+            return
+        numbers = self._plan.images(pending.samples)
+
+        def make(row: int) -> NDArray[np.uint8] | OSError | ImageError:
+            try:
+                pixels = self._records.decode(int(numbers[row])).permute(1, 2, 0).numpy()
+            except (OSError, ImageError) as error:
+                return error
+            return _native.crop_pixels(pixels, int(pending.samples[row]), pending.rule)
+
+        threads = ThreadPoolExecutor(num_threads(self._config.num_workers))
+        try:
+            yield from zip(rows, threads.map(make, rows), strict=True)
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)  # one that still reads writes to nothing of ours
 
     def close(self) -> None:
         """End the threads and give the memory back."""

@@ -1,5 +1,7 @@
 """Where images come from: a `.beton` file, an ImageFolder or tar shards, as records that can be decoded one by one."""
 
+import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -8,11 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image, read_file
 
 from loaders import _native
 from loaders.beton import Beton, ImageMode
 from loaders.errors import FastvitError
+from loaders.image_files import ImageError, decode_image
 from loaders.image_folder import ClassFolders
 from loaders.tar_shard import TarShard, find_shards, open_each
 
@@ -32,12 +34,12 @@ class ImageRecords(Protocol):
         """The whole image, uint8 [3, h, w] RGB; EXIF orientation is ignored.
 
         Raises:
-            RuntimeError: The image is damaged.
+            ImageError: The image is damaged.
             OSError: Its file cannot be read.
         """
 
     def name(self, index: int) -> str:
-        """What to call the record in a message."""
+        """What to call the record in a message, which can be printed: bytes of a file's name may be no text."""
 
     def native(self) -> _native.Records:
         """The records for the C++ engine, which reads their bytes itself."""
@@ -63,14 +65,14 @@ class BetonRecords:
     def decode(self, index: int) -> Tensor:
         """See `ImageRecords.decode`."""
         beton = self._beton
-        data = torch.from_numpy(beton.image_bytes(index).copy())  # torch warns of memory that is read-only
+        data = beton.image_bytes(index)
         height, width = int(beton.heights[index]), int(beton.widths[index])
         if beton.modes[index] == ImageMode.RAW:
-            return data.view(height, width, 3).permute(2, 0, 1)
-        image = _decode_rgb(data)
-        if image.shape[1:] != (height, width):
-            raise RuntimeError(f"it decodes to {tuple(image.shape[1:])}, where the file's table says {(height, width)}")
-        return image
+            return _as_tensor(data.reshape(height, width, 3).copy())  # torch warns of memory that is read-only
+        pixels = decode_image(data)
+        if pixels.shape[:2] != (height, width):
+            raise ImageError(f"it decodes to {pixels.shape[:2]}, where the file's table says {(height, width)}")
+        return _as_tensor(pixels)
 
     def name(self, index: int) -> str:
         """See `ImageRecords.name`."""
@@ -106,15 +108,15 @@ class FileRecords:
 
     def decode(self, index: int) -> Tensor:
         """See `ImageRecords.decode`."""
-        return _decode_rgb(read_file(self._files[index]))
+        return _as_tensor(decode_image(_read_file(self._files[index])))
 
     def name(self, index: int) -> str:
         """See `ImageRecords.name`."""
-        return self._files[index]
+        return os.fsencode(self._files[index]).decode(errors="backslashreplace")
 
     def native(self) -> _native.Records:
         """See `ImageRecords.native`."""
-        return _native.file_records(self._files)
+        return _native.file_records([os.fsencode(file) for file in self._files])
 
 
 class FolderRecords(FileRecords):
@@ -167,7 +169,7 @@ class TarRecords:
     def decode(self, index: int) -> Tensor:
         """See `ImageRecords.decode`."""
         shard, number = self._place(index)
-        return _decode_rgb(torch.from_numpy(shard.image_bytes(number).copy()))
+        return _as_tensor(decode_image(shard.image_bytes(number)))
 
     def name(self, index: int) -> str:
         """See `ImageRecords.name`."""
@@ -229,6 +231,14 @@ def _native_shard(shard: TarShard) -> _native.Records:
     )
 
 
-def _decode_rgb(data: Tensor) -> Tensor:
-    image: Tensor = decode_image(data, mode=ImageReadMode.RGB)
-    return image
+def _read_file(name: str) -> bytes:
+    """A whole image file; opening what is none, such as a pipe, must not wait for whoever writes to it."""
+    with open(name, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ImageError("it is no regular file")
+        return file.read()
+
+
+def _as_tensor(pixels: NDArray[np.uint8]) -> Tensor:
+    """Pixels [h, w, 3] as [3, h, w]."""
+    return torch.from_numpy(pixels).permute(2, 0, 1)

@@ -14,6 +14,7 @@ from loaders.config import LoaderConfig
 from loaders.contract import BadSample, BadSampleError, Batch
 from loaders.cpus import num_threads
 from loaders.errors import FastvitError
+from loaders.image_files import ImageError
 from loaders.records import ImageRecords, open_records
 
 __all__ = ["ResidentLoader"]
@@ -82,7 +83,7 @@ def _decode_all(records: ImageRecords, path: Path, *, num_workers: int) -> tuple
     def decode(index: int) -> Tensor | None:
         try:
             return records.decode(index)
-        except (OSError, RuntimeError) as error:
+        except (OSError, ImageError) as error:
             bad[index] = bad_sample(records, index, error)
             return None
 
@@ -102,5 +103,6 @@ def _decode_all(records: ImageRecords, path: Path, *, num_workers: int) -> tuple
                 )
             stored[index] = image.permute(1, 2, 0)
     if stored is None:
-        raise FastvitError(f"no image of {path} can be decoded")
+        first = next(iter(bad.values()))
+        raise FastvitError(f"no image of {path} can be decoded, such as {first.name}: {first.reason}")
     return stored, bad

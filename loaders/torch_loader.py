@@ -1,4 +1,4 @@
-"""The `torch` backend: torchvision's decoding and transforms in a DataLoader, the reference for all others."""
+"""The `torch` backend: whole images and torchvision's transforms in a DataLoader, the reference for all others."""
 
 import os
 import signal
@@ -20,6 +20,7 @@ from loaders._epochs import PlannedEpochs, bad_sample, epoch_ended, loader_close
 from loaders.config import LoaderConfig
 from loaders.contract import BadSample, BadSampleError, Batch
 from loaders.cpus import automatic_workers
+from loaders.image_files import ImageError
 from loaders.records import ImageRecords, open_records
 
 __all__ = ["TorchLoader"]
@@ -49,7 +50,7 @@ class _Batches(Dataset[tuple[Batch, list[BadSample]]]):
             try:
                 images.append(self._sample(sample, index, request))
                 good.append(index)
-            except (OSError, RuntimeError) as error:
+            except (OSError, RuntimeError, ImageError) as error:
                 bad.append(bad_sample(self._records, index, error))
         # In a worker, collating writes into memory that it shares with the main process: nothing is copied again.
         side = request.resolution
@@ -109,7 +110,7 @@ class TorchLoader(PlannedEpochs):
     """
 
     def __init__(self, path: Path, config: LoaderConfig) -> None:
-        records = open_records(path)
+        records = self._open(path)
         super().__init__(config, num_samples=len(records.labels))
         self._raise = config.on_error == "raise"
         num_workers = automatic_workers() if config.num_workers is None else config.num_workers
@@ -127,6 +128,10 @@ class TorchLoader(PlannedEpochs):
             pin_memory=config.device.type == "cuda",
         )
         self._running: Iterator[tuple[Batch, list[BadSample]]] | None = None
+
+    @staticmethod
+    def _open(path: Path) -> ImageRecords:
+        return open_records(path)
 
     def requests(self) -> Iterator[_Request]:
         """What the workers are asked for in this epoch, batch by batch."""

@@ -3,7 +3,10 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
+
+from loaders.command import run_command
 
 __all__ = ["COMMANDS", "main"]
 
@@ -20,7 +23,10 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (by default the process's own) and return the exit code."""
-    arguments = sys.argv[1:] if argv is None else argv
+    return run_command(partial(_run, sys.argv[1:] if argv is None else argv), interrupted="interrupted")
+
+
+def _run(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="fastvit-data",
         usage="%(prog)s COMMAND ...",

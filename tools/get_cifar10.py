@@ -28,7 +28,7 @@ import rich.progress
 import tyro
 from rich.console import Console
 
-from tools._command import run_command
+from loaders.command import run_command
 from tools.sources.cifar10 import (
     CIFAR10,
     CIFAR10_CLASSES,
@@ -286,9 +286,9 @@ class GetCifar10:
 
 def main(argv: Sequence[str] | None = None, *, release: Cifar10Release = CIFAR10) -> int:
     """Run the command line `argv` (by default the process's own) and return the exit code."""
-    options = tyro.cli(GetCifar10, args=argv)
 
     def work() -> None:
+        options = tyro.cli(GetCifar10, args=argv)
         try:
             get_cifar10(options.out, source=options.source, release=release)
         except OSError as error:  # a full disk names no file

@@ -12,9 +12,9 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
+from loaders.command import run_command
 from loaders.errors import FastvitError
 from loaders.image_folder import describe_left_out
-from tools._command import run_command
 from tools.listings.manifest import Manifest, lines_sha256, write_manifest
 from tools.sources.registry import Dataset, open_source
 from tools.sources.sample import ImageSource, left_out_of
@@ -204,9 +204,9 @@ def _describe(subset: Manifest, *, num_images: int, num_classes: int, left_out: 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (by default the process's own) and return the exit code."""
-    config = tyro.cli(MakeSubset, args=argv)
 
     def work() -> None:
+        config = tyro.cli(MakeSubset, args=argv)
         description = make_subset(config)
         print(f"{config.out}\n{description}")
 

@@ -13,9 +13,9 @@ import tyro
 
 from loaders.atomic_file import atomic_file
 from loaders.beton import Beton, BetonStream, EncodedImage, ImageMode
+from loaders.command import run_command
 from loaders.companions import card_path, record_list_path
 from loaders.errors import FastvitError
-from tools._command import run_command
 from tools.convert.partial_beton import FIELDS
 from tools.convert.progress import Advance, conversion_progress
 from tools.listings.card import Card, read_card
@@ -150,10 +150,9 @@ def _joined_card(cards: Sequence[Card], *, num_bytes: int, started: float) -> Ca
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (by default the process's own) and return the exit code."""
-    config = tyro.cli(Merge, args=argv)
 
     def work() -> None:
-        path, card = merge(config)
+        path, card = merge(tyro.cli(Merge, args=argv))
         print(f"{path}\n{card}")
 
     return run_command(work, interrupted="interrupted; nothing was written")

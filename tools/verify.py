@@ -13,11 +13,11 @@ import numpy as np
 import tyro
 
 from loaders.beton import Beton
+from loaders.command import run_command
 from loaders.companions import card_path, read_card, record_list_path
 from loaders.cpus import usable_cpus
 from loaders.errors import FastvitError
 from loaders.tar_shard import TarShard, find_shards, open_each
-from tools._command import run_command
 from tools.convert.progress import Advance, conversion_progress
 from tools.convert.read_back import (
     ReadBack,
@@ -271,9 +271,9 @@ def _shortened(lines: Sequence[str], count: int) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (by default the process's own) and return the exit code."""
-    config = tyro.cli(Verify, args=argv)
 
     def work() -> int:
+        config = tyro.cli(Verify, args=argv)
         try:
             sets = find_sets(config.file)
         except (ValueError, OSError) as error:

@@ -13,9 +13,9 @@ from typing import Literal
 import tyro
 
 from loaders.atomic_file import atomic_file
+from loaders.command import run_command
 from loaders.companions import record_list_path
 from loaders.errors import FastvitError
-from tools._command import run_command
 from tools.convert.claim import INTERRUPTED, claim, locked
 from tools.convert.encode_image import ImageEncoder, Mode
 from tools.convert.encoding import Encoded, encode_all
@@ -194,10 +194,9 @@ def _up_to_first_record(encoded: Iterator[Encoded]) -> list[Encoded]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (by default the process's own) and return the exit code."""
-    config = tyro.cli(WriteDali, args=argv)
 
     def work() -> None:
-        path, card = write_dali(config)
+        path, card = write_dali(tyro.cli(WriteDali, args=argv))
         print(f"{path}\n{card}")
 
     return run_command(work, interrupted=INTERRUPTED)

@@ -10,8 +10,8 @@ from typing import Literal
 import tyro
 
 from loaders.beton import DEFAULT_PAGE_SIZE, page_size_fault
+from loaders.command import run_command
 from loaders.errors import FastvitError
-from tools._command import run_command
 from tools.convert.claim import INTERRUPTED, locked
 from tools.convert.encode_image import ImageEncoder, Mode
 from tools.convert.encoding import encode_all
@@ -112,10 +112,9 @@ def _encoder(config: WriteFfcv) -> ImageEncoder:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (by default the process's own) and return the exit code."""
-    config = tyro.cli(WriteFfcv, args=argv)
 
     def work() -> None:
-        path, card = write_ffcv(config)
+        path, card = write_ffcv(tyro.cli(WriteFfcv, args=argv))
         print(f"{path}\n{card}")
 
     return run_command(work, interrupted=INTERRUPTED)

@@ -12,7 +12,7 @@ from benchmarks.rows import Row
 from loaders import LoaderConfig, build_loader
 from loaders.beton import Beton
 from loaders.cpus import usable_cpus
-from loaders.errors import MissingPackageError
+from loaders.errors import MissingPackageError, reason_of
 
 __all__ = ["DECODERS", "decoding"]
 
@@ -92,7 +92,7 @@ def _torchvision(setting: Setting) -> Callable[[int], Iterator[int]]:
                 yield len(decode_jpeg(jpegs, device=setting.device))
             except RuntimeError as error:
                 if "nvjpeg" in str(error).lower():  # this torchvision was built without it
-                    raise LeftOut(str(error).splitlines()[0]) from error
+                    raise LeftOut(reason_of(error)) from error
                 raise
 
     return epochs

@@ -112,7 +112,7 @@ def predict(
     Args:
         restored: The model.
         config: Its run's, with the batch size and precision to use.
-        files: JPEG and PNG files, and whatever else torchvision decodes.
+        files: Of the formats that `loaders.image_files.decode_image` reads.
         world: The device; one process alone.
         top_k: How many classes of each image.
     """

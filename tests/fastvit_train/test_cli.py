@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import resource
 import subprocess
@@ -311,6 +312,19 @@ def test_ctrl_c_says_how_to_continue(config, run, monkeypatch):
     code, _, stderr = run("--config", save_config(config))
     assert code == 130
     assert "--resume auto continues" in stderr
+
+
+@pytest.mark.parametrize("is_full", [False, True], ids=["a closed pipe", "a full disk"])
+def test_training_does_not_stop_because_its_lines_are_lost(config, run, monkeypatch, is_full):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as closed_pipe, open("/dev/full", "w") as full_disk:
+        for name in ("stdout", "__stdout__"):
+            monkeypatch.setattr(sys, name, full_disk if is_full else closed_pipe)
+        code, _, stderr = run("--config", save_config(config))
+    assert code == is_full
+    assert stderr == "fastvit-train: not all output could be written: No space left on device\n" * is_full
+    assert (config.out / "result.json").exists()
 
 
 def test_a_full_disk_is_one_message(config, run):

@@ -398,6 +398,21 @@ def test_two_at_one_place(make_folder, out: Path, capsys: pytest.CaptureFixture[
     assert run(make_folder(20), out) == 0
 
 
+def test_verify_finds_a_damaged_png(make_folder, out: Path, capsys):
+    from tools.verify import main as verify
+
+    assert run(make_folder(20), out, "--mode", "png") == 0
+    shard = out.with_name("train-000000.tar")
+    data = bytearray(shard.read_bytes())
+    data[data.index(b"IDAT") + 40] ^= 255
+    shard.write_bytes(data)
+    capsys.readouterr()
+    assert verify([str(shard), "--num-workers", "2"]) == 1
+    printed = capsys.readouterr().out
+    assert "decoded    19 whole, 1 could not be" in printed
+    assert "cannot be decoded: the PNG is damaged" in printed
+
+
 def test_verify_reads_tfrecord(make_folder, out: Path):
     from tools.verify import main as verify
 

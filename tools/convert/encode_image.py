@@ -9,12 +9,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from loaders import _native
 from loaders.errors import FastvitError
+from loaders.image_files import decode_image
 
-__all__ = ["Chroma", "ImageEncoder", "Mode", "StoredImage", "Treatment", "decode_rgb", "read_jpeg_header"]
+__all__ = ["Chroma", "ImageEncoder", "Mode", "StoredImage", "Treatment", "read_jpeg_header"]
 
 Mode = Literal["keep", "restart", "reencode", "raw", "mixed", "png"]
 Chroma = Literal["4:4:4", "4:2:2", "4:2:0"]
@@ -22,9 +23,6 @@ Chroma = Literal["4:4:4", "4:2:2", "4:2:0"]
 _CHROMA_BLOCKS: dict[Chroma, tuple[int, int]] = {"4:4:4": (1, 1), "4:2:2": (2, 1), "4:2:0": (2, 2)}
 """Columns and rows of pixels that share their colour."""
 
-# By content, whatever the file's name says: data sets hold PNG and others under the name of JPEG. The list is short so
-# that none of Pillow's rarer readers, one of which starts a PostScript interpreter, ever sees a file.
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 _JPEG_START = b"\xff\xd8"
 _JPEG_END = b"\xff\xd9"
 _COMPONENTS_OF_GREY_AND_RGB = (1, 3)
@@ -91,7 +89,6 @@ class ImageEncoder:
 
         Raises:
             FastvitError: The bytes are no image, or not a whole one.
-            OSError: Pillow's word for the same.
             RuntimeError: libjpeg-turbo's word for the same.
         """
         (image,) = self.encode_all([(data, name)])
@@ -128,7 +125,7 @@ class ImageEncoder:
         if isinstance(data, np.ndarray):
             return self._store_pixels(data, name, Treatment.KEPT)
         if not data.startswith(_JPEG_START):
-            return self._store_pixels(decode_rgb(data), name, Treatment.DECODED)
+            return self._store_pixels(decode_image(data), name, Treatment.DECODED)
         height, width, num_components = read_jpeg_header(data)
         if self.mode in ("keep", "restart") and num_components in _COMPONENTS_OF_GREY_AND_RGB:
             if self._fits(height, width):
@@ -197,26 +194,6 @@ def read_jpeg_header(data: bytes) -> tuple[int, int, int]:
     if data.rfind(_JPEG_END, scan_offset) < 0:  # a preview in the header has an end marker of its own
         raise FastvitError("the JPEG is cut short: it has no end marker")
     return height, width, num_components
-
-
-def decode_rgb(data: bytes) -> NDArray[np.uint8]:
-    """Decode an image file of any of the formats to pixels, uint8 [height, width, 3], RGB.
-
-    Raises:
-        FastvitError: It is no image, or not one of 8 bits.
-        OSError: It is cut short or damaged.
-    """
-    try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            if image.mode.startswith(("I", "F")):
-                raise FastvitError(f"its pixels have more than 8 bits (Pillow's mode {image.mode}); convert it first")
-            # A palette with transparency goes through RGBA: Pillow warns about the direct way.
-            opaque = image.convert("RGBA") if "transparency" in image.info else image
-            return np.ascontiguousarray(opaque.convert("RGB"))
-    except UnidentifiedImageError as error:
-        raise FastvitError(f"it is none of {', '.join(_FORMATS)}, or its header is damaged") from error
-    except (SyntaxError, Image.DecompressionBombError) as error:  # a damaged PNG; sizes that no photo has
-        raise FastvitError(str(error)) from error
 
 
 def _as_array(data: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.errors import FastvitError
+from loaders.errors import FastvitError, reason_of
 from tools.convert.encode_image import ImageEncoder, StoredImage
 from tools.convert.options import OnError
 from tools.listings.record_list import RecordLine, SkippedLine
@@ -79,7 +79,7 @@ def _load(sample: ImageSample) -> bytes | NDArray[np.uint8] | ValueError | OSErr
 
 def _encoded(sample: ImageSample, image: StoredImage | Exception, on_error: OnError) -> Encoded:
     if isinstance(image, Exception):
-        reason = (str(image) or type(image).__name__).splitlines()[0]
+        reason = reason_of(image)
         if on_error == "stop":
             raise ConversionError(
                 f"{sample} cannot be converted: {reason}; fix or remove it, or leave such images out with "

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from loaders import LoaderConfig, build_loader
 from loaders.beton import Beton, ImageMode
+from loaders.image_files import ImageError, decode_image
 from loaders.tar_shard import TarShard
-from tools.convert.encode_image import ImageEncoder
 from tools.convert.progress import Advance
 from tools.listings.record_list import RecordLine, read_record_list
 
@@ -139,15 +139,14 @@ def read_back(file: Stored, *, num_workers: int, advance: Advance) -> ReadBack:
 
 def _read_back_one_by_one(file: Stored, crc32s: NDArray[np.uint32], *, num_workers: int, advance: Advance) -> ReadBack:
     """The same for files that are no loader's."""
-    decoder = ImageEncoder(mode="raw")
 
     def read(number: int) -> str | None:
-        data = file.image_bytes(number).tobytes()
-        crc32s[number] = zlib.crc32(data)
+        data = file.image_bytes(number)
+        crc32s[number] = zlib.crc32(data.data)
         try:
-            decoder.encode(data, name="")
-        except (ValueError, OSError, RuntimeError) as error:
-            return (str(error) or type(error).__name__).splitlines()[0]
+            decode_image(data)
+        except ImageError as error:
+            return str(error)
         return None
 
     undecodable: dict[int, str] = {}

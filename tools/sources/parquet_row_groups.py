@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from loaders.errors import FastvitError
+from loaders.errors import FastvitError, reason_of
 
 __all__ = ["RowGroup", "RowGroups", "damaged", "open_parquet"]
 
@@ -89,5 +89,4 @@ def open_parquet(path: Path) -> pq.ParquetFile:
 
 def damaged(path: Path, error: Exception) -> FastvitError:
     """What to raise in the place of an error of pyarrow's."""
-    reason = (str(error) or type(error).__name__).splitlines()[0]
-    return FastvitError(f"{path}: no parquet file, or damaged: {reason:.200}; download it again")
+    return FastvitError(f"{path}: no parquet file, or damaged: {reason_of(error):.200}; download it again")

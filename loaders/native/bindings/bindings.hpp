@@ -26,7 +26,7 @@ nb::ndarray<nb::numpy, T> new_array(Sizes... sizes) {
     const std::size_t shape[] = {static_cast<std::size_t>(sizes)...};
     std::size_t total = 1;
     for (const std::size_t side : shape) total *= side;
-    auto storage = std::make_unique<T[]>(total);
+    auto storage = std::make_unique_for_overwrite<T[]>(total);
     T* data = storage.get();
     nb::capsule owner(storage.release(), [](void* pointer) noexcept { delete[] static_cast<T*>(pointer); });
     return nb::ndarray<nb::numpy, T>(data, sizeof...(sizes), shape, owner);

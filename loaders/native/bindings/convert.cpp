@@ -85,6 +85,7 @@ auto read_jpeg_header(const ByteVector& jpeg) {
 
 PixelArray array_of(const PixelView& view) {
     auto array = new_array<std::uint8_t>(view.height, view.width, 3);
+    const nb::gil_scoped_release unlocked;
     std::copy_n(view.data, array.size(), array.data());
     return array;
 }

@@ -76,8 +76,12 @@ std::shared_ptr<Records> mapped_records(ByteVector file, Int64Vector offsets, In
     return std::make_shared<MappedRecords>(tables, arrays);
 }
 
-std::shared_ptr<Records> file_records(std::vector<std::string> paths) {
-    return std::make_shared<FileRecords>(std::move(paths));
+// Names as bytes, for not all of them are UTF-8.
+std::shared_ptr<Records> file_records(const std::vector<nb::bytes>& paths) {
+    std::vector<std::string> names;
+    names.reserve(paths.size());
+    for (const nb::bytes& path : paths) names.emplace_back(path.c_str(), path.size());
+    return std::make_shared<FileRecords>(std::move(names));
 }
 
 std::shared_ptr<Records> joined_records(std::vector<std::shared_ptr<const Records>> parts) {

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "convert/restart_interval.hpp"
+#include "jpeg/input_checks.hpp"
 #include "jpeg/output.hpp"
 
 namespace fastvit {
@@ -68,10 +69,10 @@ PixelView ImageConverter::decode(std::span<const std::uint8_t> jpeg, const SizeL
     if (start_resize(height, width, to.height, to.width)) {
         while (decoder_.advance(resizer_sink_)) continue;
     } else {
-        BufferSink sink(pixels_.data(), 3 * static_cast<std::size_t>(width));
+        BufferSink sink(pixels_.get(), 3 * static_cast<std::size_t>(width));
         while (decoder_.advance(sink)) continue;
     }
-    return {pixels_.data(), to.height, to.width};
+    return {pixels_.get(), to.height, to.width};
 }
 
 PixelView ImageConverter::shrink(const PixelView& pixels, const SizeLimits& limits) {
@@ -83,15 +84,23 @@ PixelView ImageConverter::shrink(const PixelView& pixels, const SizeLimits& limi
         std::memcpy(resizer_.row_memory(0), pixels.data + row_bytes * static_cast<std::size_t>(y), row_bytes);
         resizer_.push();
     }
-    return {pixels_.data(), to.height, to.width};
+    return {pixels_.get(), to.height, to.width};
 }
 
 // Make room for what comes out; false where nothing is to be resized.
 bool ImageConverter::start_resize(std::int32_t height, std::int32_t width, std::int32_t to_height, std::int32_t to_width) {
     const std::size_t row_bytes = 3 * static_cast<std::size_t>(to_width);
-    pixels_.resize(row_bytes * static_cast<std::size_t>(to_height + JpegDecoder::kMaxRowsAtOnce) + 3 * RowSink::kMargin);
+    const std::size_t needed =
+        row_bytes * static_cast<std::size_t>(to_height + JpegDecoder::kMaxRowsAtOnce) + 3 * RowSink::kMargin;
+    if (needed > room_) {
+        if (needed > kMaxJpegMemory) throw ImageError("its pixels would take more than 4 GiB");
+        room_ = 0;
+        pixels_.reset();
+        pixels_ = std::make_unique_for_overwrite<std::uint8_t[]>(needed);
+        room_ = needed;
+    }
     if (height == to_height && width == to_width) return false;
-    resizer_.start(whole_axis(height, to_height), whole_axis(width, to_width), Interpolation::bilinear, false, pixels_.data());
+    resizer_.start(whole_axis(height, to_height), whole_axis(width, to_width), Interpolation::bilinear, false, pixels_.get());
     return true;
 }
 

@@ -1,7 +1,9 @@
 // What converters do to an image before it is stored: decode it, make it smaller, encode it as JPEG.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -50,7 +52,9 @@ class ImageConverter {
     JpegDecoder decoder_;
     Resizer resizer_;
     ResizerSink resizer_sink_;
-    std::vector<std::uint8_t> pixels_;
+    // Not filled with zeros: a damaged file that claims to be huge must not take memory for pixels that it does not have.
+    std::unique_ptr<std::uint8_t[]> pixels_;
+    std::size_t room_ = 0;  // bytes of pixels_
     bool is_ycc_ = false;
 };
 

@@ -44,7 +44,7 @@ void JpegDecoder::open(std::span<const std::uint8_t> jpeg) {
     create();
     jpeg_size_ = jpeg.size();
     run([&] {
-        jpeg_mem_src(&info_, jpeg.data(), static_cast<unsigned long>(jpeg.size()));
+        read_from_memory(info_, jpeg);
         jpeg_read_header(&info_, TRUE);
         // libjpeg-turbo 3 goes on with what it can't crop; the blocks of a lossless image are single samples there.
         if (info_.min_DCT_scaled_size != DCTSIZE) ERREXIT1(&info_, JERR_SOF_UNSUPPORTED, 0xC3);
@@ -59,6 +59,7 @@ bool JpegDecoder::start(int shrink, bool may_be_ycc) {
         info_.scale_num = 1;
         info_.scale_denom = static_cast<unsigned>(shrink);
         jpeg_start_decompress(&info_);
+        check_is_whole(info_);
     });
     return is_ycc;
 }

@@ -5,7 +5,10 @@ from importlib import import_module
 
 import numpy as np
 import pytest
+import torch
+from torchvision.io import decode_image
 
+from benchmarks.peers import torchvision_loader
 from loaders import LoaderConfig, _native, build_loader
 from loaders.beton import Beton, EncodedImage, ImageMode
 
@@ -58,6 +61,29 @@ def test_restart_markers_make_no_difference(open_epochs, photo_set, write_images
     write_images(tmp_path / "restart.beton", records, photo_set.labels)
     epochs = open_epochs(name, tmp_path / "restart.beton")
     assert sum(len(batch) for batch in epochs(0)) == len(records)
+
+
+def test_torch_decodes_with_torchvision(photo_set, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(
+        torchvision_loader,
+        "decode_image",
+        lambda *data, **options: decoded.append(data) or decode_image(*data, **options),
+    )
+    options = {"crop": "center", "order": "sequential"}
+    loader = build_loader("native", photo_set.path, a_config(**options))
+    epochs = torchvision_loader.open_epochs(photo_set.path, a_config(**options, num_workers=0))
+    for images, batch in zip(epochs(0), loader, strict=True):
+        assert images.stride() == batch.images.stride()
+        assert (images.float() - batch.images.float()).abs().mean() < 0.5
+    loader.close()
+    assert len(decoded) == 12
+
+
+def test_torch_takes_raw_images(raw_set):
+    config = a_config(crop="whole", order="sequential", resolution=32, num_workers=0)
+    images = torch.cat(list(torchvision_loader.open_epochs(raw_set.path, config)(0)))
+    assert np.array_equal(images.permute(0, 2, 3, 1).numpy(), raw_set.images)
 
 
 @PEERS

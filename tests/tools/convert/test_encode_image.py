@@ -116,6 +116,7 @@ CONVERTED = {
     "alpha": file(photo().convert("RGBA"), "PNG"),
     "palette": file(photo().quantize(8), "PNG", transparency=bytes(range(8))),
     "webp": file(photo(), "WEBP"),
+    "tiff": file(photo(), "TIFF", compression="tiff_lzw"),
 }
 
 
@@ -145,6 +146,12 @@ def test_raw_and_png_store_the_decoded_pixels(data: bytes):
     assert lossless[1:] == ("png", 60, 90, Treatment.DECODED)
     assert Image.open(io.BytesIO(lossless.data)).format == "PNG"
     np.testing.assert_array_equal(decoded(lossless.data), image.data)
+
+
+def test_of_16_bits_the_high_byte_is_stored():
+    ramp = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
+    image = encode(file(Image.fromarray(ramp), "PNG"), "raw")
+    np.testing.assert_array_equal(image.data, np.repeat((ramp >> 8)[:, :, None], 3, 2))
 
 
 def test_pixels_are_kept_raw_or_encoded():
@@ -259,13 +266,13 @@ def large_bmp() -> bytes:
 
 
 BAD_FILES = {
-    "empty": (b"", "it is none of JPEG, PNG"),
+    "empty": (b"", "the file is empty"),
     "text": (b"no image", "it is none of JPEG, PNG"),
     "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "it is none of JPEG, PNG"),
-    "16 bits": (file(Image.fromarray(np.full((4, 4), 40_000, np.uint16)), "PNG"), "more than 8 bits"),
-    "cut png": (CONVERTED["png"][:2000], "truncated"),
+    "32 bits": (file(Image.fromarray(np.full((4, 4), 40_000, np.int32)), "TIFF"), "32 bits or with a sign"),
+    "cut png": (CONVERTED["png"][:2000], "cut short"),
     "cut webp": (CONVERTED["webp"][:100], "."),
-    "bomb": (large_bmp(), "3600000000 pixels"),
+    "bomb": (large_bmp(), "60000 x 60000 pixels"),
     "damaged png": (CONVERTED["png"][:40] + b"\xff" * 8 + CONVERTED["png"][48:], "."),
 }
 
