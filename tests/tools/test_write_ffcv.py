@@ -127,13 +127,13 @@ def test_folder_keeps_jpeg_files(folder: Path, out: Path, capsys: pytest.Capture
 
 def test_images_of_other_kinds_are_converted_and_what_is_none_is_counted(folder: Path, out: Path, capsys):
     pixels = Image.new("RGB", (20, 20), (90, 80, 70))
-    for name in ("a.webp", "b.BMP", "d.gif", "e.jfif"):
+    for name in ("a.webp", "b.BMP", "c.TIF", "d.gif", "e.jfif", "f.ppm"):
         pixels.save(folder / "class 0" / name, "JPEG" if name == "e.jfif" else None)
     for name in ("class 0/x.avif", "class 1/y.avif", "class 1/notes.txt", "class 2/._1.jpg", "class 2/Thumbs.db"):
         (folder / name).touch()
     assert run("folder", folder, out) == 0
     card = read_card(out)
-    assert (card["num_images"], card["skipped"], card["left_out"]) == (24, [], {".avif": 2, ".txt": 1})
+    assert (card["num_images"], card["skipped"], card["left_out"]) == (26, [], {".avif": 2, ".txt": 1})
     assert "left out   3 files: 2 .avif, 1 .txt" in capsys.readouterr().out.splitlines()
     assert [line.name for line in lines_of(out)] == [sample.name for sample in ImageFolder(folder)]
 
