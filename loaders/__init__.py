@@ -21,11 +21,15 @@ Examples:
 """
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from loaders.config import LoaderConfig
-from loaders.contract import BadSample, BadSampleError, Batch, ImageLoader
 from loaders.errors import FastvitError
+
+if TYPE_CHECKING:
+    from loaders.config import LoaderConfig
+    from loaders.contract import BadSample, BadSampleError, Batch, ImageLoader
 
 __all__ = [
     "BACKENDS",
@@ -37,39 +41,51 @@ __all__ = [
     "build_loader",
 ]
 
+_HOMES = {
+    "LoaderConfig": "config",
+    **dict.fromkeys(("BadSample", "BadSampleError", "Batch", "ImageLoader"), "contract"),
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import what is asked for: whoever needs a small module of this package need not wait for NumPy."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
 
 # The factories import on use: a backend whose library is not installed must not keep the others from working.
-def _ffcv(path: Path, config: LoaderConfig) -> ImageLoader:
+def _ffcv(path: Path, config: "LoaderConfig") -> "ImageLoader":
     from loaders.ffcv_loader import FFCVLoader
 
     return FFCVLoader(path, config)
 
 
-def _native_engine(path: Path, config: LoaderConfig) -> ImageLoader:
+def _native_engine(path: Path, config: "LoaderConfig") -> "ImageLoader":
     from loaders.native_loader import NativeLoader
 
     return NativeLoader(path, config)
 
 
-def _resident(path: Path, config: LoaderConfig) -> ImageLoader:
+def _resident(path: Path, config: "LoaderConfig") -> "ImageLoader":
     from loaders.resident_loader import ResidentLoader
 
     return ResidentLoader(path, config)
 
 
-def _synthetic(path: Path, config: LoaderConfig) -> ImageLoader:
+def _synthetic(path: Path, config: "LoaderConfig") -> "ImageLoader":
     from loaders.synthetic_loader import SyntheticLoader
 
     return SyntheticLoader(path, config)
 
 
-def _torch(path: Path, config: LoaderConfig) -> ImageLoader:
+def _torch(path: Path, config: "LoaderConfig") -> "ImageLoader":
     from loaders.torch_loader import TorchLoader
 
     return TorchLoader(path, config)
 
 
-BACKENDS: dict[str, Callable[[Path, LoaderConfig], ImageLoader]] = {
+BACKENDS: "dict[str, Callable[[Path, LoaderConfig], ImageLoader]]" = {
     "ffcv": _ffcv,
     "native": _native_engine,
     "resident": _resident,
@@ -79,7 +95,7 @@ BACKENDS: dict[str, Callable[[Path, LoaderConfig], ImageLoader]] = {
 """The backends by name: each builds its loader from a path and the options."""
 
 
-def build_loader(backend: str, path: Path, config: LoaderConfig) -> ImageLoader:
+def build_loader(backend: str, path: Path, config: "LoaderConfig") -> "ImageLoader":
     """Open a dataset with one of the `BACKENDS`.
 
     Args:
