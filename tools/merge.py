@@ -54,8 +54,6 @@ def merge(config: Merge) -> tuple[Path, Card]:
     parts = _in_order({part: read_card(part if part.suffix == ".json" else card_path(part)) for part in config.parts})
     started = time.perf_counter()
     files, cards = list(parts), list(parts.values())
-    if not any(card.num_images for card in cards):
-        raise FastvitError(f"{config.out}: the parts have no images; convert them again, from images that are whole")
     are_shards = "page_size" not in cards[0].job
     if are_shards != (config.out.suffix == ".json"):
         whole = "shards make a card, name a .json file" if are_shards else "a .beton file make one, name a .beton file"

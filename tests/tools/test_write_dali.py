@@ -238,7 +238,7 @@ def test_merging_parts_without_images(make_folder, out: Path, capsys: pytest.Cap
     card.write_text(json.dumps(json.loads(card.read_bytes()) | {"num_images": 0}))
     capsys.readouterr()
     assert merge([str(card), "--out", f"{out}.json"]) == 1
-    assert "train.json: the parts have no images; convert them again" in error_of(capsys)
+    assert "num_images is 0, expected a positive number); copy it again or convert again" in error_of(capsys)
     assert not out.with_name("train.json").exists()
 
 
