@@ -12,7 +12,7 @@ from torch import Tensor
 
 from loaders import Batch, ImageLoader
 from loaders.companions import checked_classes
-from loaders.contract import BadSample
+from loaders.contract import BadSample, SaysWhatItReads
 from loaders.errors import FastvitError
 
 __all__ = ["Relabelled", "classes_in_model", "read_class_names", "read_label_map", "same_text"]
@@ -159,6 +159,10 @@ class Relabelled:
     def set_epoch(self, epoch: int, *, resolution: int | None = None, skip_batches: int = 0) -> None:
         """See `ImageLoader.set_epoch`."""
         self._loader.set_epoch(epoch, resolution=resolution, skip_batches=skip_batches)
+
+    def at_work(self) -> list[tuple[str, float]]:
+        """See `SaysWhatItReads.at_work`."""
+        return self._loader.at_work() if isinstance(self._loader, SaysWhatItReads) else []
 
     def close(self) -> None:
         """See `ImageLoader.close`."""

@@ -95,7 +95,7 @@ BACKENDS: "dict[str, Callable[[Path, LoaderConfig], ImageLoader]]" = {
 """The backends by name: each builds its loader from a path and the options."""
 
 
-def build_loader(backend: str, path: Path, config: "LoaderConfig") -> "ImageLoader":
+def build_loader(backend: str, path: Path | str, config: "LoaderConfig") -> "ImageLoader":
     """Open a dataset with one of the `BACKENDS`.
 
     Args:
@@ -123,4 +123,4 @@ def build_loader(backend: str, path: Path, config: "LoaderConfig") -> "ImageLoad
     """
     if backend not in BACKENDS:
         raise FastvitError(f"unknown backend {backend!r}; choose one of: {', '.join(sorted(BACKENDS))}")
-    return BACKENDS[backend](path, config)
+    return BACKENDS[backend](Path(path), config)

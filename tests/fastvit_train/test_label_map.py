@@ -78,3 +78,12 @@ def test_labels_of_any_size_take_no_memory():
 
     (batch,) = Relabelled(Labels(), {10**12: 1, 5: 0})
     assert batch.labels.tolist() == [1, 0, 1]
+
+
+def test_a_relabelled_loader_says_what_it_reads_where_it_can():
+    class Reader:
+        def at_work(self):
+            return [("photos/cat/0.jpg", 3.0)]
+
+    assert Relabelled(Reader(), {0: 1}).at_work() == [("photos/cat/0.jpg", 3.0)]
+    assert Relabelled(object(), {0: 1}).at_work() == []

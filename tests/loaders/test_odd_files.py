@@ -139,3 +139,11 @@ def test_what_is_no_jpeg_is_decoded_by_several_threads(tmp_path, monkeypatch):
     for image in batch.images[:4]:
         np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), np.asarray(PHOTO))
     loader.close()
+
+
+def test_a_path_may_be_text(tmp_path):
+    path = folder(tmp_path, {"1.jpg": jpeg(PHOTO)})
+    options = {"batch_size": 1, "resolution": SIDE, "crop": "whole", "order": "sequential", "drop_last": False}
+    loader = build_loader("native", str(path), LoaderConfig(**options))
+    assert len(loader) == 1
+    loader.close()
