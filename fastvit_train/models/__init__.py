@@ -26,6 +26,7 @@ _SHORT_NAMES = {
     "vit_ti16": "vit_tiny_patch16_224",
 }
 _TIMM_PREFIX = "timm/"
+_CIFAR_SIDE = 32  # of the images that the models were made for which timm lacks
 _DEFAULTS = ModelConfig()
 # What timm calls the options that not every model takes.
 _OPTION_NAMES = {
@@ -148,13 +149,13 @@ def check_resolution(
     _factory(arch)  # refuses a name that is unknown
     without_values = replace(config, mimetic_init=False, zero_residual=False, positions="learned")
     name = _SHORT_NAMES.get(arch, arch.removeprefix(_TIMM_PREFIX))
-    own = None if name in MODELS else timm.get_pretrained_cfg_value(name, "input_size")
+    own = _CIFAR_SIDE if name in MODELS else timm.get_pretrained_cfg_value(name, "input_size")[-1]
     for each in dict.fromkeys([resolution, *(other for _, other, _ in phases)]):
         require_possible_size(
             arch,
             lambda side: build_model(arch, num_classes=2, resolution=side, config=without_values, phases=phases),
             resolution=each,
-            own=own and own[-1],
+            own=own,
         )
 
 

@@ -46,26 +46,27 @@ def require_whole_patches(
         )
 
 
-def require_possible_size(arch: str, build: Callable[[int], nn.Module], *, resolution: int, own: int | None) -> None:
+def require_possible_size(arch: str, build: Callable[[int], nn.Module], *, resolution: int, own: int) -> None:
     """Refuse a size at which the model cannot be built or computed; it is tried without memory and numbers.
 
     Args:
         arch: What to call the model.
         build: Makes it for a size.
         resolution: The size.
-        own: The size that it was made for: what fails there too does not fail for the size. None if it has none.
+        own: The size that it was made for: what fails there too does not fail for the size.
 
     Raises:
         FastvitError: The size is not possible.
     """
-    failure = None if resolution == own else _failure(build, resolution)
+    failure = _failure(build, resolution, computes=resolution != own)
     if isinstance(failure, FastvitError):
         raise failure
-    if failure is not None and (own is None or _failure(build, own) is None):
+    if failure is not None and _failure(build, own) is None:
         reason = (str(failure) or type(failure).__name__).splitlines()[0]
-        made_for = "" if own is None else f"; it was made for {own} px"
         possible = "".join(f"; {side} px would do" for side in _nearest(build, resolution))
-        raise FastvitError(f"{arch} cannot take images of {resolution} px: {reason}{possible}{made_for}") from failure
+        raise FastvitError(
+            f"{arch} cannot take images of {resolution} px: {reason}{possible}; it was made for {own} px"
+        ) from failure
 
 
 def _nearest(build: Callable[[int], nn.Module], resolution: int) -> Iterator[int]:
@@ -76,12 +77,14 @@ def _nearest(build: Callable[[int], nn.Module], resolution: int) -> Iterator[int
         yield from islice((side for side in sides if _failure(build, side) is None), 1)
 
 
-def _failure(build: Callable[[int], nn.Module], resolution: int) -> Exception | None:
+def _failure(build: Callable[[int], nn.Module], resolution: int, *, computes: bool = True) -> Exception | None:
     """Why a model does not work at this size; None if it does."""
     try:
         with torch.device("meta"), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            build(resolution).eval()(torch.zeros(2, 3, resolution, resolution))
+            model = build(resolution).eval()
+            if computes:
+                model(torch.zeros(2, 3, resolution, resolution))
     except Exception as error:  # each model fails in its own way
         return error
     return None

@@ -87,7 +87,7 @@ def test_every_cut_and_damaged_pickles_are_refused():
     ],
 )
 def test_hostile_pickles_are_refused(saved, monkeypatch):
-    monkeypatch.setattr(copyreg, "_inverted_registry", {1: ("os", "mkdir")})
+    monkeypatch.setitem(copyreg._inverted_registry, 1, ("os", "mkdir"))
     with pytest.raises(DamagedPickleError):
         load_inert(io.BytesIO(saved))
 

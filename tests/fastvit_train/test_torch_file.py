@@ -139,6 +139,17 @@ def test_offsets_and_sizes_are_checked(tmp_path, change, message):
         read_tensors(content)
 
 
+def test_the_sizes_before_the_storages_are_checked(tmp_path):
+    path, numbers = tmp_path / "saved.pt", torch.ones(7)
+    torch.save({"w": numbers}, path, _use_new_zipfile_serialization=False)
+    saved = path.read_bytes()
+    before = (7).to_bytes(8, "little") + numbers.numpy().tobytes()
+    assert saved.endswith(before)
+    path.write_bytes(saved.replace(before, b"\x06" + before[1:]))
+    with pytest.raises(UnreadableFileError, match="is of another size than it should be"), open_torch_file(path):
+        pass
+
+
 def test_a_flipped_bit_of_a_tensor_is_noticed(tmp_path):
     torch.save({"w": torch.ones(1000)}, tmp_path / "saved.pt")
     saved = bytearray((tmp_path / "saved.pt").read_bytes())

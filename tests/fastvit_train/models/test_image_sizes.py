@@ -51,7 +51,10 @@ def test_phases_in_which_a_model_fails_are_refused():
 @pytest.mark.parametrize(
     ("arch", "message"),
     [
-        ("resnet_fast_cifar", "resnet_fast_cifar cannot take images of 6 px: .*; 16 px would do$"),
+        (
+            "resnet_fast_cifar",
+            "resnet_fast_cifar cannot take images of 6 px: .*; 16 px would do; it was made for 32 px$",
+        ),
         ("timm/xcit_nano_12_p16_224", "cannot take images of 6 px: .*; 16 px would do; it was made for 224 px$"),
     ],
 )
