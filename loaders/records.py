@@ -201,11 +201,6 @@ def open_records(path: Path | Sequence[Path]) -> ImageRecords:
         return FileRecords(path)
     if shards := find_shards(path):
         return TarRecords(shards)
-    if not path.exists() and path.suffix != ".beton":
-        raise FastvitError(
-            f"{path}: no such file or folder; name a folder with a folder of images for each class, a .beton file or "
-            "tar shards"
-        )
     return FolderRecords(path) if path.is_dir() else BetonRecords(path)
 
 

@@ -264,13 +264,6 @@ def test_compressed_shards_are_named_with_a_remedy(name, tool, tmp_path):
     assert find_shards(tmp_path) == [tmp_path / "other.tar"]
 
 
-def test_a_path_that_is_not_there(tmp_path):
-    with pytest.raises(ValueError, match=r"nope: no such file or folder; name a folder with .* a \.beton file or tar"):
-        open_records(tmp_path / "nope")
-    with pytest.raises(ValueError, match=r"nope\.beton: no such file; name a \.beton file"):
-        open_records(tmp_path / "nope.beton")
-
-
 def test_more_shards_than_open_files(tmp_path):
     resource = pytest.importorskip("resource")
     for number in range(200):

@@ -392,13 +392,6 @@ def test_a_shard_of_which_nothing_came(make_folder, out: Path):
     }
 
 
-def test_two_at_one_place(make_folder, out: Path, capsys: pytest.CaptureFixture[str]):
-    with locked(out.with_name("train.partial.json")):
-        assert run(make_folder(20), out) == 1
-    assert "another process is converting to it" in capsys.readouterr().err
-    assert run(make_folder(20), out) == 0
-
-
 def test_a_full_disk_at_the_start(make_folder, out: Path, capsys: pytest.CaptureFixture[str]):
     folder = make_folder(20)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -411,6 +404,13 @@ def test_a_full_disk_at_the_start(make_folder, out: Path, capsys: pytest.Capture
     message = f"error: {note}: cannot be written: File too large; make room there or choose another place\n"
     assert capsys.readouterr().err == message
     assert os.listdir(out.parent) == []
+
+
+def test_two_at_one_place(make_folder, out: Path, capsys: pytest.CaptureFixture[str]):
+    with locked(out.with_name("train.partial.json")):
+        assert run(make_folder(20), out) == 1
+    assert "another process is converting to it" in capsys.readouterr().err
+    assert run(make_folder(20), out) == 0
 
 
 def test_verify_reads_tfrecord(make_folder, out: Path):
