@@ -2,7 +2,6 @@
 
 import argparse
 import importlib.metadata
-import io
 import json
 import sys
 from collections.abc import Sequence
@@ -135,8 +134,6 @@ def main() -> int:
     Raises:
         RunStopped: A signal stopped the run; not caught, it is the exit code 75.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text, or none of the terminal's
     name, *arguments = sys.argv[1:] or [""]
     if name in COMMANDS:
         prog = f"{_PROG} {name}"

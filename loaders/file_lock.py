@@ -49,8 +49,10 @@ def _lock(path: Path, busy: str) -> int | None:
         make_folder(path.parent)
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # its folder was removed, too
-            return None
+        except FileNotFoundError:
+            if path.parent.is_dir():  # and takes no file, as /proc
+                raise
+            return None  # the folder was removed, too
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):

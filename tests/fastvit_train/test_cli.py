@@ -1,7 +1,6 @@
 """The command line: where a run starts from, what its options change, what it says without training, and its errors."""
 
 import dataclasses
-import io
 import json
 import os
 import re
@@ -302,14 +301,14 @@ def test_bad_input_is_one_message_and_a_non_zero_exit(config, run, arguments, me
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
-def test_names_that_the_terminal_cannot_show_do_not_end_a_run(config, encoding, monkeypatch):
+def test_names_that_the_terminal_cannot_show_do_not_end_a_run(config, encoding, tmp_path, monkeypatch):
     config = dataclasses.replace(config, out=config.out.with_name(os.fsdecode(b"\xe7\x8c\xab\xe9")), max_steps=1)
-    screen = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    monkeypatch.setattr(sys, "stdout", screen)
     monkeypatch.setattr(sys, "argv", ["fastvit-train", "--config", save_config(config)])
-    assert main() == 0
-    screen.flush()
-    assert rb"\udce9/checkpoint.pt" in screen.buffer.getvalue()
+    with (tmp_path / "screen").open("w", encoding=encoding) as screen:
+        for name in ("stdout", "__stdout__"):
+            monkeypatch.setattr(sys, name, screen)
+        assert main() == 0
+    assert rb"\udce9/checkpoint.pt" in (tmp_path / "screen").read_bytes()
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.99])

@@ -93,3 +93,10 @@ def test_a_file_in_the_place_of_the_folder(path: Path):
         file_lock(path, busy="busy"),
     ):
         pass
+
+
+def test_a_place_that_takes_no_file_is_refused(tmp_path: Path):
+    link = tmp_path / "a.lock"
+    link.symlink_to(tmp_path / "missing" / "a.lock")
+    with pytest.raises(FastvitError, match=r"a\.lock: cannot be written: No such file"), file_lock(link, busy="busy"):
+        pass
