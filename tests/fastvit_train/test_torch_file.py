@@ -16,7 +16,7 @@ from torch import nn
 from fastvit_train.stored_tensor import STORAGE_DTYPES, UnreadableFileError, read_tensors, tensor_in
 from fastvit_train.torch_file import open_torch_file
 
-DTYPES = [*set(STORAGE_DTYPES.values()), torch.float8_e4m3fn, torch.uint16]
+DTYPES = [*dict.fromkeys(STORAGE_DTYPES.values()), torch.float8_e4m3fn, torch.uint16]
 
 BASE = torch.arange(24.0)
 TENSORS = {
