@@ -96,7 +96,11 @@ class NativeLoader(PlannedEpochs):
                 engine = self._engine_of(iteration)
                 while free and (samples := next(requests, None)) is not None:
                     images = free.popleft()
-                    job = engine.submit(samples, rule, images.numpy()[: len(samples)])
+                    try:
+                        job = engine.submit(samples, rule, images.numpy()[: len(samples)])
+                    except RuntimeError:
+                        self._engine_of(iteration)  # another thread may have closed it meanwhile, which this says
+                        raise
                     pending.append(_Pending(job, samples, images, rule))
                 if not pending:
                     return
