@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,9 @@ from PIL import Image, ImageFilter
 
 from jpeg_builders import jpeg, sample_photos
 from loaders.beton import BetonWriter, EncodedImage, FieldKind, ImageMode
+
+# A shell's background job ignores Ctrl-C, and so would each process that the tests send one to.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 FIELDS = {"image": FieldKind.RGB_IMAGE, "label": FieldKind.INT}
 
