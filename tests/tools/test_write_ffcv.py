@@ -583,7 +583,7 @@ def test_damage_to_what_is_resumed(
 
 def test_a_list_that_is_none(make_folder, out: Path, interrupt: Interrupt, capsys: pytest.CaptureFixture[str]):
     folder = make_folder(60)
-    interrupt(folder, 45)
+    interrupt(folder, 45, "--num-workers", "1")
     lines = out.with_name(PARTIAL[2])
     lines.write_bytes(b"garbage\n" + lines.read_bytes())
     capsys.readouterr()
@@ -605,7 +605,7 @@ def test_resuming_with_skipped_images(make_folder, out: Path, interrupt: Interru
 
 def test_resuming_with_other_options(make_folder, out: Path, interrupt: Interrupt, expected, capsys):
     folder, other = make_folder(60), make_folder(61)
-    interrupt(folder, 45)
+    interrupt(folder, 45, "--num-workers", "1")
     before = files_in(out.parent)
     for options, difference in (
         (["--mode", "raw"], "another mode (reencode where it is now raw)"),
