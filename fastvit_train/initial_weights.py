@@ -15,7 +15,7 @@ from fastvit_train.stored_tensor import UnreadableFileError
 from fastvit_train.weight_sets import Weight, WeightSet, is_averaged, open_weights, read_weight
 from loaders.errors import FastvitError
 
-__all__ = ["fill_model", "load_initial_weights", "read_weights"]
+__all__ = ["fill_model", "load_initial_weights"]
 
 # What torch puts into the names of a model that it wraps, or of a part of one.
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
@@ -45,19 +45,6 @@ def load_initial_weights(model: nn.Module, path: Path) -> str:
     except UnreadableFileError as error:
         raise FastvitError(f"--init-from {path} cannot be read: {error}") from error
     return f"weights of {path}{chosen.where}" + (f", but a new {' and '.join(kept)}" if kept else "") + chosen.left_out
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors by name in a file of weights, read without executing anything: of several sets, the one to prefer.
-
-    Raises:
-        FastvitError: The file cannot be read or holds no weights.
-    """
-    try:
-        with open_weights(path) as sets:
-            return {name: read_weight(weight) for name, weight in _of_file(sets, path)[0].tensors.items()}
-    except UnreadableFileError as error:
-        raise FastvitError(f"--init-from {path} cannot be read: {error}") from error
 
 
 def fill_model(model: nn.Module, given: Mapping[str, Weight], *, path: Path) -> list[str]:
