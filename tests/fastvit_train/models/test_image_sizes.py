@@ -64,10 +64,14 @@ def test_a_size_at_which_a_model_fails_is_refused(arch, message):
 
 
 def test_a_model_that_cannot_be_tried_is_not_refused():
-    def fails(_: int) -> nn.Module:
+    tried = []
+
+    def fails(size: int) -> nn.Module:
+        tried.append(size)
         raise RuntimeError("this needs numbers")
 
     require_possible_size("x", fails, resolution=32, own=64)
+    assert 32 in tried
 
 
 def test_the_trial_takes_no_memory(monkeypatch):
