@@ -43,7 +43,7 @@ Image image_of(EncodedCrop& row, const nb::object& records) {
     return shaped(owner);
 }
 
-PythonCrops crops_of(const nb::handle_t<Records>& records, const Int64Vector& samples, const CropRule& rule, bool) {
+PythonCrops crops_of(const nb::handle_t<Records>& records, const Int64Vector& samples, const CropRule& rule, bool splices) {
     const auto shared = nb::cast<std::shared_ptr<const Records>>(records);
     const std::vector<std::int64_t> numbers(samples.data(), samples.data() + samples.shape(0));
     if (std::any_of(numbers.begin(), numbers.end(), [](std::int64_t number) { return number < 0; }))
@@ -52,7 +52,7 @@ PythonCrops crops_of(const nb::handle_t<Records>& records, const Int64Vector& sa
     EncodedCrops crops;
     {
         const nb::gil_scoped_release unlocked;
-        crops = encoded_crops(*shared, numbers, rule);
+        crops = encoded_crops(*shared, numbers, rule, splices);
     }
     const std::size_t size = crops.rows.size();
     auto boxes = new_array<std::int32_t>(size, 4), shifts = new_array<std::int32_t>(size, 2);
