@@ -1,5 +1,6 @@
 #include "engine/encoded_crops.hpp"
 
+#include <exception>
 #include <optional>
 #include <utility>
 
@@ -61,7 +62,8 @@ void fill(EncodedCrop& row, const Records& records, std::size_t sample, const Cr
 
 }  // namespace
 
-EncodedCrops encoded_crops(const Records& records, std::span<const std::int64_t> samples, const CropRule& rule, bool splices) {
+EncodedCrops encoded_crops(const Records& records, std::span<const std::int64_t> samples, const CropRule& rule,
+                           bool splices) {
     EncodedCrops crops;
     crops.rows.resize(samples.size());
     for (const std::int64_t sample : samples) records.prefetch(static_cast<std::size_t>(sample) % records.size());
