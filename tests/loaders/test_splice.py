@@ -20,6 +20,7 @@ from jpeg_builders import (
     find,
     frame_size,
     jpeg,
+    named_rgb,
     patched,
     photo,
     resampled,
@@ -281,6 +282,9 @@ def test_what_others_make_something_else_of_is_foreign(tmp_path):
     assert is_foreign(good[:-1], tmp_path)
     assert is_foreign(good[: len(good) // 2], tmp_path)
     assert is_foreign(without(good, DHT), tmp_path)
+    rgb = named_rgb(good)
+    assert is_foreign(rgb, tmp_path)
+    assert is_foreign(rgb[:2] + b"\xff\xe0\x00\x07JFIF\0" + rgb[2:], tmp_path)  # too short for libjpeg to heed it
     assert not is_foreign(sideways, tmp_path)
     assert is_foreign(sideways, tmp_path, turns_upright=True)
     assert not is_foreign(good, tmp_path, turns_upright=True)
