@@ -1,4 +1,5 @@
 // Batches for decoders that are not ours, for Python.
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
@@ -6,6 +7,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -20,6 +22,7 @@ namespace fastvit {
 
 namespace {
 
+using At = nb::ndarray<std::int64_t, nb::shape<1>, nb::c_contig, nb::device::cpu>;
 using Image = nb::ndarray<nb::numpy, const std::uint8_t>;
 using FailureRow = std::tuple<std::int64_t, bool, std::string>;
 
@@ -43,16 +46,18 @@ Image image_of(EncodedCrop& row, const nb::object& records) {
     return shaped(owner);
 }
 
-PythonCrops crops_of(const nb::handle_t<Records>& records, const Int64Vector& samples, const CropRule& rule, bool) {
+PythonCrops crops_of(const nb::handle_t<Records>& records, const Int64Vector& samples, const CropRule& rule, bool,
+                    const std::optional<At>& at) {
     const auto shared = nb::cast<std::shared_ptr<const Records>>(records);
     const std::vector<std::int64_t> numbers(samples.data(), samples.data() + samples.shape(0));
     if (std::any_of(numbers.begin(), numbers.end(), [](std::int64_t number) { return number < 0; }))
         throw std::out_of_range("a sample's number is negative");
     if (shared->size() == 0 && !numbers.empty()) throw std::out_of_range("there are no records");
     EncodedCrops crops;
+    std::int64_t nobody_asks = 0;
     {
         const nb::gil_scoped_release unlocked;
-        crops = encoded_crops(*shared, numbers, rule);
+        crops = encoded_crops(*shared, numbers, rule, at ? *at->data() : nobody_asks);
     }
     const std::size_t size = crops.rows.size();
     auto boxes = new_array<std::int32_t>(size, 4), shifts = new_array<std::int32_t>(size, 2);
@@ -90,7 +95,7 @@ void bind_encoded(nb::module_& module) {
         .def_ro("failures", &PythonCrops::failures)
         .def("cut_rows", &cut_rows);
     module.def("encoded_crops", &crops_of, nb::arg("records"), nb::arg("samples"), nb::arg("rule"), nb::kw_only(),
-               nb::arg("splices"));
+               nb::arg("splices"), nb::arg("at") = nb::none());
 }
 
 }  // namespace fastvit

@@ -33,7 +33,8 @@ struct EncodedCrops {
 
 // The images of sample samples[i], which is record samples[i] % (number of records), by `rule`. Foreign are images that are
 // no JPEGs, and JPEGs that other decoders make other pixels of than ours does, or whose damage they would not tell of.
-// The records must outlive what is returned. May be called by several threads at once.
-EncodedCrops encoded_crops(const Records& records, std::span<const std::int64_t> samples, const CropRule& rule);
+// The records must outlive what is returned. `at` is the sample that is being read, for whoever asks from another thread.
+// May be called by several threads at once.
+EncodedCrops encoded_crops(const Records& records, std::span<const std::int64_t> samples, const CropRule& rule, std::int64_t& at);
 
 }  // namespace fastvit
