@@ -1,9 +1,12 @@
 """The `dali` backend beyond the contract of all: its pixels, batches that DALI refuses, and what a GPU would see."""
 
 import builtins
+import gc
 import io
+import os
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -279,6 +282,27 @@ def test_an_iterator_that_was_left_for_another_one_has_ended(build, photo_set):
         with pytest.raises(FastvitError, match="ended before its last batch"):
             next(iterator)
     assert [batch.index.tolist() for batch in second] == [[4, 5, 6, 7], [8, 9, 10, 11]]
+
+
+def test_a_loader_that_is_dropped_leaves_no_threads(photo_set):
+    """Nobody closes it, in the middle of an epoch; DALI's own objects, which hold each other, must not keep it."""
+
+    def threads() -> int:
+        return len(os.listdir("/proc/self/task"))
+
+    gc.collect()
+    before = threads()
+    gc.disable()
+    try:
+        for _ in build_loader("dali", photo_set.path, config()):
+            assert threads() > before + 4
+            break
+        deadline = time.monotonic() + 10
+        while threads() > before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert threads() == before
+    finally:
+        gc.enable()
 
 
 def test_sound_files_print_nothing(build, tmp_path, capfd):
