@@ -19,7 +19,7 @@ from PIL import Image
 
 from backends import is_installed
 from jpeg_builders import jpeg, photo, sample_photos
-from loaders import BadSampleError, Batch, ImageLoader, LoaderConfig, _native, build_loader
+from loaders import BadSample, BadSampleError, Batch, ImageLoader, LoaderConfig, _native, build_loader
 from loaders.encoded_batches import EncodedBatches
 from loaders.errors import FastvitError, MissingPackageError
 from loaders.image_files import decode_image
@@ -235,6 +235,27 @@ def test_batches_without_images_come_where_they_belong(build, tmp_path):
     for epoch in (0, 1):
         assert [batch.index.tolist() for batch in epoch_of(loader, epoch)] == [[], [], [], [3], [], [], [6], [], []]
         assert [sample.index for sample in loader.skipped] == [0, 1, 2, 4, 5, 7, 8]
+
+
+def test_what_is_lost_while_it_is_decoded_is_left_out(build, photo_set, monkeypatch):
+    """Its file has become shorter, and its bytes may have been zeros."""
+    options = {"crop": "shift", "order": "random"}
+    expected = epoch_of(build(photo_set.path, **options))
+    monkeypatch.setattr(
+        EncodedBatches,
+        "lost_samples",
+        lambda batches, batch: (
+            {2: BadSample(int(batch.samples[2]), "name", "shorter")} if len(batch.images) > 2 else {}
+        ),
+    )
+    loader = build(photo_set.path, on_error="skip", **options)
+    for batch, whole in zip(epoch_of(loader), expected, strict=True):
+        rest = [0, 1, 3]
+        for part, of_whole in zip(batch, whole, strict=True):
+            assert torch.equal(part, of_whole[rest])
+    assert [sample.index for sample in loader.skipped] == [int(batch.index[2]) for batch in expected]
+    with pytest.raises(BadSampleError, match="shorter"):
+        epoch_of(build(photo_set.path, **options))
 
 
 @pytest.mark.parametrize("prefetch_batches", [1, 2, 5])

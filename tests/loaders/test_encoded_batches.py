@@ -14,6 +14,7 @@ import torch
 
 from jpeg_builders import jpeg, photo
 from loaders import LoaderConfig
+from loaders.beton import EncodedImage, ImageMode
 from loaders.encoded_batches import EncodedBatch, EncodedBatches
 from loaders.errors import FastvitError
 from loaders.image_files import decode_image
@@ -143,8 +144,6 @@ def test_a_refused_batch_that_we_decode_is_ours_from_now_on(build, photo_set):
 
 
 def test_splicing_makes_less_of_the_same_pixels(build, write_images, tmp_path, photo_set):
-    from loaders.beton import EncodedImage, ImageMode
-
     image = photo(256, 320)
     data = jpeg(image, restart_marker_rows=1)
     write_images(tmp_path / "restart.beton", [EncodedImage(data, ImageMode.JPG, 256, 320)] * 8, np.zeros(8, np.int64))
@@ -296,3 +295,14 @@ def test_samples_of_a_file_that_was_cut_are_lost(build, make_set):
     with closing(EncodedBatches(batches._records, num_workers=1, splices=False)) as others:
         (later,) = epoch_of(others, options)
         assert len(later.bad) + len(others.lost_samples(later)) > 0
+
+
+def test_what_we_have_decoded_is_not_lost(build, write_images, tmp_path):
+    data = jpeg(photo(64, 64))
+    records = [EncodedImage(file, ImageMode.JPG, 64, 64) for file in (data[:-2], data)]  # the first has no end
+    write_images(tmp_path / "cut.beton", records, np.zeros(2, np.int64))
+    batches = build(tmp_path / "cut.beton")
+    (batch,) = epoch_of(batches, config())
+    assert [image.ndim for image in batch.images] == [3, 1]
+    os.truncate(tmp_path / "cut.beton", 100)
+    assert batches.lost_samples(batch).keys() == {1}
