@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from backends import of_backend
 from loaders import BadSampleError, Batch, LoaderConfig, _native, build_loader
 from loaders.native_loader import NativeLoader
 from loaders.reads import ReaderThreads
@@ -54,7 +55,10 @@ KINDS: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("backend", "num_workers"), [("native", 2), ("torch", 0), ("torch", 1), ("resident", 2)])
+@pytest.mark.parametrize(
+    ("backend", "num_workers"),
+    [of_backend("dali", "dali", 2), ("native", 2), ("torch", 0), ("torch", 1), ("resident", 2)],
+)
 def test_what_is_no_file_is_refused_by_name(folder, kind, backend, num_workers, monkeypatch):
     monkeypatch.chdir(folder)
     bad = folder / "b" / "4.jpg"
@@ -88,6 +92,8 @@ import os, signal, sys, threading, time
 from pathlib import Path
 from loaders import BACKENDS, LoaderConfig, build_loader
 from loaders import native_loader, resident_loader, torch_loader
+if sys.argv[2] == "dali":
+    from loaders import dali_loader
 
 def interrupt():
     global started
@@ -120,7 +126,7 @@ print(time.monotonic() - started)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["Ctrl-C", "close"])
-@pytest.mark.parametrize("backend", ["native", "torch", "resident"])
+@pytest.mark.parametrize("backend", [of_backend("dali"), "native", "torch", "resident"])
 def test_a_read_that_blocks_is_left_behind_by_name(folder, dead_disk, backend, how):
     if (backend, how) == ("resident", "close"):
         pytest.skip("it reads while it is built, when there is nothing to close")
@@ -190,7 +196,7 @@ def test_close_ends_the_threads_whoever_holds_the_engine(photo_set):
     loader.close()
     assert engine_threads() == before
     with pytest.raises(RuntimeError, match="the engine is closed"):
-        held.submit(np.zeros(1, np.int64), loader._rule(), np.zeros((1, 32, 32, 3), np.uint8))
+        held.submit(np.zeros(1, np.int64), loader._config.crop_rule(0), np.zeros((1, 32, 32, 3), np.uint8))
     with pytest.raises(ValueError, match="this epoch was ended before its last batch"):
         next(batches)
 
@@ -234,7 +240,7 @@ def test_reader_threads_leave_behind_what_does_not_return(monkeypatch):
     begun, end, threads = threading.Barrier(3), threading.Event(), ReaderThreads(2)
 
     def read(name: str) -> bool:
-        threads.at(name)
+        threads.at(lambda: name)
         begun.wait(10)
         return end.wait(10)
 

@@ -1,9 +1,11 @@
 // Batches for decoders that are not ours, for Python.
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -18,6 +20,7 @@ namespace fastvit {
 
 namespace {
 
+using At = nb::ndarray<std::int64_t, nb::shape<1>, nb::c_contig, nb::device::cpu>;
 using Image = nb::ndarray<nb::numpy, const std::uint8_t>;
 using FailureRow = std::tuple<std::int64_t, bool, std::string>;
 
@@ -41,7 +44,8 @@ Image image_of(EncodedCrop& row, const nb::object& records) {
     return Image(row.image.data(), {height, width, 3}, owner);
 }
 
-PythonCrops crops_of(const nb::handle_t<Records>& records, const Int64Vector& samples, const CropRule& rule, bool splices) {
+PythonCrops crops_of(const nb::handle_t<Records>& records, const Int64Vector& samples, const CropRule& rule, bool splices,
+                     const std::optional<At>& at) {
     const auto& source = nb::cast<const Records&>(records);
     const std::vector<std::int64_t> numbers(samples.data(), samples.data() + samples.shape(0));
     if (std::any_of(numbers.begin(), numbers.end(), [](std::int64_t number) { return number < 0; }))
@@ -50,7 +54,7 @@ PythonCrops crops_of(const nb::handle_t<Records>& records, const Int64Vector& sa
     EncodedCrops crops;
     {
         const nb::gil_scoped_release unlocked;
-        crops = encoded_crops(source, numbers, rule, splices);
+        crops = encoded_crops(source, numbers, rule, splices, at ? at->data() : nullptr);
     }
     const std::size_t size = crops.rows.size();
     auto boxes = new_array<std::int32_t>(size, 4), shifts = new_array<std::int32_t>(size, 2);
@@ -80,6 +84,8 @@ std::vector<std::size_t> cut_rows(const PythonCrops& crops) {
 }  // namespace
 
 void bind_encoded(nb::module_& module) {
+    // Threads that do not come back keep what they were given. Python would tell of it at the end of the process.
+    module.def("leave_threads_behind", [] { nb::set_leak_warnings(false); });
     nb::class_<PythonCrops>(module, "EncodedCrops")
         .def_ro("images", &PythonCrops::images)
         .def_ro("boxes", &PythonCrops::boxes)
@@ -88,7 +94,7 @@ void bind_encoded(nb::module_& module) {
         .def_ro("failures", &PythonCrops::failures)
         .def("cut_rows", &cut_rows);
     module.def("encoded_crops", &crops_of, nb::arg("records"), nb::arg("samples"), nb::arg("rule"), nb::kw_only(),
-               nb::arg("splices"));
+               nb::arg("splices"), nb::arg("at") = nb::none());
 }
 
 }  // namespace fastvit
