@@ -67,6 +67,12 @@ def _native_engine(path: Path, config: "LoaderConfig") -> "ImageLoader":
     return NativeLoader(path, config)
 
 
+def _nvjpeg(path: Path, config: "LoaderConfig") -> "ImageLoader":
+    from loaders.nvjpeg_loader import NvjpegLoader
+
+    return NvjpegLoader(path, config)
+
+
 def _resident(path: Path, config: "LoaderConfig") -> "ImageLoader":
     from loaders.resident_loader import ResidentLoader
 
@@ -88,6 +94,7 @@ def _torch(path: Path, config: "LoaderConfig") -> "ImageLoader":
 BACKENDS: "dict[str, Callable[[Path, LoaderConfig], ImageLoader]]" = {
     "ffcv": _ffcv,
     "native": _native_engine,
+    "nvjpeg": _nvjpeg,
     "resident": _resident,
     "synthetic": _synthetic,
     "torch": _torch,

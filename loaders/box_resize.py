@@ -37,7 +37,7 @@ def box_resize(images: Sequence[Tensor], crops: Crops, *, resolution: int, inter
     Within 1 level of what torchvision makes of one image after the other.
 
     Args:
-        images: uint8 [3, h, w] each, contiguous, all on one device.
+        images: uint8 [3, h, w] each, all on one device; of those that are not contiguous, a copy is made.
         crops: The boxes, flips and shifts, one for each image.
         resolution: Side of the result, in pixels.
         interpolation: The filter, antialiased.
@@ -119,15 +119,15 @@ def _padded(images: Sequence[Tensor], boxes: NDArray[np.int32], height: int, wid
     The rows are gathered by where they begin, out of all windows of `width` bytes that the images' memory has.
     """
     device = images[0].device
-    sizes = [image.numel() for image in images]
-    begins = np.cumsum([0, *sizes[:-1]])
-    planes, strides = ([image.stride(axis) for image in images] for axis in (0, 1))
-    of_image = upload(np.stack([begins, planes, strides, *boxes.T[:3]]).astype(np.int64), device)
+    _, heights, widths = np.array([image.shape for image in images]).T
+    planes = heights * widths
+    begins = np.cumsum(3 * planes) - 3 * planes
+    of_image = upload(np.stack([begins, planes, widths, *boxes.T[:3]]), device)
     begin, plane, stride, top, left, box_height = of_image[:, :, None, None]
     row = torch.minimum(torch.arange(height, device=device)[:, None], box_height - 1)
     starts = begin + torch.arange(3, device=device) * plane + (top + row) * stride + left
 
-    memory = torch.cat([*(image.view(-1) for image in images), images[0].new_zeros(width)])
+    memory = torch.cat([*(image.reshape(-1) for image in images), images[0].new_zeros(width)])
     windows = memory.as_strided((len(memory) - width + 1, width), (1, 1))
     return windows.index_select(0, starts.view(-1)).view(len(images), height, 3, width)
 
