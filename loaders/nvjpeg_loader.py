@@ -221,10 +221,12 @@ class _Decoder:
         """JPEGs as images on the device; what is queued next in `stream` may use them.
 
         Raises:
+            FastvitError: torch fills memory that it hands out.
             RuntimeError: nvJPEG refuses one of them, or there is no memory.
         """
         if not jpegs:
             return []
+        _check_that_memory_is_not_filled()
         with torch.cuda.stream(self._decoding):
             self._decoding.synchronize()  # nothing was queued by us: it could only be another user of the same stream
             begin = time.perf_counter()
@@ -288,6 +290,20 @@ def _cuda_device(config: LoaderConfig) -> torch.device:
             f"the nvjpeg backend decodes on a CUDA device, got device {config.device}; use another --data.backend"
         )
     return config.device if config.device.index is not None else torch.device("cuda", torch.cuda.current_device())
+
+
+def _check_that_memory_is_not_filled() -> None:
+    """Make sure that torch queues nothing for the memory that it gives to the decoder: it could come after the decoder.
+
+    Raises:
+        FastvitError: It fills it.
+    """
+    fills = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]  # torch's types have none
+    if fills and torch.are_deterministic_algorithms_enabled():
+        raise FastvitError(
+            "torch.use_deterministic_algorithms has torch fill memory, maybe after nvJPEG has decoded into it; set "
+            "torch.utils.deterministic.fill_uninitialized_memory = False, or use another backend than nvjpeg"
+        )
 
 
 @functools.cache

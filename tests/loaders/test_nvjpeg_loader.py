@@ -97,6 +97,16 @@ def test_a_trial_that_fails_says_why(raw_set, calls, error, monkeypatch):
     assert threading.active_count() == threads
 
 
+def test_memory_that_torch_fills_is_refused(build, photo_set, monkeypatch):
+    """It does so in a stream that the decoder does not wait for."""
+    loader = build(photo_set.path)
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    with pytest.raises(FastvitError, match="set torch.utils.deterministic.fill_uninitialized_memory = False, or use"):
+        list(loader)
+    monkeypatch.setattr("torch.utils.deterministic.fill_uninitialized_memory", False)
+    assert len(list(loader)) == 3
+
+
 # What is decoded
 
 
