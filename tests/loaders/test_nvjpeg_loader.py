@@ -373,6 +373,15 @@ def test_another_thread_may_close_it_while_a_batch_is_waited_for(build, photo_se
     assert not closing.is_alive()
 
 
+def test_an_iterator_that_is_begun_too_late_ends_no_other(build, photo_set):
+    loader = build(photo_set.path, batch_size=1)
+    late, current = iter(loader), iter(loader)
+    next(current)
+    with pytest.raises(FastvitError, match="ended before its last batch"):
+        next(late)
+    assert len(list(current)) == 11
+
+
 def test_batches_are_made_ahead(build, photo_set):
     loader = build(photo_set.path, batch_size=2, prefetch_batches=2)
     made = []
