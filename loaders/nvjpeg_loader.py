@@ -118,11 +118,11 @@ class NvjpegLoader(PlannedEpochs):
         """Have the device make a batch; runs in the loader's thread."""
         with torch.cuda.stream(decoder.stream):
             samples, images, bad = decoder.decode(batch, self._source, config)
-            lost = self._source.lost_samples(batch)
+            lost = {batch.samples[row]: sample for row, sample in self._source.lost_samples(batch).items()}
             if lost:
-                good = np.isin(samples, batch.samples[list(lost)], invert=True)
+                good = np.array([sample not in lost for sample in samples], np.bool_)
+                bad = [*bad, *(lost[sample] for sample in samples[~good])]
                 samples, images = samples[good], images.index_select(0, upload(np.flatnonzero(good), self._device))
-                bad = [*bad, *lost.values()]
             indices = self._plan.images(samples)
             labels, index = upload(self._labels[indices], self._device), upload(indices, self._device)
             return _Made(Batch(images.permute(0, 3, 1, 2), labels, index), bad, decoder.stream.record_event())

@@ -323,7 +323,9 @@ def test_too_little_memory_is_no_damage(build, refuse, tmp_path):
         list(loader)
 
 
-def test_a_file_that_has_become_shorter_is_left_out(build, photo_set, tmp_path, monkeypatch):
+@pytest.mark.parametrize("is_seen", [False, True])
+def test_a_file_that_has_become_shorter_is_left_out(build, photo_set, tmp_path, monkeypatch, is_seen):
+    """Whether nvJPEG had its bytes before, or refuses the zeros that it finds."""
     path = tmp_path / "cut.beton"
     path.write_bytes(photo_set.path.read_bytes())
     loader = build(path, batch_size=12, on_error="skip")
@@ -333,12 +335,14 @@ def test_a_file_that_has_become_shorter_is_left_out(build, photo_set, tmp_path, 
         images = decode(jpegs, mode, device)
         with path.open("r+b") as file:
             file.truncate(path.stat().st_size // 2)
+        if is_seen:
+            raise RuntimeError("Error while decoding JPEG images: 3")
         return images
 
     monkeypatch.setattr(nvjpeg_loader, "decode_jpeg", cut_then_decode)
     (batch,) = loader
     lost = [sample.index for sample in loader.skipped]
-    assert lost
+    assert 0 < len(lost) == len(set(lost))
     assert batch.index.tolist() == [index for index in range(12) if index not in lost]
     assert len(batch.images) == len(batch.labels) == len(batch.index)
 
