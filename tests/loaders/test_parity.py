@@ -31,6 +31,7 @@ ALL = [
         ("dali", 2, None),
         ("ffcv", 2, None),
         ("native", 2, None),
+        ("nvjpeg", 2, None),
         ("resident", 2, None),
         ("synthetic", 1, None),
         ("torch", 0, None),
