@@ -486,13 +486,22 @@ def test_a_full_disk_at_the_start(make_folder, out: Path, capsys: pytest.Capture
     assert os.listdir(out.parent) == []
 
 
-def test_verify_reads_tfrecord(make_folder, out: Path):
+def test_verify_reads_tfrecord(make_folder, out: Path, capsys: pytest.CaptureFixture[str]):
+    """And compares the checksums that lie in it, without a record list too."""
     from tools.verify import main as verify
 
-    assert run(make_folder(20), out, "--format", "tfrecord", shard_images=9) == 0
+    assert run(make_folder(20), out, "--format", "tfrecord", "--mode", "keep", shard_images=9) == 0
     assert verify([str(out.parent)]) == 0
     shard = out.with_name("train-000001.tfrecord")
     data = bytearray(shard.read_bytes())
-    data[len(data) // 2] ^= 1
+    filenames = [found.start() for found in re.finditer(b"image/filename", data)]
+    for number in (2, 5):
+        data[filenames[number] + 20] ^= 1  # not in the image
     shard.write_bytes(data)
+    shard.with_name(f"{shard.name}.records.tsv").unlink()
+    capsys.readouterr()
     assert verify([str(out.parent)]) == 1
+    broken = [line for line in capsys.readouterr().out.splitlines() if "checksum in its shard" in line]
+    assert broken == [
+        f"broken     {shard}: record {number}: it is not what the checksum in its shard says" for number in (2, 5)
+    ]
