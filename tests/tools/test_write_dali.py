@@ -493,6 +493,10 @@ def test_verify_reads_tfrecord(make_folder, out: Path, capsys: pytest.CaptureFix
 
     assert run(make_folder(20), out, "--format", "tfrecord", "--mode", "keep", shard_images=9) == 0
     assert verify([str(out.parent)]) == 0
+    out.with_name("train-000003.tar").touch()  # not of the same set
+    assert verify([str(out.with_name("*.tfrecord"))]) == 0
+    assert "unchecked" not in capsys.readouterr().out
+    out.with_name("train-000003.tar").unlink()
     shard = out.with_name("train-000001.tfrecord")
     data = bytearray(shard.read_bytes())
     filenames = [found.start() for found in re.finditer(b"image/filename", data)]
