@@ -1,4 +1,4 @@
-#include "convert/jpeg_header.hpp"
+#include "jpeg/header.hpp"
 
 #include <cstring>
 #include <numeric>
@@ -50,6 +50,7 @@ void read_frame(Bytes body, Header& header) {
 }
 
 void read_scan_header(Bytes body, Header& header) {
+    if (header.is_progressive) return;  // of one scan among many
     const std::size_t num_components = header.components.size();
     require(num_components > 0 && body.size() == 4 + 2 * num_components && body[0] == num_components);
     for (std::size_t number = 0; number < num_components; ++number) {
@@ -58,17 +59,29 @@ void read_scan_header(Bytes body, Header& header) {
         component.dc_table = body[2 + 2 * number] >> 4;
         component.ac_table = body[2 + 2 * number] & 15;
         require(component.dc_table < 4 && component.ac_table < 4);
+        require(!header.dc[component.dc_table].symbols.empty() && !header.ac[component.ac_table].symbols.empty());
         require(component.quantization_table < 4 && header.has_quantization_table[component.quantization_table]);
     }
     require(body[1 + 2 * num_components] == 0 && body[2 + 2 * num_components] == 63 && body[3 + 2 * num_components] == 0);
 }
 
-bool tells_colours(std::uint8_t marker, Bytes body) {
-    return (marker == kApp0 && body.size() >= 5 && std::memcmp(body.data(), "JFIF", 5) == 0) ||
-           (marker == kApp14 && body.size() >= 12 && std::memcmp(body.data(), "Adobe", 5) == 0);
+// Whether the segment tells of the image's colours.
+bool read_colours(std::uint8_t marker, Bytes body, Header& header) {
+    if (marker == kApp0 && body.size() >= 14 && std::memcmp(body.data(), "JFIF", 5) == 0) return header.has_jfif = true;
+    if (marker != kApp14 || body.size() < 12 || std::memcmp(body.data(), "Adobe", 5) != 0) return false;
+    header.adobe_transform = body[11];
+    return true;
 }
 
 }  // namespace
+
+bool Header::is_grey_or_ycc() const {
+    constexpr std::uint8_t kYcc = 1;
+    if (components.size() == 1) return true;
+    if (components.size() != 3 || adobe_transform.value_or(kYcc) != kYcc) return false;
+    const bool is_named_rgb = components[0].id == 'R' && components[1].id == 'G' && components[2].id == 'B';
+    return has_jfif || adobe_transform || !is_named_rgb;
+}
 
 Header read_header(Bytes jpeg) {
     Header header;
@@ -80,19 +93,21 @@ Header read_header(Bytes jpeg) {
         require(length >= 2 && at + 2 + length <= jpeg.size());
         const Bytes segment = jpeg.subspan(at, 2 + length), body = segment.subspan(4);
         at += segment.size();
+        bool decides_pixels = true;
         if (marker == kDht)
             read_tables(body, header);
         else if (marker == kDqt)
             note_quantization_tables(body, header);
-        else if (marker == kSof0 || marker == kSof1)
-            read_frame(body, header);
+        else if (marker == kSof0 || marker == kSof1 || marker == kSof2)
+            header.is_progressive = marker == kSof2, read_frame(body, header), header.frame = segment;
         else if (marker == kDri)
             require(body.size() == 2), header.restart_interval = big_endian(body.data());
         else if (marker == kSos)
             read_scan_header(body, header), header.scan = jpeg.subspan(at);
         else
-            require((marker >= kApp0 && marker <= kApp15) || marker == kComment);
-        if (marker == kSof0 || marker == kSof1 || marker == kDqt || tells_colours(marker, body)) header.kept.push_back(segment);
+            require((marker >= kApp0 && marker <= kApp15) || marker == kComment),
+                decides_pixels = read_colours(marker, body, header);
+        if (decides_pixels) header.segments.push_back(segment);
         if (marker == kSos) return header;
     }
 }
