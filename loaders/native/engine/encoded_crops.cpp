@@ -74,8 +74,8 @@ EncodedCrops encoded_crops(const Records& records, std::span<const std::int64_t>
         const auto fail = [&](bool foreign, const char* reason) {
             // Zeros where bytes are missing may look like any damage.
             const bool is_whole = !row.file || row.file->is_whole();
-            const auto at = static_cast<std::int64_t>(number);
-            crops.failures.push_back({at, foreign && is_whole, is_whole ? reason : MappedFile::kCutShort});
+            const auto failed = static_cast<std::int64_t>(number);
+            crops.failures.push_back({failed, foreign && is_whole, is_whole ? reason : MappedFile::kCutShort});
             row = EncodedCrop{.file = row.file};
         };
         try {
