@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Contender, Turn, say, take_turns
+from benchmarks.harness import Contender, Turn, take_turns
 from benchmarks.measured_data import as_class_folders, repeated
 from benchmarks.options import check_positive, split_names
 from benchmarks.peers.epochs import Epochs
@@ -198,11 +198,9 @@ def _data(config: BenchLoader) -> Iterator[dict[str, Path]]:
     with tempfile.TemporaryDirectory(prefix="fastvit-bench-") as name:
         folder, data = Path(name), config.data
         if config.repeat > 1:
-            say(f"repeating {data}")
             data = repeated(data, folder / "repeated", times=config.repeat)
         places = dict.fromkeys(config.names, data)
         if strangers := [name for name in config.names if not CONTENDERS[name].takes_beton]:
-            say(f"writing image files for {strangers[0]}")
             places |= dict.fromkeys(strangers, as_class_folders(data, folder / "files"))
         yield places
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from benchmarks.harness import say
 from benchmarks.peers.epochs import open_jpegs
 from loaders.beton import Beton, BetonWriter, EncodedImage, FieldKind, ImageMode
 from loaders.image_folder import ClassFolders
@@ -26,6 +27,7 @@ def as_class_folders(path: Path, folder: Path) -> Path:
     if path.is_dir() or find_shards(path):
         return path
     beton = open_jpegs(path, "dali-plain")
+    say(f"writing the images of {path} as files")
     for index, label in enumerate(beton.labels.tolist()):
         file = folder / f"{label:06d}" / f"{index:09d}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -40,6 +42,7 @@ def repeated(path: Path, folder: Path, *, times: int) -> Path:
         FastvitError: What is there is damaged.
         OSError: The disk is full.
     """
+    say(f"repeating {path} {times} times")
     if shards := find_shards(path):
         for number, shard in enumerate(shards):
             _link(shard, folder / f"{number:06d}{shard.suffix}", times=times)

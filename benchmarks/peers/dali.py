@@ -7,6 +7,7 @@ resize, uint8 images. DALI chooses order and crops itself, so its images are not
 
 import math
 from collections.abc import Iterator, Sized
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,7 +52,8 @@ def open_epochs(
         whole_images: Cut random crops out of decoded images, rather than decode the crops alone.
 
     Raises:
-        FastvitError: The crop is `shift`, or TFRecord shards have no index; while it runs, an image cannot be decoded.
+        FastvitError: The crop is `shift`, or TFRecord shards have no index, or there is nothing to read; while it
+            runs, an image cannot be decoded.
     """
     if config.crop == "shift":
         raise FastvitError("DALI has no shift that reflects the border: leave dali-plain out of --loaders")
@@ -65,7 +67,8 @@ def open_epochs(
     )
     with pipeline:
         pipeline.set_outputs(_images(_encoded(path, config), config, decodes_on, whole_images=whole_images))
-    pipeline.build()
+    with _clear_errors(path):
+        pipeline.build()
     num_batches = math.ceil(pipeline.reader_meta(_READER)["epoch_size"] / config.batch_size)
     batches = _Batches(pipeline, path, on_card=decodes_on == "mixed")
     return lambda _: batches.take(num_batches)
@@ -93,12 +96,18 @@ class _Batches:
     def _next(self) -> torch.Tensor:
         stream = torch.cuda.current_stream() if self._on_card else None
         self._num_ahead -= 1
-        try:
+        with _clear_errors(self._path):
             (images,) = self._pipeline.outputs(cuda_stream=stream)
-        except RuntimeError as error:  # a page of text, in which the reason stands behind this word
-            reason = str(error).rpartition("encountered:")[2].strip().splitlines()[0]
-            raise FastvitError(f"DALI cannot load {self._path}: {reason}") from error
         return from_dlpack(images.as_tensor()).permute(0, 3, 1, 2)
+
+
+@contextmanager
+def _clear_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # a page of text, in which the reason stands behind this word
+        reason = str(error).rpartition("encountered:")[2].strip().splitlines()[0]
+        raise FastvitError(f"DALI cannot load {path}: {reason}") from error
 
 
 def _encoded(path: Path, config: LoaderConfig) -> DataNode:
