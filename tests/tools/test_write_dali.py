@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from loaders.tar_shard import TarShard
+from loaders.tfrecord_shard import TFRecordShard
 from tools.convert.claim import locked
 from tools.listings.record_list import RecordLine, SkippedLine, read_record_list
 from tools.merge import main as merge
@@ -182,8 +183,6 @@ def test_dali_sees_the_same(make_folder, out: Path, tmp_path: Path, kind: str):
 
 
 def test_tfrecord(make_folder, out: Path):
-    from tools.shards.tfrecord import TFRecordShard
-
     assert run(make_folder(60), out, "--format", "tfrecord", "--mode", "keep") == 0
     assert files_in(out.parent).keys() == names_of(range(3), "tfrecord")
     shards = [TFRecordShard(path) for path in sorted(out.parent.glob("*.tfrecord"))]
@@ -490,7 +489,6 @@ def test_a_full_disk_at_the_start(make_folder, out: Path, capsys: pytest.Capture
 def test_verify_reads_tfrecord(make_folder, out: Path):
     from tools.verify import main as verify
 
-    pytest.importorskip("google_crc32c")
     assert run(make_folder(20), out, "--format", "tfrecord", shard_images=9) == 0
     assert verify([str(out.parent)]) == 0
     shard = out.with_name("train-000001.tfrecord")

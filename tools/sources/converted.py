@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from loaders.beton import Beton, ImageMode
 from loaders.companions import classes_on_cards
 from loaders.errors import FastvitError
-from loaders.tar_shard import TarShard, find_shards, open_each
+from loaders.shards import find_shards, open_each, shard_kind
+from loaders.tar_shard import TarShard
 from tools.sources.class_names import classes_of
 from tools.sources.names import checked_name, shard_names
 
@@ -40,7 +41,7 @@ class TarShards:
     they are the labels as text. A sample's name is that of its shard and its path there.
 
     Args:
-        path: A folder of `.tar` files, one such file, or a pattern (`loaders.tar_shard.find_shards`).
+        path: A folder of `.tar` files, one such file, or a pattern (`loaders.shards.find_shards`).
 
     Raises:
         FastvitError: There are no shards, one is damaged, a label has no class, or two samples of a shard have one
@@ -51,7 +52,7 @@ class TarShards:
 
     def __init__(self, path: Path) -> None:
         paths = find_shards(path)
-        if not paths:
+        if not paths or shard_kind(paths[0]) is not TarShard:
             raise FastvitError(
                 f"{path}: no tar shards; name a folder of .tar files, one of them or a pattern such as *.tar"
             )
