@@ -6,7 +6,7 @@ from benchmarks.harness import say
 from benchmarks.peers.epochs import open_jpegs
 from loaders.beton import Beton, BetonWriter, EncodedImage, FieldKind, ImageMode
 from loaders.image_folder import ClassFolders
-from loaders.tar_shard import find_shards
+from loaders.shards import find_shards
 
 __all__ = ["as_class_folders", "repeated"]
 
@@ -45,7 +45,8 @@ def repeated(path: Path, folder: Path, *, times: int) -> Path:
     say(f"repeating {path} {times} times")
     if shards := find_shards(path):
         for number, shard in enumerate(shards):
-            _link(shard, folder / f"{number:06d}{shard.suffix}", times=times)
+            suffix = ".tar" if shard.suffix == ".tar" else ".tfrecord"  # TFRecord shards may be called without one
+            _link(shard, folder / f"{number:06d}{suffix}", times=times)
             if (index := shard.with_suffix(".idx")).exists():
                 _link(index, folder / f"{number:06d}.idx", times=times)
         return folder

@@ -19,7 +19,7 @@ from loaders import LoaderConfig
 from loaders.cpus import num_threads
 from loaders.errors import FastvitError, MissingPackageError
 from loaders.image_files import IMAGE_EXTENSIONS
-from loaders.tar_shard import find_shards
+from loaders.shards import find_shards
 
 try:
     from nvidia.dali import Pipeline, fn, tfrecord
@@ -114,7 +114,7 @@ def _encoded(path: Path, config: LoaderConfig) -> DataNode:
     """Image files' bytes from DALI's reader of the format, which shuffles in a buffer of its default size."""
     shuffles = config.order != "sequential"
     shards = find_shards(path)
-    indices = [str(index) for shard in shards if (index := shard.with_suffix(".idx")).exists()]
+    indices = sorted({str(index) for shard in shards if (index := shard.with_suffix(".idx")).exists()})
     paths = [str(shard) for shard in shards]
     if not shards:
         return fn.readers.file(file_root=str(path), random_shuffle=shuffles, name=_READER)[0]

@@ -13,15 +13,15 @@ from benchmarks.peers.epochs import Epochs
 from loaders import LoaderConfig
 from loaders.beton import ImageMode
 from loaders.orientation import ExifOrientation
-from loaders.records import BetonRecords, FolderRecords, ImageRecords, TarRecords
-from loaders.tar_shard import find_shards
+from loaders.records import BetonRecords, FolderRecords, ImageRecords, ShardRecords
+from loaders.shards import find_shards
 from loaders.torch_loader import TorchLoader
 
 __all__ = ["open_epochs"]
 
 
 def open_epochs(path: Path, config: LoaderConfig) -> Epochs:
-    """A `DataLoader` over a `.beton` file, an ImageFolder or tar shards, with the loaders' order and crops.
+    """A `DataLoader` over a `.beton` file, an ImageFolder or shards, with the loaders' order and crops.
 
     Raises:
         FastvitError: The data is damaged.
@@ -40,7 +40,7 @@ class _Loader(TorchLoader):
     @staticmethod
     def _open(path: Path) -> ImageRecords:
         if shards := find_shards(path):
-            return _Tar(shards)
+            return _Shards(shards)
         return _Folder(path) if path.is_dir() else _Beton(path)
 
 
@@ -56,7 +56,7 @@ class _Folder(FolderRecords):
         return _decoded(np.fromfile(self._files[index], np.uint8), exif_orientation)
 
 
-class _Tar(TarRecords):
+class _Shards(ShardRecords):
     def decode(self, index: int, *, exif_orientation: ExifOrientation = "ignore") -> Tensor:
         shard, number = self._place(index)
         return _decoded(shard.image_bytes(number).copy(), exif_orientation)

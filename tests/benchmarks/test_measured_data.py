@@ -11,7 +11,7 @@ from loaders.records import open_records
 from tools.write_dali import main as write_dali
 
 
-@pytest.fixture(params=["photos.beton", "folder", "shards"])
+@pytest.fixture(params=["photos.beton", "folder", "tar", "tfrecord"])
 def data(request, photo_set, image_folder, tmp_path):
     """Data of each kind."""
     if request.param == "photos.beton":
@@ -20,7 +20,7 @@ def data(request, photo_set, image_folder, tmp_path):
         return image_folder
     out = tmp_path / "shards" / "train"
     options = ["--dataset", "folder", "--source", str(image_folder), "--shard-images", "3", "--mode", "keep"]
-    assert write_dali([*options, "--out", str(out)]) == 0
+    assert write_dali([*options, "--out", str(out), "--format", request.param]) == 0
     return out.parent
 
 
@@ -46,7 +46,7 @@ def test_the_jpegs_of_a_beton_file_in_class_folders(photo_set, tmp_path, capsys)
     assert capsys.readouterr().err == f"writing the images of {photo_set.path} as files\n"
 
 
-@pytest.mark.parametrize("data", ["folder", "shards"], indirect=True)
+@pytest.mark.parametrize("data", ["folder", "tar"], indirect=True)
 def test_files_and_shards_are_left_where_they_are(data, tmp_path):
     assert as_class_folders(data, tmp_path / "files") == data
     assert not (tmp_path / "files").exists()

@@ -113,17 +113,28 @@ def _counted(method, calls):
     return counted
 
 
-@pytest.mark.parametrize("with_index", [True, False])
-def test_dali_reads_tar_shards(open_epochs, image_folder, tmp_path, with_index):
-    shards = _write_shards(image_folder, tmp_path / "shards", "tar")
+@pytest.mark.parametrize(("shard_format", "with_index"), [("tar", True), ("tar", False), ("tfrecord", True)])
+def test_dali_reads_shards(open_epochs, image_folder, tmp_path, shard_format, with_index):
+    shards = _write_shards(image_folder, tmp_path / "shards", shard_format)
     if not with_index:
-        for index in shards.glob("*.idx"):
-            index.unlink()
+        _remove_indices(shards)
     epochs = open_epochs("dali-plain", shards, crop="whole", order="sequential", batch_size=8)
     (images,) = epochs(0)
     loader = build_loader("native", shards, a_config(crop="whole", order="sequential", batch_size=8))
     assert (images.float() - next(iter(loader)).images.float()).abs().mean() < 0.5
     loader.close()
+
+
+def test_dali_needs_an_index_of_tfrecord_shards(open_epochs, image_folder, tmp_path):
+    shards = _write_shards(image_folder, tmp_path / "shards", "tfrecord")
+    _remove_indices(shards)
+    with pytest.raises(ValueError, match="shards: DALI needs an .idx file next to each shard; make it with DALI's tf"):
+        open_epochs("dali-plain", shards)
+
+
+def _remove_indices(shards):
+    for index in shards.glob("*.idx"):
+        index.unlink()
 
 
 def _write_shards(folder, out, shard_format):
@@ -198,9 +209,9 @@ def test_torch_takes_raw_images(raw_set):
     assert np.array_equal(images.permute(0, 2, 3, 1).numpy(), raw_set.images)
 
 
-@pytest.mark.parametrize("kind", ["folder", "shards"])
+@pytest.mark.parametrize("kind", ["folder", "tar", "tfrecord"])
 def test_torch_reads_folders_and_shards(image_folder, tmp_path, kind):
-    path = image_folder if kind == "folder" else _write_shards(image_folder, tmp_path / "shards", "tar")
+    path = image_folder if kind == "folder" else _write_shards(image_folder, tmp_path / "shards", kind)
     config = a_config(crop="whole", order="sequential", num_workers=0)
     loader = build_loader("torch", repeated(path, tmp_path / "twice", times=2), config)
     epochs = torchvision_loader.open_epochs(tmp_path / "twice", config)
