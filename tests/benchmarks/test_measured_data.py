@@ -11,7 +11,7 @@ from loaders.records import open_records
 from tools.write_dali import main as write_dali
 
 
-@pytest.fixture(params=["photos.beton", "folder", "tar", "tfrecord"])
+@pytest.fixture(params=["photos.beton", "folder", "tar", "tfrecord", "tfrecord of TensorFlow"])
 def data(request, photo_set, image_folder, tmp_path):
     """Data of each kind."""
     if request.param == "photos.beton":
@@ -20,7 +20,11 @@ def data(request, photo_set, image_folder, tmp_path):
         return image_folder
     out = tmp_path / "shards" / "train"
     options = ["--dataset", "folder", "--source", str(image_folder), "--shard-images", "3", "--mode", "keep"]
-    assert write_dali([*options, "--out", str(out), "--format", request.param]) == 0
+    assert write_dali([*options, "--out", str(out), "--format", request.param.removesuffix(" of TensorFlow")]) == 0
+    if request.param == "tfrecord of TensorFlow":
+        for number in range(3):
+            out.with_name(f"train-00000{number}.tfrecord").rename(out.with_name(f"train-0000{number}-of-00003"))
+            out.with_name(f"train-00000{number}.idx").rename(out.with_name(f"train-0000{number}-of-00003.idx"))
     return out.parent
 
 

@@ -113,11 +113,10 @@ def _counted(method, calls):
     return counted
 
 
-@pytest.mark.parametrize(("shard_format", "with_index"), [("tar", True), ("tar", False), ("tfrecord", True)])
-def test_dali_reads_shards(open_epochs, image_folder, tmp_path, shard_format, with_index):
+@pytest.mark.parametrize(("shard_format", "num_indices"), [("tar", 3), ("tar", 1), ("tar", 0), ("tfrecord", 3)])
+def test_dali_reads_shards(open_epochs, image_folder, tmp_path, shard_format, num_indices):
     shards = _write_shards(image_folder, tmp_path / "shards", shard_format)
-    if not with_index:
-        _remove_indices(shards)
+    _keep_indices(shards, num_indices)
     epochs = open_epochs("dali-plain", shards, crop="whole", order="sequential", batch_size=8)
     (images,) = epochs(0)
     loader = build_loader("native", shards, a_config(crop="whole", order="sequential", batch_size=8))
@@ -127,13 +126,13 @@ def test_dali_reads_shards(open_epochs, image_folder, tmp_path, shard_format, wi
 
 def test_dali_needs_an_index_of_tfrecord_shards(open_epochs, image_folder, tmp_path):
     shards = _write_shards(image_folder, tmp_path / "shards", "tfrecord")
-    _remove_indices(shards)
+    _keep_indices(shards, 2)
     with pytest.raises(ValueError, match="shards: DALI needs an .idx file next to each shard; make it with DALI's tf"):
         open_epochs("dali-plain", shards)
 
 
-def _remove_indices(shards):
-    for index in shards.glob("*.idx"):
+def _keep_indices(shards, number):
+    for index in sorted(shards.glob("*.idx"))[number:]:
         index.unlink()
 
 
@@ -159,7 +158,7 @@ def test_dali_finds_nothing_to_read(open_epochs, tmp_path):
 def test_dalis_decoder_may_be_the_cards(photo_set, tmp_path, monkeypatch, crop, whole_images):
     """Without a card the graph can be put together, but not built."""
     dali = pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
-    seen = {}
+    seen, crops = {}, []
 
     class _OnCard(dali.Pipeline):
         def __init__(self, **options):
@@ -177,10 +176,22 @@ def test_dalis_decoder_may_be_the_cards(photo_set, tmp_path, monkeypatch, crop, 
 
     peer = import_module("benchmarks.peers.dali")
     monkeypatch.setattr(peer, "Pipeline", _OnCard)
+    for where, name in ((peer.fn, "random_resized_crop"), (peer.fn.decoders, "image_random_crop")):
+        monkeypatch.setattr(where, name, _noted(getattr(where, name), name, crops))
     folder = as_class_folders(photo_set.path, tmp_path / "files")
-    config = a_config(crop=crop, device=torch.device("cuda", 1))
+    config = a_config(crop=crop, device=torch.device("cuda", 1), area=(0.3, 0.5), ratio=(1, 2))
     peer.open_epochs(folder, config, decodes_on="mixed", whole_images=whole_images)
     assert (seen["device"], seen["device_id"]) == ("gpu", 1)
+    made_by = "random_resized_crop" if whole_images else "image_random_crop"
+    assert crops == ([(made_by, (0.3, 0.5), (1, 2))] if crop == "random_resized" else [])
+
+
+def _noted(operator, name, crops):
+    def noted(*inputs, random_area, random_aspect_ratio, **options):
+        crops.append((name, random_area, random_aspect_ratio))
+        return operator(*inputs, random_area=random_area, random_aspect_ratio=random_aspect_ratio, **options)
+
+    return noted
 
 
 # torchvision
