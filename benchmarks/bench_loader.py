@@ -145,6 +145,8 @@ class Loading:
         entrant, options = CONTENDERS[name], config.loader_config
         module = import_module(entrant.module)
         self._device = options.device
+        if self._device.type == "cuda":
+            torch.cuda.init()  # which takes seconds
         if entrant.backend is None:
             self._open = partial(module.open_epochs, data, options, **entrant.options)
         else:

@@ -143,14 +143,23 @@ class _Event:
         self.calls.append("synchronize")
 
 
-def test_batches_are_on_the_device_before_the_next_is_asked_for(raw_set, monkeypatch):
+@pytest.fixture
+def card(monkeypatch):
+    """A CUDA device that torch sees; gives what it is asked to do."""
+    asked = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "init", lambda: asked.append("init"))
+    return asked
+
+
+def test_batches_are_on_the_device_before_the_next_is_asked_for(raw_set, card, monkeypatch):
     monkeypatch.setattr(torch.cuda, "Event", _Event)
     monkeypatch.setattr(_Event, "calls", calls := [])
     copies = []
     monkeypatch.setattr(torch.Tensor, "to", lambda _, device, **options: copies.append((device.type, options)))
     config = BenchLoader(data=raw_set.path, device="cuda", loaders=("dali", "dali-mixed"))
     loading = Loading("limit", config, raw_set.path)
+    assert card == ["init"]  # before any clock starts
     assert loading._take(torch.zeros(3, 3, 8, 8)) == 3
     assert copies == [("cuda", {"non_blocking": True})]
     assert calls == [{"blocking": True}, "record", "synchronize"]
@@ -158,9 +167,9 @@ def test_batches_are_on_the_device_before_the_next_is_asked_for(raw_set, monkeyp
     assert len(copies) == 1
 
 
+@pytest.mark.usefixtures("card")
 @pytest.mark.parametrize(("name", "decode"), [("dali", "cpu"), ("dali-mixed", "mixed")])
 def test_where_dali_decodes(raw_set, monkeypatch, name, decode):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     built = []
     monkeypatch.setattr("benchmarks.bench_loader.import_module", lambda _: None)
     monkeypatch.setattr("benchmarks.bench_loader.build_loader", lambda *arguments: built.append(arguments) or [])
