@@ -146,7 +146,7 @@ class Loading:
         module = import_module(entrant.module)
         self._device = options.device
         if self._device.type == "cuda":
-            torch.cuda.init()  # which takes seconds
+            torch.cuda.init()  # type: ignore[no-untyped-call]  # which takes seconds
         if entrant.backend is None:
             self._open = partial(module.open_epochs, data, options, **entrant.options)
         else:
