@@ -3,10 +3,13 @@
 import json
 import sys
 from importlib.util import find_spec
+from typing import ClassVar
 
+import numpy as np
 import pytest
+import torch
 
-from benchmarks.bench_loader import MODULES, BenchLoader, bench_loader
+from benchmarks.bench_loader import CONTENDERS, BenchLoader, Loading, bench_loader
 from benchmarks.cli import main
 from loaders.cpus import usable_cpus
 
@@ -68,18 +71,111 @@ def test_the_ratio_to_the_limit(photo_set, run):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"loaders": ("nope",)}, "unknown loader 'nope'; choose from: dali, ffcv"),
-        ({"loaders": (",",)}, "must name at least one of: dali, ffcv"),
+        ({"loaders": ("nope",)}, "unknown loader 'nope'; choose from: dali, dali-mixed, dali-plain"),
+        ({"loaders": (",",)}, "must name at least one of: dali, dali-mixed"),
         ({"rounds": 0}, "rounds must be positive, got 0"),
+        ({"repeat": 0}, "repeat must be positive, got 0"),
+        ({"loaders": ("native", "dali-mixed")}, "^dali-mixed decodes on a GPU: add --device cuda, or leave it out of"),
+        ({"loaders": ("dali-plain-mixed",)}, "^dali-plain-mixed decodes on a GPU"),
+        ({"device": "cuda"}, "^device is cuda, but torch sees no CUDA device; leave --device out"),
     ],
 )
-def test_bad_options_are_refused(raw_set, changes, message):
+def test_bad_options_are_refused(raw_set, changes, message, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=message):
         BenchLoader(data=raw_set.path, **changes)
 
 
 def test_what_contenders_import_is_there():
-    assert all(find_spec(module) for module in MODULES.values())
+    assert all(find_spec(entrant.module) for entrant in CONTENDERS.values())
+
+
+@pytest.mark.usefixtures("in_process")
+def test_data_several_times_over(photo_set, run, monkeypatch):
+    places = _watch(monkeypatch)
+    options = ["--loaders", "native", "--repeat", "3", "--rounds", "1", "--round-seconds", "1e-9"]
+    code, (row,), table, err = run(photo_set.path, *options)
+    assert code == 0
+    assert (row["repeat"], row["data"]) == (3, str(photo_set.path))
+    assert f"3 x {photo_set.path}" in table.replace("\n", "")
+    assert f"repeating {photo_set.path} 3 times\n" in err
+    assert places["native"] != photo_set.path
+    assert not places["native"].exists()
+
+
+@pytest.mark.usefixtures("in_process")
+def test_dali_with_its_own_readers_reads_files(photo_set, run, monkeypatch):
+    pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
+    places = _watch(monkeypatch)
+    options = ["--loaders", "native,dali-plain", "--rounds", "1", "--round-seconds", "1e-9"]
+    code, rows, _, _ = run(photo_set.path, *options)
+    assert code == 0
+    assert [row["loader"] for row in rows] == ["native", "dali-plain"]
+    assert places["native"] == photo_set.path
+    assert places["dali-plain"].name == "files"
+    assert not places["dali-plain"].exists()
+
+
+def _watch(monkeypatch):
+    """Where the contenders read, by name."""
+    places, make = {}, Loading.__init__
+
+    def watched(self, name, config, data):
+        places[name] = data
+        make(self, name, config, data)
+
+    monkeypatch.setattr(Loading, "__init__", watched)
+    return places
+
+
+class _Event:
+    """An event of CUDA, whose calls are noted."""
+
+    calls: ClassVar = []
+
+    def __init__(self, **options):
+        self.calls.append(options)
+
+    def record(self):
+        self.calls.append("record")
+
+    def synchronize(self):
+        self.calls.append("synchronize")
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """A CUDA device that torch sees; gives what it is asked to do."""
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "init", lambda: asked.append("init"))
+    return asked
+
+
+def test_batches_are_on_the_device_before_the_next_is_asked_for(raw_set, card, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "Event", _Event)
+    monkeypatch.setattr(_Event, "calls", calls := [])
+    copies = []
+    monkeypatch.setattr(torch.Tensor, "to", lambda _, device, **options: copies.append((device.type, options)))
+    config = BenchLoader(data=raw_set.path, device="cuda", loaders=("dali", "dali-mixed"))
+    loading = Loading("limit", config, raw_set.path)
+    assert card == ["init"]  # before any clock starts
+    assert loading._take(torch.zeros(3, 3, 8, 8)) == 3
+    assert copies == [("cuda", {"non_blocking": True})]
+    assert calls == [{"blocking": True}, "record", "synchronize"]
+    assert loading._take(np.arange(2)) == 2  # `limit` has no images
+    assert len(copies) == 1
+
+
+@pytest.mark.usefixtures("card")
+@pytest.mark.parametrize(("name", "decode"), [("dali", "cpu"), ("dali-mixed", "mixed")])
+def test_where_dali_decodes(raw_set, monkeypatch, name, decode):
+    built = []
+    monkeypatch.setattr("benchmarks.bench_loader.import_module", lambda _: None)
+    monkeypatch.setattr("benchmarks.bench_loader.build_loader", lambda *arguments: built.append(arguments) or [])
+    Loading(name, BenchLoader(data=raw_set.path, device="cuda", threads=1), raw_set.path)._open()
+    ((backend, path, options),) = built
+    assert (backend, path, options.decode, options.device) == ("dali", raw_set.path, decode, torch.device("cuda"))
 
 
 @pytest.mark.usefixtures("in_process")
