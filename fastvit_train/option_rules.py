@@ -53,6 +53,7 @@ RULES = (
             "data.exif_orientation",
             "data.num_workers",
             "data.prefetch_batches",
+            "data.decode",
             "data.scaled_decode",
             "data.on_error",
         ),
@@ -64,6 +65,7 @@ RULES = (
         lambda config: config.data.backend == "native",
         "data.backend is native",
     ),
+    Rule(("data.decode",), lambda config: config.data.backend == "dali", "data.backend is dali"),
     Rule(
         ("data.interpolation",),
         lambda config: config.data.backend != "ffcv",

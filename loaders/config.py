@@ -89,6 +89,8 @@ class LoaderConfig:
     """How far `shift` moves the image at most, in pixels of the image handed over; the border is reflected."""
     prefetch_batches: int = 2
     """Batches that `native` makes ahead of the one that it handed over."""
+    decode: Literal["auto", "cpu", "mixed"] = "auto"
+    """Where `dali` decodes: `cpu`, `mixed` (on the GPU), or `auto`: on the GPU where `device` is one."""
     scaled_decode: bool = False
     """`native` decodes a JPEG at 1/2, 1/4 or 1/8 of its size where the crop is at least so much larger than
     `resolution`: faster, but the pixels differ from those of a full decode."""
