@@ -61,10 +61,11 @@ RULES = (
         "data.backend is another than synthetic, which makes noise instead of reading images",
     ),
     Rule(
-        ("data.prefetch_batches", "data.scaled_decode"),
-        lambda config: config.data.backend == "native",
-        "data.backend is native",
+        ("data.prefetch_batches",),
+        lambda config: config.data.backend in ("native", "dali", "nvjpeg"),
+        "data.backend is native, dali or nvjpeg",
     ),
+    Rule(("data.scaled_decode",), lambda config: config.data.backend == "native", "data.backend is native"),
     Rule(("data.decode",), lambda config: config.data.backend == "dali", "data.backend is dali"),
     Rule(
         ("data.interpolation",),

@@ -88,7 +88,7 @@ class LoaderConfig:
     max_shift: int = 4
     """How far `shift` moves the image at most, in pixels of the image handed over; the border is reflected."""
     prefetch_batches: int = 2
-    """Batches that `native` makes ahead of the one that it handed over."""
+    """Batches that `native` makes, and `dali` and `nvjpeg` read, ahead of the one that they handed over."""
     decode: Literal["auto", "cpu", "mixed"] = "auto"
     """Where `dali` decodes: `cpu`, `mixed` (on the GPU), or `auto`: on the GPU where `device` is one."""
     scaled_decode: bool = False

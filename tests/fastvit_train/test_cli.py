@@ -120,9 +120,8 @@ def test_unknown_backend_lists_the_choices(capsys):
     with pytest.raises(SystemExit) as exit_info:
         parse(["--data.backend", "nope"])
     assert exit_info.value.code == 2
-    with pytest.raises(
-        ValueError, match=r"data\.backend must be one of ffcv, native, resident, synthetic, torch, got nope"
-    ):
+    choices = "dali, ffcv, native, nvjpeg, resident, synthetic, torch"
+    with pytest.raises(ValueError, match=rf"data\.backend must be one of {choices}, got nope"):
         DataConfig(backend="nope")
 
 
