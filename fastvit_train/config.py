@@ -73,7 +73,7 @@ class DataConfig:
     timeout_seconds: float = 600.0
     """End the run, with the stacks of all threads, when a batch does not come within so many seconds."""
     prefetch_batches: int = 2
-    """Batches that native makes, and dali and nvjpeg read, ahead of the one that they handed over."""
+    """Batches that native, dali and nvjpeg make ahead of the one that they handed over."""
     decode: Literal["auto", "cpu", "mixed"] = "auto"
     """Where dali decodes: cpu, mixed (on the GPU), or auto: on the GPU where device is cuda."""
     scaled_decode: bool = False

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from loaders import _native
 from loaders.crop import Crop, Crops, Interpolation, crop_boxes, random_flips, random_shifts
 from loaders.option_checks import check_types, require
 from loaders.order import BatchPlan, Order
@@ -88,7 +89,7 @@ class LoaderConfig:
     max_shift: int = 4
     """How far `shift` moves the image at most, in pixels of the image handed over; the border is reflected."""
     prefetch_batches: int = 2
-    """Batches that `native` makes, and `dali` and `nvjpeg` read, ahead of the one that they handed over."""
+    """Batches that `native`, `dali` and `nvjpeg` make ahead of the one that they handed over."""
     decode: Literal["auto", "cpu", "mixed"] = "auto"
     """Where `dali` decodes: `cpu`, `mixed` (on the GPU), or `auto`: on the GPU where `device` is one."""
     scaled_decode: bool = False
@@ -153,6 +154,21 @@ class LoaderConfig:
         if self.crop == "shift":
             shifts = random_shifts(indices=samples, seed=self.seed, epoch=epoch, max_shift=self.max_shift)
         return Crops(boxes, flips, shifts)
+
+    def crop_rule(self, epoch: int) -> _native.CropRule:
+        """What `crops` draws and how it is resized, for the C++ engine."""
+        return _native.CropRule(
+            self.crop,
+            resolution=self.resolution,
+            seed=self.seed,
+            epoch=epoch,
+            area=self.area,
+            ratio=self.ratio,
+            center_fraction=self.center_fraction,
+            max_shift=self.max_shift,
+            interpolation=self.interpolation,
+            turns_upright=self.exif_orientation == "apply",
+        )
 
     def plan(self, size: int) -> BatchPlan:
         """The batches of this rank over a dataset of `size` samples.

@@ -87,7 +87,7 @@ class NativeLoader(PlannedEpochs):
         return self._batches(self._iteration)
 
     def _batches(self, iteration: int) -> Iterator[Batch]:
-        rule = self._rule()
+        rule = self._config.crop_rule(self._epoch)
         free = deque(self._memory())
         pending: deque[_Pending] = deque()
         requests = self._planned()
@@ -116,21 +116,6 @@ class NativeLoader(PlannedEpochs):
         if self._engine is None or iteration != self._iteration:
             raise epoch_ended()
         return self._engine
-
-    def _rule(self) -> _native.CropRule:
-        config = self._config
-        return _native.CropRule(
-            config.crop,
-            resolution=config.resolution,
-            seed=config.seed,
-            epoch=self._epoch,
-            area=config.area,
-            ratio=config.ratio,
-            center_fraction=config.center_fraction,
-            max_shift=config.max_shift,
-            interpolation=config.interpolation,
-            turns_upright=config.exif_orientation == "apply",
-        )
 
     def _memory(self) -> list[Tensor]:
         """The slots: one that the consumer holds and those that are made ahead of it."""
@@ -173,7 +158,7 @@ class NativeLoader(PlannedEpochs):
 
         def make(row: int) -> NDArray[np.uint8] | OSError | ImageError:
             index = int(numbers[row])
-            threads.at(self._records.name(index))
+            threads.at(partial(self._records.name, index))
             try:
                 image = self._records.decode(index, exif_orientation=self._config.exif_orientation)
             except (OSError, ImageError) as error:

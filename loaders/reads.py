@@ -46,7 +46,7 @@ class ReaderThreads:
         >>> from pathlib import Path
         >>> from loaders.reads import ReaderThreads
         >>> threads = ReaderThreads(2)
-        >>> future = threads.submit(lambda: threads.at("0.jpg") or len(Path("photos/cat/0.jpg").read_bytes()))
+        >>> future = threads.submit(lambda: threads.at(lambda: "0.jpg") or len(Path("photos/cat/0.jpg").read_bytes()))
         >>> future.result() > 1000
         True
         >>> threads.close()
@@ -56,7 +56,8 @@ class ReaderThreads:
     def __init__(self, num_threads: int) -> None:
         self._tasks: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
         self._is_closed = False
-        self._at: dict[threading.Thread, str] = {}
+        self._at: dict[threading.Thread, Callable[[], str]] = {}
+        self._seen: dict[threading.Thread, tuple[str, float]] = {}
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(num_threads)]
         for thread in self._threads:
             thread.start()
@@ -67,9 +68,20 @@ class ReaderThreads:
         self._tasks.put((future, function))
         return future
 
-    def at(self, name: str) -> None:
-        """Called by what a thread calls: the sample `name` is what it reads from now on."""
+    def at(self, name: Callable[[], str]) -> None:
+        """Called by what a thread calls: `name` says, when it is asked, which sample that reads from now on."""
         self._at[threading.current_thread()] = name
+
+    def at_work(self) -> list[tuple[str, float]]:
+        """See `SaysWhatItReads.at_work` in contract.py."""
+        now = time.monotonic()
+        names = {thread: name() for thread, name in list(self._at.items())}
+        before = self._seen
+        self._seen = {
+            thread: before[thread] if before.get(thread, ("",))[0] == name else (name, now)
+            for thread, name in names.items()
+        }
+        return [(name, now - since) for name, since in self._seen.values()]
 
     def close(self) -> list[str]:
         """End the threads after what they are at; returns the names of what does not end within `PATIENCE_SECONDS`."""
@@ -79,7 +91,7 @@ class ReaderThreads:
         deadline = time.monotonic() + PATIENCE_SECONDS
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        return [self._at[thread] for thread in self._threads if thread.is_alive() and thread in self._at]
+        return [self._at[thread]() for thread in self._threads if thread.is_alive() and thread in self._at]
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None and not self._is_closed:
@@ -88,3 +100,4 @@ class ReaderThreads:
                 future.set_result(function())
             except BaseException as error:
                 future.set_exception(error)
+            self._at.pop(threading.current_thread(), None)

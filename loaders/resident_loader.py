@@ -83,7 +83,7 @@ def _decode_all(records: ImageRecords, path: Path, config: LoaderConfig) -> tupl
     num_samples = len(records.labels)
 
     def decode(index: int) -> Tensor | None:
-        threads.at(records.name(index))
+        threads.at(partial(records.name, index))
         try:
             return records.decode(index, exif_orientation=config.exif_orientation)
         except (OSError, ImageError) as error:

@@ -190,7 +190,7 @@ def test_close_ends_the_threads_whoever_holds_the_engine(photo_set):
     loader.close()
     assert engine_threads() == before
     with pytest.raises(RuntimeError, match="the engine is closed"):
-        held.submit(np.zeros(1, np.int64), loader._rule(), np.zeros((1, 32, 32, 3), np.uint8))
+        held.submit(np.zeros(1, np.int64), loader._config.crop_rule(0), np.zeros((1, 32, 32, 3), np.uint8))
     with pytest.raises(ValueError, match="this epoch was ended before its last batch"):
         next(batches)
 
@@ -234,7 +234,7 @@ def test_reader_threads_leave_behind_what_does_not_return(monkeypatch):
     begun, end, threads = threading.Barrier(3), threading.Event(), ReaderThreads(2)
 
     def read(name: str) -> bool:
-        threads.at(name)
+        threads.at(lambda: name)
         begun.wait(10)
         return end.wait(10)
 

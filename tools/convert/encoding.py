@@ -76,7 +76,7 @@ def encode_all(
 
 
 def _load(sample: ImageSample, threads: ReaderThreads) -> bytes | NDArray[np.uint8] | ValueError | OSError:
-    threads.at(str(sample))
+    threads.at(partial(str, sample))
     try:
         return sample.load()
     except (ValueError, OSError) as error:

@@ -16,6 +16,7 @@ void bind_converters(nb::module_& module);  // convert.cpp
 void bind_order(nb::module_& module);    // order.cpp
 void bind_records(nb::module_& module);  // records.cpp
 void bind_engine(nb::module_& module);   // engine.cpp
+void bind_encoded(nb::module_& module);  // encoded.cpp
 
 using Int64Vector = nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using ByteVector = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;

@@ -37,4 +37,5 @@ NB_MODULE(_native, module) {
     fastvit::bind_order(module);
     fastvit::bind_records(module);
     fastvit::bind_engine(module);
+    fastvit::bind_encoded(module);
 }

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <span>
 
-#include "convert/jpeg_header.hpp"
+#include "jpeg/header.hpp"
 
 namespace fastvit::scan {
 

@@ -4,7 +4,7 @@
 #include <array>
 #include <cstdint>
 
-#include "convert/jpeg_header.hpp"
+#include "jpeg/header.hpp"
 #include "jpeg/huffman_codes.hpp"
 
 namespace fastvit::scan {

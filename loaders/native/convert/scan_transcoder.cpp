@@ -2,7 +2,7 @@
 
 #include <array>
 
-#include "convert/jpeg_header.hpp"
+#include "jpeg/header.hpp"
 #include "convert/scan_writer.hpp"
 #include "convert/tokenizer.hpp"
 

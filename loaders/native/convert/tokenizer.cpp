@@ -44,6 +44,7 @@ void remove_stuffing(Bytes data, Scan& scan) {
 
 void Tokenizer::begin(Bytes jpeg, int wanted_interval) {
     header_ = read_header(jpeg);
+    require(!header_.is_progressive);
     interval_ = static_cast<std::uint32_t>(nearest_divisor(static_cast<int>(header_.mcus_per_row()), wanted_interval));
     remove_stuffing(header_.scan, scan_);
     num_mcus_ = header_.num_mcus();

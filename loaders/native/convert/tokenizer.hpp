@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "convert/code_table.hpp"
-#include "convert/jpeg_header.hpp"
+#include "jpeg/header.hpp"
 #include "jpeg/bit_reader.hpp"
 
 namespace fastvit::scan {

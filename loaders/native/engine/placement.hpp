@@ -27,6 +27,14 @@ struct CropRule {
     bool turns_upright = false;  // crop images as their EXIF orientation says that they are to be seen
 };
 
+// The part of an image that sample `sample` is made of. Of `center` it is what `place_center` takes, to the nearest pixel.
+inline CropBox box_of(const CropRule& rule, std::size_t sample, std::int32_t height, std::int32_t width) {
+    if (rule.kind == CropKind::random_resized)
+        return random_resized_crop(rule.seed, rule.epoch, sample, height, width, rule.range);
+    if (rule.kind == CropKind::center) return center_crop(height, width, rule.center_fraction);
+    return {0, 0, height, width};
+}
+
 struct Placement {
     Axis rows, columns;
     bool flip;

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <string>
 
 #include "orientation/exif.hpp"
 
@@ -12,15 +11,9 @@ namespace fastvit {
 namespace {
 
 Placement place(const CropRule& rule, std::size_t sample, std::int32_t height, std::int32_t width) {
-    switch (rule.kind) {
-        case CropKind::random_resized:
-            return place_box(random_resized_crop(rule.seed, rule.epoch, sample, height, width, rule.range),
-                             rule.resolution, random_flip(rule.seed, rule.epoch, sample));
-        case CropKind::center:
-            return place_center(height, width, rule.resolution, rule.center_fraction);
-        default:
-            return place_box({0, 0, height, width}, rule.resolution, false);
-    }
+    if (rule.kind == CropKind::center) return place_center(height, width, rule.resolution, rule.center_fraction);
+    const bool flip = rule.kind == CropKind::random_resized && random_flip(rule.seed, rule.epoch, sample);
+    return place_box(box_of(rule, sample, height, width), rule.resolution, flip);
 }
 
 // By how much the crop is larger than what comes out, as far as libjpeg can shrink while it decodes.
@@ -28,10 +21,6 @@ int largest_shrink(const Placement& placement) {
     int shrink = 1;
     while (shrink < 8 && placement.rows.scale >= 2 * shrink && placement.columns.scale >= 2 * shrink) shrink *= 2;
     return shrink;
-}
-
-std::string size_text(std::int32_t height, std::int32_t width) {
-    return std::to_string(height) + " x " + std::to_string(width) + " pixels";
 }
 
 // Room in `memory` for RGB [side, side, 3].
@@ -94,9 +83,7 @@ void Sampler::finish() {
 void Sampler::begin_jpeg(const Record& record, std::size_t sample, const CropRule& rule, std::uint8_t* out) {
     decoder_.open({record.data, record.size});
     const std::int32_t height = decoder_.height(), width = decoder_.width();
-    if (record.height && (record.height != height || record.width != width))
-        throw ImageError("it decodes to " + size_text(height, width) + ", where the file's table says " +
-                         size_text(record.height, record.width));
+    record.check_size(height, width);
     Turn turn = rule.turns_upright ? turn_of(exif_orientation({record.data, record.size})) : Turn{};
     Placement placement = turn.transposes ? place(rule, sample, width, height) : place(rule, sample, height, width);
     if (turn.changes_pixels()) placement = as_stored(placement, height, width, turn);

@@ -15,6 +15,9 @@ struct Record {
     bool raw;                     // RGB pixels [height, width, 3]; otherwise an image file's bytes
     std::int32_t height, width;   // what the data set says of it; 0 where it does not
     const MappedFile* file = nullptr;  // that the bytes lie in, to be asked afterwards whether it was whole
+
+    // Throws ImageError where the data set says that the image has another size.
+    void check_size(std::int32_t decoded_height, std::int32_t decoded_width) const;
 };
 
 // A data set's records; `read` may be called by many threads at once.

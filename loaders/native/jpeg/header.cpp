@@ -1,4 +1,4 @@
-#include "convert/jpeg_header.hpp"
+#include "jpeg/header.hpp"
 
 #include <cstring>
 #include <numeric>
@@ -50,6 +50,7 @@ void read_frame(Bytes body, Header& header) {
 }
 
 void read_scan_header(Bytes body, Header& header) {
+    if (header.is_progressive) return;  // of one scan among many
     const std::size_t num_components = header.components.size();
     require(num_components > 0 && body.size() == 4 + 2 * num_components && body[0] == num_components);
     for (std::size_t number = 0; number < num_components; ++number) {
@@ -63,12 +64,23 @@ void read_scan_header(Bytes body, Header& header) {
     require(body[1 + 2 * num_components] == 0 && body[2 + 2 * num_components] == 63 && body[3 + 2 * num_components] == 0);
 }
 
-bool tells_colours(std::uint8_t marker, Bytes body) {
-    return (marker == kApp0 && body.size() >= 5 && std::memcmp(body.data(), "JFIF", 5) == 0) ||
-           (marker == kApp14 && body.size() >= 12 && std::memcmp(body.data(), "Adobe", 5) == 0);
+// Whether the segment tells of the image's colours.
+bool read_colours(std::uint8_t marker, Bytes body, Header& header) {
+    if (marker == kApp0 && body.size() >= 5 && std::memcmp(body.data(), "JFIF", 5) == 0) return header.has_jfif = true;
+    if (marker != kApp14 || body.size() < 12 || std::memcmp(body.data(), "Adobe", 5) != 0) return false;
+    header.adobe_transform = body[11];
+    return true;
 }
 
 }  // namespace
+
+bool Header::is_grey_or_ycc() const {
+    constexpr std::uint8_t kYcc = 1;
+    if (components.size() == 1) return true;
+    if (components.size() != 3 || adobe_transform.value_or(kYcc) != kYcc) return false;
+    const bool is_named_rgb = components[0].id == 'R' && components[1].id == 'G' && components[2].id == 'B';
+    return has_jfif || adobe_transform || !is_named_rgb;
+}
 
 Header read_header(Bytes jpeg) {
     Header header;
@@ -84,15 +96,16 @@ Header read_header(Bytes jpeg) {
             read_tables(body, header);
         else if (marker == kDqt)
             note_quantization_tables(body, header);
-        else if (marker == kSof0 || marker == kSof1)
-            read_frame(body, header);
+        else if (marker == kSof0 || marker == kSof1 || marker == kSof2)
+            header.is_progressive = marker == kSof2, read_frame(body, header);
         else if (marker == kDri)
             require(body.size() == 2), header.restart_interval = big_endian(body.data());
         else if (marker == kSos)
             read_scan_header(body, header), header.scan = jpeg.subspan(at);
         else
             require((marker >= kApp0 && marker <= kApp15) || marker == kComment);
-        if (marker == kSof0 || marker == kSof1 || marker == kDqt || tells_colours(marker, body)) header.kept.push_back(segment);
+        const bool is_frame = marker == kSof0 || marker == kSof1;
+        if (is_frame || marker == kDqt || read_colours(marker, body, header)) header.kept.push_back(segment);
         if (marker == kSos) return header;
     }
 }

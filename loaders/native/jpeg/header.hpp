@@ -1,10 +1,11 @@
-// What stands in a JPEG before its scan's data, of the one kind that is transcoded symbol by symbol. libjpeg is not asked:
-// segments are taken over as they are, and it does not hand them out.
+// What stands in a JPEG before its first scan's data, of the kinds that are taken apart here: of 8 bits, Huffman coded, and
+// progressive or with a single scan. libjpeg is not asked: segments are taken over as they are, and it does not hand them out.
 #pragma once
 
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -14,7 +15,7 @@ namespace fastvit::scan {
 
 using Bytes = std::span<const std::uint8_t>;
 
-// Damage, or a kind of JPEG that is not for this transcoder.
+// Damage, or a kind of JPEG that is not taken apart.
 struct NotForUs {};
 
 inline void require(bool condition) {
@@ -22,7 +23,7 @@ inline void require(bool condition) {
 }
 
 enum Marker : std::uint8_t {
-    kSof0 = 0xC0, kSof1 = 0xC1, kDht = 0xC4, kRst0 = 0xD0, kSoi = 0xD8, kEoi = 0xD9, kSos = 0xDA, kDqt = 0xDB, kDri = 0xDD,
+    kSof0 = 0xC0, kSof1 = 0xC1, kSof2 = 0xC2, kDht = 0xC4, kRst0 = 0xD0, kSoi = 0xD8, kEoi = 0xD9, kSos = 0xDA, kDqt = 0xDB, kDri = 0xDD,
     kApp0 = 0xE0, kApp14 = 0xEE, kApp15 = 0xEF, kComment = 0xFE
 };
 
@@ -42,9 +43,14 @@ struct Header {
     std::vector<Bytes> kept;  // segments that the new file takes over
     std::vector<Component> components;
     int width = 0, height = 0, restart_interval = 0;
+    bool is_progressive = false, has_jfif = false;
+    std::optional<std::uint8_t> adobe_transform;
     std::array<TableSpec, 4> dc, ac;
     std::array<bool, 4> has_quantization_table{};
     Bytes scan;  // and what comes behind it
+
+    // Whether it is grey, or YCbCr to everybody: it does not say that it is RGB, CMYK or YCCK.
+    bool is_grey_or_ycc() const;
 
     std::uint32_t mcus_per_row() const { return mcus(width, &Component::h); }
     std::uint32_t num_mcus() const { return mcus_per_row() * mcus(height, &Component::v); }

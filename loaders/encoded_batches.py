@@ -1,0 +1,263 @@
+"""Batches as files' bytes, for decoders that are not ours: our order, our crops, and what is bad already left out.
+
+Threads read a few batches ahead, off the thread that asks for them, so that cold reads and slow opens overlap. Of a
+JPEG they hand over the bytes, where they lie in the mapped file or with just those restart segments that the crop
+touches (`splices`), and the box in it. Of what other decoders do differently, or refuse, our decoder makes pixels:
+other formats, CMYK, files without an end. Damage inside of a JPEG that its decoder does not report stays unseen.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders import _native
+from loaders._epochs import bad_sample, epoch_ended, loader_closed
+from loaders.config import LoaderConfig
+from loaders.contract import BadSample
+from loaders.image_files import ImageError
+from loaders.reads import ReaderThreads, warn_of_stuck_reads
+from loaders.records import ImageRecords
+
+__all__ = ["EncodedBatch", "EncodedBatches"]
+
+_POLL_SECONDS = 0.1
+_NOTHING = np.empty(0, np.uint8)
+
+
+class _Part(NamedTuple):
+    """Some rows of a batch, as one thread makes them."""
+
+    samples: NDArray[np.int64]
+    images: list[NDArray[np.uint8] | BadSample]
+    boxes: NDArray[np.int32]
+    flips: NDArray[np.bool_]
+    shifts: NDArray[np.int32]
+    cut_rows: Callable[[], list[int]]
+    """Which rows' files have become shorter since."""
+
+
+class EncodedBatch(NamedTuple):
+    r"""What a decoder needs of a batch, without the samples that are `bad`.
+
+    Examples:
+        >>> from contextlib import closing
+        >>> from pathlib import Path
+        >>> from loaders import LoaderConfig
+        >>> from loaders.encoded_batches import EncodedBatches
+        >>> from loaders.records import open_records
+        >>> config = LoaderConfig(batch_size=4, resolution=64, crop="center", order="sequential", drop_last=True)
+        >>> with closing(EncodedBatches(open_records(Path("photos")), num_workers=2, splices=False)) as batches:
+        ...     batch = next(batches.epoch(config.plan(10).batches(0), config, 0))
+        >>> batch.samples.tolist(), batch.images[0][:2].tobytes(), batch.boxes[0].tolist()
+        ([0, 1, 2, 3], b'\xff\xd8', [7, 27, 105, 105])
+    """
+
+    samples: NDArray[np.int64]
+    """int64 [b], as `BatchPlan.batches` gives them."""
+    images: list[NDArray[np.uint8]]
+    """For each row the bytes of a JPEG [n], read-only, or the pixels [h, w, 3] that its box holds."""
+    boxes: NDArray[np.int32]
+    """int32 [b, 4]: top, left, height, width, in the pixels of `images`."""
+    flips: NDArray[np.bool_]
+    """bool [b]: whether to mirror what the box holds left to right."""
+    shifts: NDArray[np.int32]
+    """int32 [b, 2]: how many pixels the finished image moves down and to the right."""
+    bad: list[BadSample]
+    """Those left out, in the planned order."""
+    lost_rows: Callable[[], list[int]]
+    """Asked once the images are decoded: rows whose file has become shorter since, whose bytes may have been zeros."""
+
+
+class _Work(NamedTuple):
+    """An epoch that batches are made for."""
+
+    number: int
+    config: LoaderConfig
+    epoch: int
+    rule: _native.CropRule
+
+
+_Make = Callable[[NDArray[np.int64], _Work], _Part]
+
+
+class EncodedBatches:
+    """Makes `EncodedBatch`es of a data set, epoch by epoch, until it is closed.
+
+    Args:
+        records: The data set.
+        num_workers: Threads that read.
+        splices: Make small JPEGs of what a crop touches, where a JPEG's restart markers allow it.
+
+    Examples:
+        The batches of one epoch, whose decoder refuses the second one:
+
+        >>> from pathlib import Path
+        >>> from loaders import LoaderConfig
+        >>> from loaders.encoded_batches import EncodedBatches
+        >>> from loaders.records import open_records
+        >>> config = LoaderConfig(batch_size=5, resolution=64, crop="whole", order="sequential", drop_last=False)
+        >>> batches = EncodedBatches(open_records(Path("damaged.beton")), num_workers=2, splices=False)
+        >>> _, second = batches.epoch(config.plan(10).batches(0), config, 0)
+        >>> ours = batches.decoded_by_us(second)
+        >>> [image.shape for image in ours.images], [sample.index for sample in ours.bad]
+        ([(120, 160, 3), (120, 160, 3), (120, 160, 3), (120, 160, 3)], [9])
+        >>> batches.close()
+    """
+
+    def __init__(self, records: ImageRecords, *, num_workers: int, splices: bool) -> None:
+        self._records, self._native = records, records.native()
+        self._size = len(records.labels)
+        self._splices = splices
+        self._refused: set[int] = set()
+        """The JPEGs that the decoder refuses."""
+        self._num_workers = num_workers
+        self._threads: ReaderThreads | None = ReaderThreads(num_workers)
+        self._work: _Work | None = None
+
+    def epoch(self, requests: Iterable[NDArray[np.int64]], config: LoaderConfig, epoch: int) -> Iterator[EncodedBatch]:
+        """The batches of these samples, in this order; an epoch that still runs is ended.
+
+        Raises:
+            FastvitError: While iterating: it is closed, or another epoch has begun.
+        """
+        number = 0 if self._work is None else self._work.number + 1
+        self._work = _Work(number, config, epoch, config.crop_rule(epoch))
+        return self._ahead(iter(requests), self._work)
+
+    def decoded_by_us(self, batch: EncodedBatch) -> EncodedBatch:
+        """The same batch in pixels of our decoder, for a decoder that refused it without saying which image it was.
+
+        Those that our decoder refuses as well are `bad`. They, or all of the batch's where there are none, are decoded
+        by us from now on, so that later epochs need not fail again.
+        """
+        if self._work is None:
+            raise loader_closed()
+        made = _joined(self._results(self._submit(batch.samples, self._work, self._decoded), self._work))
+        encoded = [sample for sample, image in zip(batch.samples, batch.images, strict=True) if image.ndim == 1]
+        self._refused.update([bad.index for bad in made.bad] or [int(sample) % self._size for sample in encoded])
+        return made._replace(bad=[*batch.bad, *made.bad])
+
+    def lost_samples(self, batch: EncodedBatch) -> dict[int, BadSample]:
+        """By row: the samples whose file has become shorter since; to be asked once the batch is decoded."""
+        return {row: self._bad(batch.samples[row], OSError(_native.cut_short)) for row in batch.lost_rows()}
+
+    def at_work(self) -> list[tuple[str, float]]:
+        """See `SaysWhatItReads.at_work`."""
+        return [] if self._threads is None else self._threads.at_work()
+
+    def close(self) -> None:
+        """End the threads; those that wait for a read for seconds are left behind."""
+        threads, self._threads, self._work = self._threads, None, None
+        if threads is not None:
+            warn_of_stuck_reads(threads.close(), "the loader's threads")
+
+    def _ahead(self, requests: Iterator[NDArray[np.int64]], work: _Work) -> Iterator[EncodedBatch]:
+        pending: deque[list[Future[_Part]]] = deque()
+        while True:
+            while len(pending) <= work.config.prefetch_batches and (samples := next(requests, None)) is not None:
+                pending.append(self._submit(samples, work, self._encoded))
+            if not pending:
+                return
+            yield _joined(self._results(pending.popleft(), work))
+
+    def _submit(self, samples: NDArray[np.int64], work: _Work, make: _Make) -> list[Future[_Part]]:
+        threads = self._threads_of(work)
+        parts = np.array_split(samples, min(self._num_workers, len(samples)))
+        return [threads.submit(partial(make, part, work)) for part in parts]
+
+    def _results(self, futures: list[Future[_Part]], work: _Work) -> list[_Part]:
+        while wait(futures, _POLL_SECONDS).not_done:
+            self._threads_of(work)  # closed threads leave some undone
+        return [future.result() for future in futures]
+
+    def _threads_of(self, work: _Work) -> ReaderThreads:
+        if self._threads is None or work is not self._work:
+            raise epoch_ended()
+        return self._threads
+
+    def _encoded(self, samples: NDArray[np.int64], work: _Work) -> _Part:
+        """Files' bytes where another decoder may have them; runs in a thread."""
+        at = samples[:1].copy()
+        self._threads_of(work).at(lambda: self._name(at[0]))
+        crops = _native.encoded_crops(self._native, samples, work.rule, splices=self._splices, at=at)
+        ours = {row for row, sample in enumerate(samples.tolist()) if sample % self._size in self._refused}
+        part = _Part(
+            samples,
+            [_cut_out(image, box) for image, box in zip(crops.images, crops.boxes, strict=True)],
+            crops.boxes,
+            crops.flips,
+            crops.shifts,
+            lambda: [row for row in crops.cut_rows() if row not in ours],
+        )
+        for row, foreign, reason in crops.failures:
+            if foreign:
+                ours.add(row)
+            else:
+                part.images[row] = self._bad(samples[row], ImageError(reason))
+        for row in sorted(ours):
+            self._decode(part, row, work)
+        return part
+
+    def _decoded(self, samples: NDArray[np.int64], work: _Work) -> _Part:
+        """Pixels of our decoder; runs in a thread."""
+        size = len(samples)
+        boxes, shifts = np.zeros((size, 4), np.int32), np.zeros((size, 2), np.int32)
+        part = _Part(samples, [_NOTHING] * size, boxes, np.zeros(size, np.bool_), shifts, list)
+        for row in range(size):
+            self._decode(part, row, work)
+        return part
+
+    def _decode(self, part: _Part, row: int, work: _Work) -> None:
+        sample = part.samples[row : row + 1]
+        self._threads_of(work).at(partial(self._name, sample[0]))
+        try:
+            image = self._records.decode(
+                int(sample[0]) % self._size, exif_orientation=work.config.exif_orientation
+            ).permute(1, 2, 0)
+        except (OSError, ImageError) as error:
+            part.images[row] = self._bad(sample[0], error)
+            return
+        height, width = np.array([image.shape[0]]), np.array([image.shape[1]])
+        boxes, flips, shifts = work.config.crops(sample, heights=height, widths=width, epoch=work.epoch)
+        part.boxes[row], part.flips[row], part.shifts[row] = boxes[0], flips[0], shifts[0]
+        part.images[row] = _cut_out(image.numpy(), part.boxes[row])
+
+    def _name(self, sample: np.int64) -> str:
+        return self._records.name(int(sample) % self._size)
+
+    def _bad(self, sample: np.int64, error: Exception) -> BadSample:
+        return bad_sample(self._records, int(sample) % self._size, error)
+
+
+def _cut_out(image: NDArray[np.uint8], box: NDArray[np.int32]) -> NDArray[np.uint8]:
+    """What a box of pixels holds, and the box in that; a file's bytes as they are."""
+    if image.ndim == 1:
+        return image
+    top, left, height, width = box.tolist()
+    box[:2] = 0
+    return image[top : top + height, left : left + width]
+
+
+def _joined(parts: Sequence[_Part]) -> EncodedBatch:
+    images = [image for part in parts for image in part.images]
+    good = np.array([row for row, image in enumerate(images) if not isinstance(image, BadSample)], np.intp)
+    starts = np.cumsum([0, *(len(part.samples) for part in parts)]).tolist()
+
+    def lost_rows() -> list[int]:
+        lost = [start + row for start, part in zip(starts, parts, strict=False) for row in part.cut_rows()]
+        return np.flatnonzero(np.isin(good, lost)).tolist() if lost else []
+
+    return EncodedBatch(
+        samples=np.concatenate([part.samples for part in parts])[good],
+        images=[image for image in images if not isinstance(image, BadSample)],
+        boxes=np.concatenate([part.boxes for part in parts])[good],
+        flips=np.concatenate([part.flips for part in parts])[good],
+        shifts=np.concatenate([part.shifts for part in parts])[good],
+        bad=[image for image in images if isinstance(image, BadSample)],
+        lost_rows=lost_rows,
+    )

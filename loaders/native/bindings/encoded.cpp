@@ -1,0 +1,101 @@
+// Batches for decoders that are not ours, for Python.
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "bindings/bindings.hpp"
+#include "engine/encoded_crops.hpp"
+#include "records/mapped_file.hpp"
+
+namespace fastvit {
+
+namespace {
+
+using At = nb::ndarray<std::int64_t, nb::shape<1>, nb::c_contig, nb::device::cpu>;
+using Image = nb::ndarray<nb::numpy, const std::uint8_t>;
+using FailureRow = std::tuple<std::int64_t, bool, std::string>;
+
+// Images that lie in mapped files keep the records, and with them the mapping.
+struct PythonCrops {
+    nb::list images;
+    nb::object boxes, flips, shifts;
+    std::vector<FailureRow> failures;
+    std::vector<const MappedFile*> files;
+    nb::object records;
+};
+
+Image image_of(EncodedCrop& row, const nb::object& records) {
+    const auto shaped = [&row](const nb::handle& owner) {
+        if (!row.height) return Image(row.image.data(), {row.image.size()}, owner);
+        return Image(row.image.data(), {static_cast<std::size_t>(row.height), static_cast<std::size_t>(row.width), 3}, owner);
+    };
+    if (row.memory.empty()) return shaped(records);
+    auto memory = std::make_unique<std::vector<std::uint8_t>>(std::move(row.memory));
+    const nb::capsule owner(memory.release(), [](void* bytes) noexcept { delete static_cast<std::vector<std::uint8_t>*>(bytes); });
+    return shaped(owner);
+}
+
+PythonCrops crops_of(const nb::handle_t<Records>& records, const Int64Vector& samples, const CropRule& rule, bool,
+                    const std::optional<At>& at) {
+    const auto shared = nb::cast<std::shared_ptr<const Records>>(records);
+    const std::vector<std::int64_t> numbers(samples.data(), samples.data() + samples.shape(0));
+    if (std::any_of(numbers.begin(), numbers.end(), [](std::int64_t number) { return number < 0; }))
+        throw std::out_of_range("a sample's number is negative");
+    if (shared->size() == 0 && !numbers.empty()) throw std::out_of_range("there are no records");
+    EncodedCrops crops;
+    std::int64_t nobody_asks = 0;
+    {
+        const nb::gil_scoped_release unlocked;
+        crops = encoded_crops(*shared, numbers, rule, at ? *at->data() : nobody_asks);
+    }
+    const std::size_t size = crops.rows.size();
+    auto boxes = new_array<std::int32_t>(size, 4), shifts = new_array<std::int32_t>(size, 2);
+    auto flips = new_array<bool>(size);
+    PythonCrops made{{}, nb::cast(boxes), nb::cast(flips), nb::cast(shifts), {}, {}, nb::borrow(records)};
+    for (std::size_t number = 0; number < size; ++number) {
+        EncodedCrop& row = crops.rows[number];
+        const std::int32_t box[] = {row.box.top, row.box.left, row.box.height, row.box.width};
+        std::copy_n(box, 4, boxes.data() + 4 * number);
+        shifts.data()[2 * number] = row.shift.down, shifts.data()[2 * number + 1] = row.shift.right;
+        flips.data()[number] = row.flip;
+        made.files.push_back(row.file);
+        made.images.append(image_of(row, made.records));
+    }
+    for (Failure& failure : crops.failures)
+        made.failures.emplace_back(failure.row, failure.foreign, std::move(failure.reason));
+    return made;
+}
+
+std::vector<std::size_t> cut_rows(const PythonCrops& crops) {
+    std::vector<std::size_t> rows;
+    for (std::size_t row = 0; row < crops.files.size(); ++row)
+        if (crops.files[row] && !crops.files[row]->is_whole()) rows.push_back(row);
+    return rows;
+}
+
+}  // namespace
+
+void bind_encoded(nb::module_& module) {
+    nb::class_<PythonCrops>(module, "EncodedCrops")
+        .def_ro("images", &PythonCrops::images)
+        .def_ro("boxes", &PythonCrops::boxes)
+        .def_ro("flips", &PythonCrops::flips)
+        .def_ro("shifts", &PythonCrops::shifts)
+        .def_ro("failures", &PythonCrops::failures)
+        .def("cut_rows", &cut_rows);
+    module.def("encoded_crops", &crops_of, nb::arg("records"), nb::arg("samples"), nb::arg("rule"), nb::kw_only(),
+               nb::arg("splices"), nb::arg("at") = nb::none());
+}
+
+}  // namespace fastvit

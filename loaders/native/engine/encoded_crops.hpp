@@ -1,0 +1,40 @@
+// What decoders that are not ours need of a batch: the bytes of its images, and what to cut out of each.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/engine.hpp"
+#include "engine/placement.hpp"
+#include "records/records.hpp"
+
+namespace fastvit {
+
+struct EncodedCrop {
+    // A JPEG file's bytes, or RGB pixels [height, width, 3] where the height is not 0: where they lie in a mapped file, or in
+    // `memory`. Empty where the row has failed.
+    std::span<const std::uint8_t> image;
+    std::int32_t height = 0, width = 0;
+    CropBox box{};
+    bool flip = false;
+    Shift shift{};
+    std::vector<std::uint8_t> memory;
+    const MappedFile* file = nullptr;
+};
+
+struct EncodedCrops {
+    std::vector<EncodedCrop> rows;
+    std::vector<Failure> failures;  // sorted by row
+};
+
+// The images of sample samples[i], which is record samples[i] % (number of records), by `rule`. Foreign are images that are
+// no JPEGs, and JPEGs that other decoders make other pixels of than ours does, or whose damage they would not tell of.
+// The records must outlive what is returned. `at` is the sample that is being read, for whoever asks from another thread.
+// May be called by several threads at once.
+EncodedCrops encoded_crops(const Records& records, std::span<const std::int64_t> samples, const CropRule& rule, std::int64_t& at);
+
+}  // namespace fastvit
