@@ -55,6 +55,12 @@ def __getattr__(name: str) -> object:
 
 
 # The factories import on use: a backend whose library is not installed must not keep the others from working.
+def _dali(path: Path, config: "LoaderConfig") -> "ImageLoader":
+    from loaders.dali_loader import DaliLoader
+
+    return DaliLoader(path, config)
+
+
 def _ffcv(path: Path, config: "LoaderConfig") -> "ImageLoader":
     from loaders.ffcv_loader import FFCVLoader
 
@@ -86,6 +92,7 @@ def _torch(path: Path, config: "LoaderConfig") -> "ImageLoader":
 
 
 BACKENDS: "dict[str, Callable[[Path, LoaderConfig], ImageLoader]]" = {
+    "dali": _dali,
     "ffcv": _ffcv,
     "native": _native_engine,
     "resident": _resident,

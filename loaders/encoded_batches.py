@@ -6,6 +6,7 @@ touches (`splices`), and the box in it. Of what other decoders do differently, o
 other formats, CMYK, files without an end. Damage inside of a JPEG that its decoder does not report stays unseen.
 """
 
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders import _native
-from loaders._epochs import bad_sample, epoch_ended, loader_closed
+from loaders._epochs import bad_sample, epoch_ended
 from loaders.config import LoaderConfig
 from loaders.contract import BadSample
 from loaders.image_files import ImageError
@@ -118,6 +119,7 @@ class EncodedBatches:
         self._num_workers = num_workers
         self._threads: ReaderThreads | None = ReaderThreads(num_workers)
         self._work: _Work | None = None
+        weakref.finalize(self, self._threads.dismiss).atexit = False  # where nobody closes it
 
     def epoch(self, requests: Iterable[NDArray[np.int64]], config: LoaderConfig, epoch: int) -> Iterator[EncodedBatch]:
         """The batches of these samples, in this order; an epoch that still runs is ended.
@@ -135,9 +137,9 @@ class EncodedBatches:
         Those that our decoder refuses as well are `bad`. They, or all of the batch's where there are none, are decoded
         by us from now on, so that later epochs need not fail again.
         """
-        if self._work is None:
-            raise loader_closed()
-        made = _joined(self._results(self._submit(batch.samples, self._work, self._decoded), self._work))
+        if (work := self._work) is None:
+            raise epoch_ended()
+        made = _joined(self._results(self._submit(batch.samples, work, self._decoded), work))
         encoded = [sample for sample, image in zip(batch.samples, batch.images, strict=True) if image.ndim == 1]
         self._refused.update([bad.index for bad in made.bad] or [int(sample) % self._size for sample in encoded])
         return made._replace(bad=[*batch.bad, *made.bad])

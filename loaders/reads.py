@@ -83,11 +83,15 @@ class ReaderThreads:
         }
         return [(name, now - since) for name, since in self._seen.values()]
 
-    def close(self) -> list[str]:
-        """End the threads after what they are at; returns the names of what does not end within `PATIENCE_SECONDS`."""
+    def dismiss(self) -> None:
+        """Have the threads end after what they are at, without waiting for that."""
         self._is_closed = True
         for _ in self._threads:
             self._tasks.put(None)
+
+    def close(self) -> list[str]:
+        """End the threads after what they are at; returns the names of what does not end within `PATIENCE_SECONDS`."""
+        self.dismiss()
         deadline = time.monotonic() + PATIENCE_SECONDS
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -101,3 +105,4 @@ class ReaderThreads:
             except BaseException as error:
                 future.set_exception(error)
             self._at.pop(threading.current_thread(), None)
+            del task, future, function  # a thread that waits keeps nothing of what it did

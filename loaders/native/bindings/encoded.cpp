@@ -46,7 +46,7 @@ Image image_of(EncodedCrop& row, const nb::object& records) {
     return shaped(owner);
 }
 
-PythonCrops crops_of(const nb::handle_t<Records>& records, const Int64Vector& samples, const CropRule& rule, bool,
+PythonCrops crops_of(const nb::handle_t<Records>& records, const Int64Vector& samples, const CropRule& rule, bool splices,
                     const std::optional<At>& at) {
     const auto shared = nb::cast<std::shared_ptr<const Records>>(records);
     const std::vector<std::int64_t> numbers(samples.data(), samples.data() + samples.shape(0));
@@ -57,7 +57,7 @@ PythonCrops crops_of(const nb::handle_t<Records>& records, const Int64Vector& sa
     std::int64_t nobody_asks = 0;
     {
         const nb::gil_scoped_release unlocked;
-        crops = encoded_crops(*shared, numbers, rule, at ? *at->data() : nobody_asks);
+        crops = encoded_crops(*shared, numbers, rule, splices, at ? *at->data() : nobody_asks);
     }
     const std::size_t size = crops.rows.size();
     auto boxes = new_array<std::int32_t>(size, 4), shifts = new_array<std::int32_t>(size, 2);

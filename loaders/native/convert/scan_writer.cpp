@@ -131,7 +131,8 @@ std::uint8_t* encode_dc(std::span<const Token> tokens, const std::uint8_t* scan,
 
 void write_header(const Header& header, std::uint32_t interval, const std::array<TableSpec, kTables>& tables, FileWriter& out) {
     out.put_marker(kSoi);
-    for (const Bytes segment : header.kept) out.put(segment);
+    for (const Bytes segment : header.segments)
+        if (segment[1] != kDht && segment[1] != kDri && segment[1] != kSos) out.put(segment);
     const auto num_components = static_cast<std::uint8_t>(header.components.size());
     std::vector<std::uint8_t> body;
     for (std::uint8_t number = 0; number < (num_components > 1 ? 2 : 1); ++number)

@@ -31,10 +31,12 @@ struct EncodedCrops {
     std::vector<Failure> failures;  // sorted by row
 };
 
-// The images of sample samples[i], which is record samples[i] % (number of records), by `rule`. Foreign are images that are
-// no JPEGs, and JPEGs that other decoders make other pixels of than ours does, or whose damage they would not tell of.
+// The images of sample samples[i], which is record samples[i] % (number of records), by `rule`. With `splices`, of JPEGs
+// with restart intervals what the crop needs (see jpeg/splice.hpp). Foreign are images that are no JPEGs, and JPEGs of which
+// other decoders may make other pixels than ours does, or whose damage they would not tell of.
 // The records must outlive what is returned. `at` is the sample that is being read, for whoever asks from another thread.
 // May be called by several threads at once.
-EncodedCrops encoded_crops(const Records& records, std::span<const std::int64_t> samples, const CropRule& rule, std::int64_t& at);
+EncodedCrops encoded_crops(const Records& records, std::span<const std::int64_t> samples, const CropRule& rule, bool splices,
+                           std::int64_t& at);
 
 }  // namespace fastvit

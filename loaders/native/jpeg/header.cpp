@@ -59,6 +59,7 @@ void read_scan_header(Bytes body, Header& header) {
         component.dc_table = body[2 + 2 * number] >> 4;
         component.ac_table = body[2 + 2 * number] & 15;
         require(component.dc_table < 4 && component.ac_table < 4);
+        require(!header.dc[component.dc_table].symbols.empty() && !header.ac[component.ac_table].symbols.empty());
         require(component.quantization_table < 4 && header.has_quantization_table[component.quantization_table]);
     }
     require(body[1 + 2 * num_components] == 0 && body[2 + 2 * num_components] == 63 && body[3 + 2 * num_components] == 0);
@@ -92,6 +93,7 @@ Header read_header(Bytes jpeg) {
         require(length >= 2 && at + 2 + length <= jpeg.size());
         const Bytes segment = jpeg.subspan(at, 2 + length), body = segment.subspan(4);
         at += segment.size();
+        bool decides_pixels = true;
         if (marker == kDht)
             read_tables(body, header);
         else if (marker == kDqt)
@@ -103,9 +105,8 @@ Header read_header(Bytes jpeg) {
         else if (marker == kSos)
             read_scan_header(body, header), header.scan = jpeg.subspan(at);
         else
-            require((marker >= kApp0 && marker <= kApp15) || marker == kComment);
-        const bool is_frame = marker == kSof0 || marker == kSof1;
-        if (is_frame || marker == kDqt || read_colours(marker, body, header)) header.kept.push_back(segment);
+            require((marker >= kApp0 && marker <= kApp15) || marker == kComment), decides_pixels = read_colours(marker, body, header);
+        if (decides_pixels) header.segments.push_back(segment);
         if (marker == kSos) return header;
     }
 }

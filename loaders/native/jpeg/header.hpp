@@ -40,14 +40,14 @@ struct Component {
 
 // What stands before the scan's data.
 struct Header {
-    std::vector<Bytes> kept;  // segments that the new file takes over
+    std::vector<Bytes> segments;  // that decide what the pixels are, in their order
     std::vector<Component> components;
     int width = 0, height = 0, restart_interval = 0;
     bool is_progressive = false, has_jfif = false;
     std::optional<std::uint8_t> adobe_transform;
     std::array<TableSpec, 4> dc, ac;
     std::array<bool, 4> has_quantization_table{};
-    Bytes scan;  // and what comes behind it
+    Bytes scan;  // its data, and what comes behind it
 
     // Whether it is grey, or YCbCr to everybody: it does not say that it is RGB, CMYK or YCCK.
     bool is_grey_or_ycc() const;
@@ -55,13 +55,14 @@ struct Header {
     std::uint32_t mcus_per_row() const { return mcus(width, &Component::h); }
     std::uint32_t num_mcus() const { return mcus_per_row() * mcus(height, &Component::v); }
 
+    // In pixels. One component's MCU is one block, whatever its sampling factors are.
+    int mcu_side(std::uint8_t Component::*factor) const { return 8 * (components.size() > 1 ? largest(factor) : 1); }
+
     int largest(std::uint8_t Component::*factor) const { return std::ranges::max(components, {}, factor).*factor; }
 
   private:
     std::uint32_t mcus(int side, std::uint8_t Component::*factor) const {
-        // One component's MCU is one block, whatever its sampling factors are.
-        const int width = 8 * (components.size() > 1 ? largest(factor) : 1);
-        return static_cast<std::uint32_t>((side + width - 1) / width);
+        return static_cast<std::uint32_t>((side + mcu_side(factor) - 1) / mcu_side(factor));
     }
 };
 

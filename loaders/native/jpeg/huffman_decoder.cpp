@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "jpeg/marker.hpp"
+
 namespace fastvit {
 
 namespace {
@@ -388,13 +390,9 @@ bool HuffmanDecoder::ran_out() const {
 
 // Go to the next restart marker; what is left of the interval is nothing, or padding, or all of it where it was skipped.
 bool HuffmanDecoder::find_restart() {
-    while (true) {
-        const void* found = std::memchr(data_, 0xFF, static_cast<std::size_t>(data_end_ - data_));
-        data_ = found ? static_cast<const std::uint8_t*>(found) : data_end_;
-        if (data_end_ - data_ < 2) return fail(JWRN_JPEG_EOF);
-        if (data_[1] != 0 && data_[1] != 0xFF) break;
-        data_ += data_[1] == 0 ? 2 : 1;
-    }
+    const std::uint8_t* const marker = find_marker(data_, data_end_);
+    if (!marker) return fail(JWRN_JPEG_EOF);
+    data_ = marker;
     if (data_[1] != JPEG_RST0 + next_restart_) return fail(JWRN_MUST_RESYNC, data_[1], next_restart_);
     data_ += 2;
     next_restart_ = (next_restart_ + 1) & 7;
