@@ -73,6 +73,12 @@ def _native_engine(path: Path, config: "LoaderConfig") -> "ImageLoader":
     return NativeLoader(path, config)
 
 
+def _nvjpeg(path: Path, config: "LoaderConfig") -> "ImageLoader":
+    from loaders.nvjpeg_loader import NvjpegLoader
+
+    return NvjpegLoader(path, config)
+
+
 def _resident(path: Path, config: "LoaderConfig") -> "ImageLoader":
     from loaders.resident_loader import ResidentLoader
 
@@ -95,6 +101,7 @@ BACKENDS: "dict[str, Callable[[Path, LoaderConfig], ImageLoader]]" = {
     "dali": _dali,
     "ffcv": _ffcv,
     "native": _native_engine,
+    "nvjpeg": _nvjpeg,
     "resident": _resident,
     "synthetic": _synthetic,
     "torch": _torch,

@@ -19,6 +19,7 @@ from loaders.crop import crop_boxes, random_flips, random_shifts
 from loaders.errors import FastvitError
 from loaders.order import epoch_order
 from loaders.records import BetonRecords
+from nvjpeg_on_cpu import nvjpeg_on_cpu
 
 Build = Callable[..., ImageLoader]
 
@@ -35,6 +36,7 @@ def of_backend(name: str, *, num_workers: int, label: str | None = None):
 ALL = [
     of_backend("ffcv", num_workers=2),
     of_backend("native", num_workers=2),
+    of_backend("nvjpeg", num_workers=2),
     of_backend("resident", num_workers=2),
     of_backend("synthetic", num_workers=1),
     of_backend("torch", num_workers=0),
@@ -68,10 +70,11 @@ def build() -> Iterator[Build]:
         built.append(build_loader(name, path, LoaderConfig(**(options | changes))))
         return built[-1]
 
-    yield make
-    for loader in built:
-        loader.close()
-        loader.close()
+    with nvjpeg_on_cpu():
+        yield make
+        for loader in built:
+            loader.close()
+            loader.close()
 
 
 def epoch_of(loader: ImageLoader, epoch: int, **options) -> list[Batch]:
@@ -430,7 +433,7 @@ def test_a_folder_without_images_is_refused(backend, build, tmp_path):
 
 def test_unknown_backend_lists_the_choices(tmp_path):
     with pytest.raises(
-        ValueError, match="unknown backend 'nope'; choose one of: ffcv, native, resident, synthetic, torch"
+        ValueError, match="unknown backend 'nope'; choose one of: ffcv, native, nvjpeg, resident, synthetic, torch"
     ):
         build_loader(
             "nope", tmp_path, LoaderConfig(batch_size=1, resolution=1, crop="whole", order="random", drop_last=True)
