@@ -33,8 +33,8 @@ class DataConfig:
     """What is loaded and how."""
 
     train: Path = Path("data/imagenet_train.beton")
-    """Training images: a .beton file, or for all backends but ffcv an ImageFolder or tar shards (a folder, a .tar file
-    or a pattern)."""
+    """Training images: a .beton file, or for all backends but ffcv an ImageFolder or tar or TFRecord shards (a
+    folder, a file or a pattern)."""
     val: Path = Path("data/imagenet_val.beton")
     """Validation images. Where both have names for their classes (folders, cards), these are found by name."""
     classes: Path | None = None

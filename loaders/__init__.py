@@ -114,7 +114,7 @@ def build_loader(backend: str, path: Path | str, config: "LoaderConfig") -> "Ima
 
     Args:
         backend: Name of the backend.
-        path: A `.beton` file, or for all but `ffcv` also an ImageFolder or tar shards (`find_shards` in tar_shard.py).
+        path: A `.beton` file, or for all but `ffcv` also an ImageFolder or shards (`find_shards` in shards.py).
         config: What to load and how.
 
     Returns:

@@ -8,7 +8,7 @@ from typing import Any, TypeGuard
 
 from loaders.errors import FastvitError
 from loaders.image_folder import class_folders
-from loaders.tar_shard import find_shards
+from loaders.shards import find_shards, shard_kind
 
 __all__ = [
     "card_path",
@@ -20,8 +20,8 @@ __all__ = [
     "source_names",
 ]
 
-_SHARD_NUMBER = re.compile(r"-?[0-9]+$")
-_SHARD_EXTENSIONS = (".tar", ".tfrecord")
+# What tells the shards of one dataset from each other, with their extension.
+_SHARD_ENDING = re.compile(r"(-?[0-9]+(-of-[0-9]+)?)?\.(tar|tfrecords?)$|(\.tfrecords?)?-[0-9]+-of-[0-9]+$")
 
 
 def card_path(file: Path) -> Path:
@@ -33,8 +33,8 @@ def card_path(file: Path) -> Path:
         >>> print(card_path(Path("data/train.beton")), card_path(Path("shards/train-0001.tar")))
         data/train.beton.json shards/train.json
     """
-    if file.suffix in _SHARD_EXTENSIONS:
-        return file.with_name(_SHARD_NUMBER.sub("", file.stem) + ".json")
+    if shard_kind(file):
+        return file.with_name(_SHARD_ENDING.sub("", file.name) + ".json")
     return file.with_name(file.name + ".json")
 
 
@@ -54,7 +54,7 @@ def class_names(path: Path) -> tuple[str, ...] | None:
     """The names of a dataset's classes, by label: an ImageFolder's folders, or what the card has; None without one.
 
     Args:
-        path: A `.beton` file, an ImageFolder or tar shards (`find_shards` says which paths name them).
+        path: A `.beton` file, an ImageFolder or shards (`find_shards` says which paths name them).
 
     Raises:
         FastvitError: A card is damaged, or those of several shards differ.
@@ -163,7 +163,7 @@ def source_names(path: Path) -> list[str] | None:
     The names are as they stand in the list: what its writer escaped stays escaped.
 
     Args:
-        path: A `.beton` file or tar shards.
+        path: A `.beton` file or shards.
 
     Raises:
         OSError: A list cannot be read.

@@ -1,4 +1,4 @@
-"""The `native` backend: our C++ engine over a `.beton` file, an ImageFolder, tar shards or a list of files.
+"""The `native` backend: our C++ engine over a `.beton` file, an ImageFolder, shards or a list of files.
 
 Threads that live as long as the loader decode just the part of each JPEG that its crop needs, resize it while its rows
 come out of the decoder, and write it into batches that are used again and again. Python only says which samples come
@@ -40,7 +40,7 @@ class _Pending(NamedTuple):
 
 
 class NativeLoader(PlannedEpochs):
-    """An `ImageLoader` over a `.beton` file, an ImageFolder, tar shards or a list of image files (without labels).
+    """An `ImageLoader` over a `.beton` file, an ImageFolder, shards or a list of image files (without labels).
 
     What is no JPEG (the PNG files that some folders hold) is decoded whole by Pillow, in as many threads. Damage
     outside the part of a JPEG that a crop needs goes unseen.

@@ -1,4 +1,4 @@
-"""Where images come from: a `.beton` file, an ImageFolder or tar shards, as records that can be decoded one by one."""
+"""Where images come from: a `.beton` file, an ImageFolder or shards, as records that can be decoded one by one."""
 
 import os
 from collections.abc import Sequence
@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from loaders import _native
+from loaders._mapped_shard import MappedShard
 from loaders.beton import Beton, ImageMode
 from loaders.errors import FastvitError
 from loaders.image_files import ImageError, decode_image
 from loaders.image_folder import ClassFolders
 from loaders.orientation import ExifOrientation, read_orientation, turn_pixels
-from loaders.tar_shard import TarShard, find_shards, open_each
+from loaders.shards import find_shards, open_each, open_shard
 
-__all__ = ["BetonRecords", "FileRecords", "FolderRecords", "ImageRecords", "TarRecords", "open_records"]
+__all__ = ["BetonRecords", "FileRecords", "FolderRecords", "ImageRecords", "ShardRecords", "open_records"]
 
 
 class ImageRecords(Protocol):
@@ -141,22 +142,22 @@ class FolderRecords(FileRecords):
         self.labels, self.left_out = found.labels, found.left_out
 
 
-class TarRecords:
-    """The samples of WebDataset's tar shards, shard by shard.
+class ShardRecords:
+    """The samples of tar or TFRecord shards, shard by shard.
 
     Raises:
         FastvitError: A shard is missing or damaged, or none has a sample.
 
     Examples:
         >>> from pathlib import Path
-        >>> from loaders.records import TarRecords
-        >>> from loaders.tar_shard import find_shards
-        >>> TarRecords(find_shards(Path("shards"))).name(7)
+        >>> from loaders.records import ShardRecords
+        >>> from loaders.shards import find_shards
+        >>> ShardRecords(find_shards(Path("shards"))).name(7)
         'shards/train-0001.tar: 7.jpg'
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self._shards = open_each(TarShard, paths)
+        self._shards = open_each(open_shard, paths)
         self.labels = np.concatenate([shard.labels for shard in self._shards])
         if not len(self.labels):
             raise FastvitError(
@@ -173,13 +174,13 @@ class TarRecords:
     def name(self, index: int) -> str:
         """See `ImageRecords.name`."""
         shard, number = self._place(index)
-        return f"{shard.path}: {shard.member_name(number)}"
+        return shard.name(number)
 
     def native(self) -> _native.Records:
         """See `ImageRecords.native`."""
         return _native.joined_records([_native_shard(shard) for shard in self._shards])
 
-    def _place(self, index: int) -> tuple[TarShard, int]:
+    def _place(self, index: int) -> tuple[MappedShard, int]:
         """The shard that holds a record, and the record's number there."""
         part = int(np.searchsorted(self._ends, index, side="right"))
         shard = self._shards[part]
@@ -187,7 +188,7 @@ class TarRecords:
 
 
 def open_records(path: Path | Sequence[Path]) -> ImageRecords:
-    """Open a `.beton` file, an ImageFolder, tar shards (`find_shards` says which paths name them) or a list of files.
+    """Open a `.beton` file, an ImageFolder, a list of files, or shards: `find_shards` says which paths name them.
 
     Raises:
         FastvitError: `path` is missing, damaged, or holds no images.
@@ -195,9 +196,10 @@ def open_records(path: Path | Sequence[Path]) -> ImageRecords:
     Examples:
         >>> from pathlib import Path
         >>> from loaders.records import open_records
-        >>> for path in ("train.beton", "photos", "shards"):
+        >>> for path in ("train.beton", "photos", "shards", "records"):
         ...     records = open_records(Path(path))
         ...     print(records.labels, tuple(records.decode(2).shape))
+        [0 0 0 0 0 1 1 1 1 1] (3, 120, 160)
         [0 0 0 0 0 1 1 1 1 1] (3, 120, 160)
         [0 0 0 0 0 1 1 1 1 1] (3, 120, 160)
         [0 0 0 0 0 1 1 1 1 1] (3, 120, 160)
@@ -205,18 +207,18 @@ def open_records(path: Path | Sequence[Path]) -> ImageRecords:
     if not isinstance(path, Path):
         return FileRecords(path)
     if shards := find_shards(path):
-        return TarRecords(shards)
+        return ShardRecords(shards)
     if path.is_dir():
         return FolderRecords(path)
     if not path.exists() and path.suffix != ".beton":
         raise FastvitError(
-            f"{path}: no such file or folder; name a .beton file, a folder with a sub-folder for each class, or tar "
-            "shards"
+            f"{path}: no such file or folder; name a .beton file, a folder with a sub-folder for each class, or tar or "
+            "TFRecord shards"
         )
     return BetonRecords(path)
 
 
-def _native_shard(shard: TarShard) -> _native.Records:
+def _native_shard(shard: MappedShard) -> _native.Records:
     unknown = np.zeros(len(shard.labels), np.int64)  # a shard has no table of sizes to compare a JPEG's with
     return _native.mapped_records(
         shard.data,
@@ -228,7 +230,7 @@ def _native_shard(shard: TarShard) -> _native.Records:
     )
 
 
-def _copy_of(file: Beton | TarShard, index: int) -> NDArray[np.uint8]:
+def _copy_of(file: Beton | MappedShard, index: int) -> NDArray[np.uint8]:
     """An image's bytes; copied, as what is mapped may turn to zeros, and is read-only, of which torch warns.
 
     Raises:

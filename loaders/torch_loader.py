@@ -113,7 +113,7 @@ def _channels_last(image: Tensor) -> Tensor:
 
 
 class TorchLoader(PlannedEpochs):
-    """An `ImageLoader` over a `.beton` file, an ImageFolder or tar shards.
+    """An `ImageLoader` over a `.beton` file, an ImageFolder or shards.
 
     Raises:
         FastvitError: The dataset is missing or damaged, or the config does not fit it.

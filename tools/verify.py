@@ -1,6 +1,5 @@
 """Read a converted data set back and say what is broken: ``python tools/verify.py train.beton``."""
 
-import glob
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -17,7 +16,8 @@ from loaders.command import run_command
 from loaders.companions import card_path, read_card, record_list_path
 from loaders.cpus import usable_cpus
 from loaders.errors import FastvitError
-from loaders.tar_shard import TarShard, find_shards, open_each
+from loaders.shards import find_shards, open_each, open_shard, shard_kind
+from loaders.tar_shard import TarShard
 from tools.convert.progress import Advance, conversion_progress
 from tools.convert.read_back import (
     ReadBack,
@@ -119,12 +119,13 @@ def find_sets(path: Path) -> list[FileSet]:
         FastvitError: It names no converted file.
     """
     remedy = "name a .beton file, or shards (a folder, one of them, or a pattern)"
-    shards = find_shards(path) or _find_tfrecords(path)
+    shards = find_shards(path)
     if not shards:
         if not path.is_file():
             problem = "a folder without shards" if path.is_dir() else "no such file"
             raise FastvitError(f"{path}: {problem}; {remedy}")
         return [FileSet(card_path(path), [path], True)]
+    kind = shard_kind(shards[0])
     sets: dict[Path, list[Path]] = {}
     for shard in shards:
         sets.setdefault(card_path(shard), []).append(shard)
@@ -132,17 +133,11 @@ def find_sets(path: Path) -> list[FileSet]:
         FileSet(
             card,
             files,
-            sum(card_path(other) == card for other in card.parent.glob(f"*{shards[0].suffix}")) == len(files),
+            sum(shard_kind(other) is kind and card_path(other) == card for other in card.parent.iterdir())
+            == len(files),
         )
         for card, files in sets.items()
     ]
-
-
-def _find_tfrecords(path: Path) -> list[Path]:
-    """TFRecord shards that `path` names: a folder, a file, or a pattern with `*`, `?` or `[...]`."""
-    if path.is_dir():
-        return sorted(path.glob("*.tfrecord"))
-    return [Path(found) for found in sorted(glob.glob(str(path)))] if path.suffix == ".tfrecord" else []
 
 
 def verify(sets: Sequence[FileSet], *, num_workers: int) -> Report:
@@ -161,22 +156,12 @@ def verify(sets: Sequence[FileSet], *, num_workers: int) -> Report:
     return report
 
 
-def _open(path: Path) -> Stored:
-    if path.suffix == ".tar":
-        return TarShard(path)
-    if path.suffix == ".tfrecord":
-        from tools.shards.tfrecord import TFRecordShard  # whose library may be missing
-
-        return TFRecordShard(path)
-    return Beton(path)
-
-
 def _open_all(paths: Sequence[Path], report: Report) -> list[Stored]:
     """Open files; those that cannot be opened become faults."""
 
     def open_file(path: Path) -> Stored | str:
         try:
-            file = _open(path)
+            file: Stored = open_shard(path) if shard_kind(path) else Beton(path)
             len(file.labels), len(file.sizes)  # a .beton need not have them
         except ValueError as error:
             return str(error)
@@ -218,6 +203,8 @@ def _verify_file(file: Stored, card: CardCounts | None, report: Report, *, num_w
         found = read_back(file, num_workers=num_workers, advance=advance)
     faults = {number: [f"cannot be decoded: {reason}"] for number, reason in found.undecodable.items()}
     report.num_undecodable += len(faults)
+    for number in found.unsound:
+        faults.setdefault(number, []).append("it is not what the checksum in its shard says")
     if card:
         for number in np.flatnonzero((file.labels < 0) | (file.labels >= card.num_classes)).tolist():
             fault = f"label {file.labels[number]} is none of the card's {card.num_classes} classes"

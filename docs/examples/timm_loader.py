@@ -14,7 +14,7 @@ class TimmLoader:
     """What train.py asks of a loader; run it with `--no-prefetcher`.
 
     Args:
-        path: A .beton file, an ImageFolder or tar shards.
+        path: A .beton file, an ImageFolder or shards.
         split: Random crops and flips in random order, or center crops.
         batch_size: Images per rank, `args.batch_size`.
         resolution: Side of the images, `data_config["input_size"][-1]`.

@@ -17,7 +17,7 @@ import pytest
 from loaders import BadSampleError, LoaderConfig, _native, build_loader
 from loaders.beton import Beton, BetonError
 from loaders.errors import FastvitError
-from loaders.records import BetonRecords, TarRecords
+from loaders.records import BetonRecords, ShardRecords
 from loaders.tar_shard import TarShard
 
 pytestmark = pytest.mark.timeout(60)
@@ -127,7 +127,7 @@ def test_a_shard_names_itself(shard):
     int(last.sum())
     with pytest.raises(FastvitError, match=rf"cut\.tar: the file {SHORTER}"):
         file.image_bytes(0)
-    assert TarRecords.name  # its records have names without the headers that are gone
+    assert ShardRecords.name  # its records have names without the headers that are gone
     assert file.member_name(3) == "image 3"
 
 

@@ -15,6 +15,7 @@ import pytest
 import loaders
 from jpeg_builders import jpeg, photo
 from loaders.beton import EncodedImage, ImageMode
+from tfrecords import write_tfrecord
 
 HEIGHT, WIDTH = 120, 160
 LABELS = np.arange(10) // 5
@@ -34,7 +35,7 @@ MODULES = [
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch, write_images) -> None:
-    """The examples' working folder: ten photos of cats and dogs in a .beton, a folder and two shards."""
+    """The examples' working folder: ten photos of cats and dogs in a .beton, a folder and two shards of each kind."""
     images = [jpeg(photo(HEIGHT, WIDTH))] * 10
     for name, files in {"train": images, "damaged": [*images[:9], images[9][:500]]}.items():
         records = [EncodedImage(data, ImageMode.JPG, HEIGHT, WIDTH) for data in files]
@@ -51,6 +52,10 @@ def folder(tmp_path, monkeypatch, write_images) -> None:
                     member = tarfile.TarInfo(f"{index}.{extension}")
                     member.size = len(data)
                     shard.addfile(member, io.BytesIO(data))
+        write_tfrecord(
+            tmp_path / "records" / f"train-{number:05}-of-00002",
+            [(images[index], int(LABELS[index])) for index in range(5 * number, 5 * number + 5)],
+        )
     monkeypatch.chdir(tmp_path)
 
 

@@ -13,8 +13,9 @@ import torch
 
 from loaders import BadSampleError, Batch, LoaderConfig, build_loader
 from loaders.beton import Beton, EncodedImage, ImageMode
-from loaders.records import TarRecords, open_records
-from loaders.tar_shard import TarShard, find_shards
+from loaders.records import ShardRecords, open_records
+from loaders.shards import find_shards
+from loaders.tar_shard import TarShard
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -127,7 +128,7 @@ def test_all_formats_and_long_names(tar_format, key, encoded, tmp_path):
     path = tmp_path / "shard.tar"
     path.write_bytes(tar_bytes(files, tar_format))
     records = open_records(path)
-    assert isinstance(records, TarRecords)
+    assert isinstance(records, ShardRecords)
     assert records.labels.tolist() == list(range(12))
     shard = TarShard(path)
     assert [shard.image_bytes(number).tobytes() for number in range(12)] == encoded

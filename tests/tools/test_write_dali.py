@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 from loaders.tar_shard import TarShard
+from loaders.tfrecord_shard import TFRecordShard
 from tools.convert.claim import locked
 from tools.listings.record_list import RecordLine, SkippedLine, read_record_list
 from tools.merge import main as merge
@@ -182,8 +184,6 @@ def test_dali_sees_the_same(make_folder, out: Path, tmp_path: Path, kind: str):
 
 
 def test_tfrecord(make_folder, out: Path):
-    from tools.shards.tfrecord import TFRecordShard
-
     assert run(make_folder(60), out, "--format", "tfrecord", "--mode", "keep") == 0
     assert files_in(out.parent).keys() == names_of(range(3), "tfrecord")
     shards = [TFRecordShard(path) for path in sorted(out.parent.glob("*.tfrecord"))]
@@ -487,14 +487,22 @@ def test_a_full_disk_at_the_start(make_folder, out: Path, capsys: pytest.Capture
     assert os.listdir(out.parent) == []
 
 
-def test_verify_reads_tfrecord(make_folder, out: Path):
+def test_verify_reads_tfrecord(make_folder, out: Path, capsys: pytest.CaptureFixture[str]):
+    """And compares the checksums that lie in it, without a record list too."""
     from tools.verify import main as verify
 
-    pytest.importorskip("google_crc32c")
-    assert run(make_folder(20), out, "--format", "tfrecord", shard_images=9) == 0
+    assert run(make_folder(20), out, "--format", "tfrecord", "--mode", "keep", shard_images=9) == 0
     assert verify([str(out.parent)]) == 0
     shard = out.with_name("train-000001.tfrecord")
     data = bytearray(shard.read_bytes())
-    data[len(data) // 2] ^= 1
+    filenames = [found.start() for found in re.finditer(b"image/filename", data)]
+    for number in (2, 5):
+        data[filenames[number] + 20] ^= 1  # not in the image
     shard.write_bytes(data)
+    shard.with_name(f"{shard.name}.records.tsv").unlink()
+    capsys.readouterr()
     assert verify([str(out.parent)]) == 1
+    broken = [line for line in capsys.readouterr().out.splitlines() if "checksum in its shard" in line]
+    assert broken == [
+        f"broken     {shard}: record {number}: it is not what the checksum in its shard says" for number in (2, 5)
+    ]

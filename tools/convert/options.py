@@ -25,11 +25,11 @@ class ConversionOptions:
 
     dataset: Dataset
     """`folder`: JPEG and PNG in one folder for each class. `imagenet`: ILSVRC2012's archives as they are. `tar`:
-    WebDataset's shards. `parquet`: Hugging Face's. `beton`: a converted file. `cifar10`: what tools/get_cifar10.py
-    makes."""
+    WebDataset's shards. `tfrecord`: TensorFlow's. `parquet`: Hugging Face's. `beton`: a converted file. `cifar10`: what
+    tools/get_cifar10.py makes."""
 
     source: Path
-    """Where the data set lies; a pattern of files for tar and parquet."""
+    """Where the data set lies; a pattern of files for tar, tfrecord and parquet."""
 
     split: str | None = None
     """The part of `cifar10` (train, test) or `imagenet` (train, val); the parts of others have paths of their own."""

@@ -2,7 +2,7 @@
 
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice
@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from loaders import LoaderConfig, build_loader
 from loaders.beton import Beton, ImageMode
-from loaders.image_files import ImageError, decode_image
-from loaders.tar_shard import TarShard
+from loaders.tfrecord_shard import TFRecordShard
 from tools.convert.progress import Advance
 from tools.listings.record_list import RecordLine, read_record_list
 
@@ -76,6 +75,8 @@ class ReadBack(NamedTuple):
     """`zlib.crc32` of each image's stored bytes, uint32 [n]."""
     undecodable: dict[int, str]
     """The reasons why images could not be decoded whole, by record."""
+    unsound: Sequence[int] = ()
+    """Records that have a checksum in the file itself, and another one now."""
 
 
 def load_record_list(path: Path) -> RecordList:
@@ -120,12 +121,13 @@ def read_back(file: Stored, *, num_workers: int, advance: Advance) -> ReadBack:
         prefetch_batches=_BATCHES_AHEAD,
     )
     crc32s = np.zeros(len(file.sizes), np.uint32)
-    if not isinstance(file, Beton | TarShard):
-        return _read_back_one_by_one(file, crc32s, num_workers=num_workers, advance=advance)
+    unsound: list[int] = []
 
     def take_checksums(start: int, stop: int) -> None:
         for number in range(start, stop):
             crc32s[number] = zlib.crc32(file.image_bytes(number).data)
+            if isinstance(file, TFRecordShard) and not file.is_sound(number):
+                unsound.append(number)
 
     # Checksums follow the decoder closely, while the bytes are still in the page cache: the disk is read once.
     pending: deque[Future[None]] = deque()
@@ -141,29 +143,7 @@ def read_back(file: Stored, *, num_workers: int, advance: Advance) -> ReadBack:
         for future in pending:
             future.result()
         file.check_is_whole()
-        return ReadBack(crc32s, {sample.index: sample.reason for sample in loader.skipped})
-
-
-def _read_back_one_by_one(file: Stored, crc32s: NDArray[np.uint32], *, num_workers: int, advance: Advance) -> ReadBack:
-    """The same for files that are no loader's."""
-
-    def read(number: int) -> str | None:
-        data = file.image_bytes(number)
-        crc32s[number] = zlib.crc32(data.data)
-        try:
-            decode_image(data)
-        except ImageError as error:
-            return str(error)
-        return None
-
-    undecodable: dict[int, str] = {}
-    with ThreadPoolExecutor(num_workers) as pool:
-        for number, reason in enumerate(pool.map(read, range(len(crc32s)))):
-            if reason is not None:
-                undecodable[number] = reason
-            advance(1, int(file.sizes[number]))
-    file.check_is_whole()
-    return ReadBack(crc32s, undecodable)
+        return ReadBack(crc32s, {sample.index: sample.reason for sample in loader.skipped}, unsound)
 
 
 def compare_records(file: Stored, found: ReadBack, listed: RecordList) -> dict[int, list[str]]:

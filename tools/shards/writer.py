@@ -10,6 +10,7 @@ from loaders.atomic_file import AtomicWriter, atomic_file, clear_os_errors
 from loaders.errors import FastvitError
 from tools.shards.format import ImageExtension, ShardFormat, ShardSample
 from tools.shards.tar import TarFormat, label_digits
+from tools.shards.tfrecord import TFRecordFormat
 
 __all__ = ["MAX_IMAGE_BYTES", "MAX_KEY_LENGTH", "SHARD_FORMATS", "ShardWriter"]
 
@@ -100,18 +101,8 @@ def _tar(num_classes: int) -> ShardFormat:
     return TarFormat(label_digits(num_classes))
 
 
-def _tfrecord(_: int) -> ShardFormat:
-    # Imported on use: without google-crc32c, tar shards must still be written.
-    from tools.shards.tfrecord import TFRecordFormat
-
-    return TFRecordFormat()
-
-
-SHARD_FORMATS: dict[str, Callable[[int], ShardFormat]] = {"tar": _tar, "tfrecord": _tfrecord}
-"""From a format's name, which is its files' extension too, and the number of classes to the format.
-
-Where a library is missing they raise an ImportError with the command that installs it.
-"""
+SHARD_FORMATS: dict[str, Callable[[int], ShardFormat]] = {"tar": _tar, "tfrecord": lambda _: TFRecordFormat()}
+"""From a format's name, which is its files' extension too, and the number of classes to the format."""
 
 
 def _settle(file: BinaryIO) -> None:

@@ -1,6 +1,7 @@
-"""What was converted before as a source to convert again: WebDataset's tar shards and `.beton` files."""
+"""What was converted before as a source to convert again: tar and TFRecord shards, and `.beton` files."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,17 +11,21 @@ from numpy.typing import NDArray
 from loaders.beton import Beton, ImageMode
 from loaders.companions import classes_on_cards
 from loaders.errors import FastvitError
-from loaders.tar_shard import TarShard, find_shards, open_each
+from loaders.shards import find_shards, open_each, shard_kind
+from loaders.tar_shard import TarShard
+from loaders.tfrecord_shard import TFRecordShard
 from tools.sources.class_names import classes_of
 from tools.sources.names import checked_name, shard_names
 
-__all__ = ["BetonSample", "BetonSource", "TarSample", "TarShards"]
+__all__ = ["BetonSample", "BetonSource", "ShardSource", "StoredImage"]
+
+Shard = TarShard | TFRecordShard
 
 
-class TarSample(NamedTuple):
-    """An image file in a tar shard."""
+class StoredImage(NamedTuple):
+    """An image file in a shard."""
 
-    shard: TarShard
+    shard: Shard
     number: int
     label: int
     name: str
@@ -30,32 +35,36 @@ class TarSample(NamedTuple):
         return _read(self.shard.path, int(self.shard.offsets[self.number]), int(self.shard.sizes[self.number]))
 
     def __str__(self) -> str:
-        return f"{self.shard.path}: {self.shard.member_name(self.number)}"
+        return self.shard.name(self.number)
 
 
-class TarShards:
-    """The samples of WebDataset's tar shards, as they lie in them, shard by shard in the order of the shards' names.
+class ShardSource:
+    """The samples of shards, as they lie in them, shard by shard in the order of the shards' names.
 
     The classes' names come from the card beside the shards, ``train.json`` beside ``train-000000.tar``; without one
-    they are the labels as text. A sample's name is that of its shard and its path there.
+    they are the labels as text. A sample's name is that of its shard and, in a tar shard, its path there; in a TFRecord
+    shard its number.
 
     Args:
-        path: A folder of `.tar` files, one such file, or a pattern (`loaders.tar_shard.find_shards`).
+        path: A folder of shards, one of them, or a pattern (`loaders.shards.find_shards`).
+        kind: What kind of shards they must be.
 
     Raises:
-        FastvitError: There are no shards, one is damaged, a label has no class, or two samples of a shard have one
+        FastvitError: There are no shards, one is damaged, a label has no class, or two samples of a tar shard have one
             name.
     """
 
     random_access = True
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, kind: type[Shard]) -> None:
         paths = find_shards(path)
-        if not paths:
+        if not paths or shard_kind(paths[0]) is not kind:
+            ending = ".tar" if kind is TarShard else ".tfrecord"
             raise FastvitError(
-                f"{path}: no tar shards; name a folder of .tar files, one of them or a pattern such as *.tar"
+                f"{path}: no {kind.kind} shards; name a folder of {ending} files, one of them or a pattern such as "
+                f"*{ending}"
             )
-        self._shards = open_each(_open_shard, paths)
+        self._shards = open_each(partial(_open_shard, kind), paths)
         self._shard_names = shard_names(paths)
         self._ends = np.cumsum([len(shard.labels) for shard in self._shards])
         if not self._ends[-1]:
@@ -66,13 +75,13 @@ class TarShards:
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def __getitem__(self, index: int, /) -> TarSample:
+    def __getitem__(self, index: int, /) -> StoredImage:
         place = range(len(self))[index]
         part = int(np.searchsorted(self._ends, place, side="right"))
         shard = self._shards[part]
         number = place - int(self._ends[part]) + len(shard.labels)
-        name = f"{self._shard_names[part]}/{checked_name(shard.member_name(number))}"
-        return TarSample(shard, number, int(shard.labels[number]), name)
+        name = checked_name(shard.member_name(number)) if isinstance(shard, TarShard) else f"{number:08}"
+        return StoredImage(shard, number, int(shard.labels[number]), f"{self._shard_names[part]}/{name}")
 
 
 class BetonSample(NamedTuple):
@@ -134,16 +143,21 @@ def _read(path: Path, offset: int, size: int) -> bytes:
     return data
 
 
-def _open_shard(path: Path) -> TarShard:
-    """Open a shard and see that its images have names of their own, none of which leads out of it."""
-    shard = TarShard(path)
+def _open_shard(kind: type[Shard], path: Path) -> Shard:
+    shard = kind(path)
+    if isinstance(shard, TarShard):
+        _check_names(shard)
+    return shard
+
+
+def _check_names(shard: TarShard) -> None:
+    """See that a shard's images have names of their own, none of which leads out of it."""
     names = set[str]()
     for number in range(len(shard.labels)):
         try:
             name = checked_name(shard.member_name(number))
         except ValueError as error:
-            raise FastvitError(f"{path}: {error}") from error
+            raise FastvitError(f"{shard.path}: {error}") from error
         if name in names:
-            raise FastvitError(f"{path}: two images {name!r}; write the shard again with a name for each")
+            raise FastvitError(f"{shard.path}: two images {name!r}; write the shard again with a name for each")
         names.add(name)
-    return shard

@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Literal
 
 from loaders.errors import FastvitError
+from loaders.tar_shard import TarShard
+from loaders.tfrecord_shard import TFRecordShard
 from tools.sources.cifar10 import Cifar10
-from tools.sources.converted import BetonSource, TarShards
+from tools.sources.converted import BetonSource, ShardSource
 from tools.sources.folder import ImageFolder
 from tools.sources.imagenet import open_train, open_val
 from tools.sources.sample import ImageSource
 
 __all__ = ["SOURCES", "Dataset", "default_split", "named_columns", "open_source"]
 
-Dataset = Literal["cifar10", "folder", "imagenet", "tar", "parquet", "beton"]
+Dataset = Literal["cifar10", "folder", "imagenet", "tar", "tfrecord", "parquet", "beton"]
 
 
 def _open_parquet(path: Path, **columns: str) -> ImageSource:
@@ -28,7 +30,8 @@ SOURCES: Mapping[Dataset, Mapping[str | None, Callable[..., ImageSource]]] = {
     "cifar10": {"train": partial(Cifar10, split="train"), "test": partial(Cifar10, split="test")},
     "folder": {None: ImageFolder},
     "imagenet": {"train": open_train, "val": open_val},
-    "tar": {None: TarShards},
+    "tar": {None: partial(ShardSource, kind=TarShard)},
+    "tfrecord": {None: partial(ShardSource, kind=TFRecordShard)},
     "parquet": {None: _open_parquet},
     "beton": {None: BetonSource},
 }
@@ -42,7 +45,7 @@ def open_source(dataset: Dataset, path: Path, split: str | None, **columns: str)
 
     Args:
         dataset: Its kind.
-        path: Where it is; for `tar` and `parquet` also a pattern of files.
+        path: Where it is; for `tar`, `tfrecord` and `parquet` also a pattern of files.
         split: The part of `cifar10` or `imagenet`, by default the training images; None for the others.
         columns: What `named_columns` made: for `parquet`, the columns that are not to be found by their usual names.
 

@@ -20,6 +20,7 @@
 #include "records/mapped_file.hpp"
 #include "records/mapped_records.hpp"
 #include "records/tar_index.hpp"
+#include "records/tfrecord_index.hpp"
 
 namespace fastvit {
 
@@ -129,6 +130,30 @@ nb::bytes tar_member_name(const ByteVector& archive, std::int64_t header) {
     return nb::bytes(member.name.data(), member.name.size());
 }
 
+auto tfrecord_images(const ByteVector& file, std::vector<std::string> image_features,
+                     std::vector<std::string> label_features) {
+    const TFRecordFeatures features{std::move(image_features), std::move(label_features)};
+    TFRecordImages images;
+    {
+        const nb::gil_scoped_release unlocked;
+        images = find_tfrecord_images(span_of(file), features);
+    }
+    return std::make_tuple(array_of(images.records), array_of(images.offsets), array_of(images.sizes),
+                           array_of(images.labels));
+}
+
+bool is_sound_tfrecord(const ByteVector& file, std::int64_t record) {
+    const nb::gil_scoped_release unlocked;
+    return tfrecord_is_sound(span_of(file), record);
+}
+
+std::uint32_t checksum_of_pieces(const std::vector<nb::bytes>& pieces) {
+    std::vector<std::span<const std::uint8_t>> spans;
+    spans.reserve(pieces.size());
+    for (const nb::bytes& piece : pieces) spans.emplace_back(static_cast<const std::uint8_t*>(piece.data()), piece.size());
+    return tfrecord_checksum(spans);
+}
+
 }  // namespace
 
 void bind_records(nb::module_& module) {
@@ -144,6 +169,10 @@ void bind_records(nb::module_& module) {
     module.def("read_file", &read_file, nb::arg("path"));
     module.def("tar_samples", &tar_samples, nb::arg("archive"), nb::kw_only(), nb::arg("image_extensions"));
     module.def("tar_member_name", &tar_member_name, nb::arg("archive"), nb::arg("header"));
+    module.def("tfrecord_images", &tfrecord_images, nb::arg("file"), nb::kw_only(), nb::arg("image_features"),
+               nb::arg("label_features"));
+    module.def("tfrecord_is_sound", &is_sound_tfrecord, nb::arg("file"), nb::arg("record"));
+    module.def("tfrecord_checksum", &checksum_of_pieces, nb::arg("pieces"));
 }
 
 }  // namespace fastvit

@@ -1,8 +1,5 @@
 #include "records/tar_index.hpp"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <charconv>
 #include <cstring>
@@ -10,6 +7,9 @@
 #include <stdexcept>
 #include <string_view>
 #include <utility>
+
+#include "records/header_pages.hpp"
+#include "records/quoted.hpp"
 
 namespace fastvit {
 
@@ -84,20 +84,6 @@ bool is_regular(char kind) { return kind == '0' || kind == '\0' || kind == '7'; 
 bool has_no_bytes(char kind) { return kind >= '1' && kind <= '6'; }  // links, devices, folders, FIFOs
 
 bool is_extension(char kind) { return std::strchr("LKxXg", kind) != nullptr && kind != '\0'; }
-
-// For messages: bytes that are no printable ASCII as \xNN.
-std::string quoted(std::string_view name) {
-    static constexpr char kDigits[] = "0123456789abcdef";
-    std::string out = "'";
-    for (const char letter : name.substr(0, 200)) {
-        const auto byte = static_cast<std::uint8_t>(letter);
-        if (byte >= 0x20 && byte < 0x7F)
-            out += letter;
-        else
-            out += {'\\', 'x', kDigits[byte >> 4], kDigits[byte & 15]};
-    }
-    return out + "'";
-}
 
 }  // namespace
 
@@ -193,44 +179,6 @@ void TarReader::fail(const std::string& problem, std::int64_t offset) const {
 }
 
 namespace {
-
-// What the system reads of a mapped archive while its headers are looked at. Left to itself it reads 128 KB around
-// every page: the whole archive.
-class HeaderPages {
-  public:
-    explicit HeaderPages(std::span<const std::uint8_t> archive) : archive_(archive) {
-        advise(0, archive.size(), MADV_RANDOM);
-    }
-    ~HeaderPages() { advise(0, archive_.size(), MADV_NORMAL); }
-    HeaderPages(const HeaderPages&) = delete;
-    HeaderPages& operator=(const HeaderPages&) = delete;
-
-    // Tell that the header at `position` comes next. Where headers have been close together for a while, many are read
-    // in one go.
-    void step_to(std::int64_t position) {
-        const auto next = static_cast<std::size_t>(position);
-        if (next - position_ > kFarApart) run_ = next;
-        position_ = next;
-        if (next - run_ < kFarApart || next < read_ahead_ || next >= archive_.size()) return;
-        read_ahead_ = std::min(next + kReadAhead, archive_.size());
-        advise(next, read_ahead_, MADV_WILLNEED);
-    }
-
-  private:
-    static constexpr std::size_t kFarApart = 1 << 16, kReadAhead = 1 << 20;
-
-    void advise(std::size_t begin, std::size_t end, int advice) const {
-        static const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
-        const auto first = reinterpret_cast<std::uintptr_t>(archive_.data() + begin) / page * page;
-        const auto last = reinterpret_cast<std::uintptr_t>(archive_.data() + end);
-        madvise(reinterpret_cast<void*>(first), last - first, advice);
-    }
-
-    const std::span<const std::uint8_t> archive_;
-    std::size_t position_ = 0;
-    std::size_t run_ = 0;  // where the last headers that lie close together begin
-    std::size_t read_ahead_ = 0;
-};
 
 struct Place {
     std::int64_t header, offset, size;

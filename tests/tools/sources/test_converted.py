@@ -1,4 +1,4 @@
-"""Tar shards and `.beton` files as sources; both were converted before, and may have a card beside them."""
+"""Shards and `.beton` files as sources; they were converted before, and may have a card beside them."""
 
 import io
 import json
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from loaders.beton import BetonWriter, EncodedImage, FieldKind, ImageMode
+from tfrecords import write_tfrecord
 from tools.sources.registry import open_source
 
 pytestmark = pytest.mark.timeout(60)
@@ -98,6 +99,26 @@ def test_names_must_be_unique_and_stay_inside(shards: Path):
     write_shard(shards / "train-000001.tar", [("../../a", b"", 0)])
     with pytest.raises(ValueError, match=r"train-000001\.tar: '\.\./\.\./a\.jpg' leads out of the archive"):
         open_source("tar", shards, None)
+
+
+def test_tfrecord_shards_come_as_they_lie(shards: Path, tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("records")
+    for number, samples in enumerate([[(b"one", 2), (b"two", 0)], [], [(b"three", 1)]]):
+        write_tfrecord(tmp_path / f"train-{number:05}-of-00003", samples)
+    for path in (tmp_path, tmp_path / "train-*"):
+        source = open_source("tfrecord", path, None)
+        assert [(sample.name, sample.load(), sample.label) for sample in source] == [
+            ("train-00000-of-00003/00000000", b"one", 2),
+            ("train-00000-of-00003/00000001", b"two", 0),
+            ("train-00002-of-00003/00000000", b"three", 1),
+        ]
+        assert str(source[1]) == f"{tmp_path}/train-00000-of-00003: record 1"
+    write_card(tmp_path / "train.json", ["ant", "bee", "cat"])
+    assert open_source("tfrecord", tmp_path, None).class_names == ("ant", "bee", "cat")
+    with pytest.raises(ValueError, match=r": no tar shards; name a folder of \.tar files"):
+        open_source("tar", tmp_path, None)
+    with pytest.raises(ValueError, match=r": no TFRecord shards; name a folder of \.tfrecord files"):
+        open_source("tfrecord", shards, None)
 
 
 def test_paths_without_shards(shards: Path, tmp_path: Path):

@@ -38,7 +38,7 @@ def test_open_source(tmp_path: Path, cifar_splits: list[str]):
 def test_every_dataset_of_the_type_has_a_source():
     assert list(SOURCES) == list(get_args(Dataset))
     with pytest.raises(
-        ValueError, match=r"unknown dataset 'mnist'; choose one of: cifar10, folder, imagenet, tar, par"
+        ValueError, match=r"unknown dataset 'mnist'; choose one of: cifar10, folder, imagenet, tar, tfrecord, par"
     ):
         open_source("mnist", Path(), None)
 
