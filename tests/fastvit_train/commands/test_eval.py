@@ -301,7 +301,8 @@ def run_with(trained, tmp_path):
 
 @pytest.fixture
 def _without_dali(monkeypatch):
-    monkeypatch.delitem(sys.modules, "loaders.dali_loader", raising=False)
+    for name in ("dali_loader", "_dali_pipeline"):
+        monkeypatch.delitem(sys.modules, f"loaders.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
 
 
