@@ -3,8 +3,7 @@
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
-from itertools import chain, islice
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from torch.utils.dlpack import from_dlpack
 
 from loaders.config import LoaderConfig
 from loaders.cpus import num_threads
-from loaders.encoded_batches import EncodedBatch
+from loaders.encoded_batches import EncodedBatch, EncodedEpoch
 from loaders.errors import FastvitError, MissingPackageError, reason_of
 
 try:
@@ -52,13 +51,16 @@ class Decoder:
         self.config = config
         self.is_done = True
         """Whether nothing of an epoch is under way."""
-        self._coming: Iterator[EncodedBatch] = iter(())
+        self._again: deque[EncodedBatch] = deque()
+        """What comes before all others: a pipeline that is gone had taken it."""
+        self._coming: EncodedEpoch | None = None
+        """What comes then; None at the end of the epoch."""
         self._taken: deque[EncodedBatch] = deque()
         """What DALI has taken and not handed over yet."""
         self._pipeline: Pipeline | None = None
         self._made: deque[tuple[EncodedBatch, Tensor]] = deque()
 
-    def begin(self, batches: Iterator[EncodedBatch], *, decoded_by_us: Callable[[EncodedBatch], EncodedBatch]) -> None:
+    def begin(self, batches: EncodedEpoch, *, decoded_by_us: Callable[[EncodedBatch], EncodedBatch]) -> None:
         """Begin an epoch of these batches; those that DALI refuses are to be `decoded_by_us`."""
         self.is_done = False
         self._coming = batches
@@ -71,15 +73,16 @@ class Decoder:
         return self._made.popleft() if self._made else None
 
     def _run(self) -> None:
+        pipeline = self._pipeline = self._build() if self._pipeline is None else self._pipeline
         device = self.config.device
-        if self._pipeline is None:
-            self._pipeline = self._build()
         try:
+            while self._has_room():
+                pipeline.schedule_run()
             # On a GPU the current stream waits for the batch, which is not freed before what this stream does with it.
-            (images,) = self._pipeline.run(torch.cuda.current_stream(device) if _is_gpu(self.config) else None)
+            (images,) = pipeline.outputs(torch.cuda.current_stream(device) if _is_gpu(self.config) else None)
         except StopIteration:
             self._pass_on_empty_batches()
-            self._pipeline.reset()
+            pipeline.reset()
             self.is_done = True
         except RuntimeError as error:
             self._pass_on_empty_batches()
@@ -87,6 +90,13 @@ class Decoder:
         else:
             self._pass_on_empty_batches()
             self._made.append((self._taken.popleft(), from_dlpack(images.as_tensor())))
+
+    def _has_room(self) -> bool:
+        """Whether DALI is to take another batch: what it has must not wait for one that is still being read."""
+        under_way = sum(bool(batch.images) for batch in self._taken)
+        if self._coming is None or under_way >= self.config.prefetch_batches:
+            return False
+        return not under_way or bool(self._again) or self._coming.is_ready()
 
     def _pass_on_empty_batches(self) -> None:
         """Those that come before the next one that DALI has: it takes none without images."""
@@ -113,7 +123,7 @@ class Decoder:
                 stacklevel=2,
             )
         self._taken.clear()
-        self._coming = chain([again, *others], self._coming)
+        self._again.extendleft(reversed([again, *others]))
         self._pipeline = None
 
     def _build(self) -> Pipeline:
@@ -122,12 +132,12 @@ class Decoder:
         return _graph(lambda: weak._take(), self.config, largest=self._largest_sides())
 
     def _take(self) -> _Given:
-        """What DALI asks for when it has room for another batch; it holds the arrays until they are decoded.
+        """What DALI asks for when it takes another batch; it holds the arrays until they are decoded.
 
         Raises:
             StopIteration: There is none.
         """
-        for batch in self._coming:
+        while (batch := self._next_encoded()) is not None:
             self._taken.append(batch)
             if batch.images:
                 files = [image if image.ndim == 1 else _ppm(image) for image in batch.images]
@@ -135,15 +145,21 @@ class Decoder:
                 return files, start, shape, batch.flips.astype(np.int32)
         raise StopIteration
 
+    def _next_encoded(self) -> EncodedBatch | None:
+        if self._again:
+            return self._again.popleft()
+        if self._coming is not None and (batch := next(self._coming, None)) is not None:
+            return batch
+        self._coming = None
+        return None
+
     def _largest_sides(self) -> tuple[int, int]:
         """How high and wide the next batch's images are at least, up to `_MAX_SIDE_HINT`: as far as boxes reach."""
-        first = list(islice(self._coming, 1))
-        self._coming = chain(first, self._coming)
-        ends = np.concatenate(
-            [np.ones((1, 2), np.int32), *(batch.boxes[:, :2] + batch.boxes[:, 2:] for batch in first)]
-        )
-        height, width = ends.max(0).clip(max=_MAX_SIDE_HINT).tolist()
-        return height, width
+        if (first := self._next_encoded()) is None:
+            return 1, 1
+        self._again.appendleft(first)
+        ends = (first.boxes[:, :2] + first.boxes[:, 2:]).max(0, initial=1).clip(max=_MAX_SIDE_HINT)
+        return int(ends[0]), int(ends[1])
 
 
 def _ppm(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

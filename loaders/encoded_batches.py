@@ -24,7 +24,7 @@ from loaders.image_files import ImageError
 from loaders.reads import ReaderThreads, warn_of_stuck_reads
 from loaders.records import ImageRecords
 
-__all__ = ["EncodedBatch", "EncodedBatches"]
+__all__ = ["EncodedBatch", "EncodedBatches", "EncodedEpoch"]
 
 _POLL_SECONDS = 0.1
 _NOTHING = np.empty(0, np.uint8)
@@ -83,6 +83,53 @@ class _Work(NamedTuple):
     rule: _native.CropRule
 
 
+_Pending = list[Future[_Part]]
+
+
+class EncodedEpoch(Iterator[EncodedBatch]):
+    """The batches of one epoch: what `EncodedBatches.epoch` gives.
+
+    Examples:
+        >>> from contextlib import closing
+        >>> from pathlib import Path
+        >>> from loaders import LoaderConfig
+        >>> from loaders.encoded_batches import EncodedBatches
+        >>> from loaders.records import open_records
+        >>> config = LoaderConfig(batch_size=4, resolution=64, crop="center", order="sequential", drop_last=True)
+        >>> with closing(EncodedBatches(open_records(Path("photos")), num_workers=2, splices=False)) as batches:
+        ...     epoch = batches.epoch(config.plan(10).batches(0), config, 0)
+        ...     [len(batch.images) for batch in epoch], epoch.is_ready()
+        ([4, 4], True)
+    """
+
+    def __init__(
+        self,
+        requests: Iterator[NDArray[np.int64]],
+        *,
+        num_ahead: int,
+        submit: Callable[[NDArray[np.int64]], _Pending],
+        results: Callable[[_Pending], list[_Part]],
+    ) -> None:
+        self._requests, self._num_ahead = requests, num_ahead
+        self._submit, self._results = submit, results
+        self._pending: deque[_Pending] = deque()
+
+    def is_ready(self) -> bool:
+        """Whether the next batch, or the end, comes without waiting for a read."""
+        self._read_ahead()
+        return not self._pending or all(part.done() for part in self._pending[0])
+
+    def __next__(self) -> EncodedBatch:
+        self._read_ahead()
+        if not self._pending:
+            raise StopIteration
+        return _joined(self._results(self._pending.popleft()))
+
+    def _read_ahead(self) -> None:
+        while len(self._pending) <= self._num_ahead and (samples := next(self._requests, None)) is not None:
+            self._pending.append(self._submit(samples))
+
+
 _Make = Callable[[NDArray[np.int64], _Work], _Part]
 
 
@@ -121,7 +168,7 @@ class EncodedBatches:
         self._work: _Work | None = None
         weakref.finalize(self, self._threads.dismiss).atexit = False  # where nobody closes it
 
-    def epoch(self, requests: Iterable[NDArray[np.int64]], config: LoaderConfig, epoch: int) -> Iterator[EncodedBatch]:
+    def epoch(self, requests: Iterable[NDArray[np.int64]], config: LoaderConfig, epoch: int) -> EncodedEpoch:
         """The batches of these samples, in this order; an epoch that still runs is ended.
 
         Raises:
@@ -129,7 +176,13 @@ class EncodedBatches:
         """
         number = 0 if self._work is None else self._work.number + 1
         self._work = _Work(number, config, epoch, config.crop_rule(epoch))
-        return self._ahead(iter(requests), self._work)
+        work = self._work
+        return EncodedEpoch(
+            iter(requests),
+            num_ahead=config.prefetch_batches,
+            submit=lambda samples: self._submit(samples, work, self._encoded),
+            results=lambda futures: self._results(futures, work),
+        )
 
     def decoded_by_us(self, batch: EncodedBatch) -> EncodedBatch:
         """The same batch in pixels of our decoder, for a decoder that refused it without saying which image it was.
@@ -155,24 +208,16 @@ class EncodedBatches:
     def close(self) -> None:
         """End the threads; those that wait for a read for seconds are left behind."""
         threads, self._threads, self._work = self._threads, None, None
-        if threads is not None:
-            warn_of_stuck_reads(threads.close(), "the loader's threads")
+        if threads is not None and (stuck := threads.close()):
+            _native.leave_threads_behind()
+            warn_of_stuck_reads(stuck, "the loader's threads")
 
-    def _ahead(self, requests: Iterator[NDArray[np.int64]], work: _Work) -> Iterator[EncodedBatch]:
-        pending: deque[list[Future[_Part]]] = deque()
-        while True:
-            while len(pending) <= work.config.prefetch_batches and (samples := next(requests, None)) is not None:
-                pending.append(self._submit(samples, work, self._encoded))
-            if not pending:
-                return
-            yield _joined(self._results(pending.popleft(), work))
-
-    def _submit(self, samples: NDArray[np.int64], work: _Work, make: _Make) -> list[Future[_Part]]:
+    def _submit(self, samples: NDArray[np.int64], work: _Work, make: _Make) -> _Pending:
         threads = self._threads_of(work)
         parts = np.array_split(samples, min(self._num_workers, len(samples)))
         return [threads.submit(partial(make, part, work)) for part in parts]
 
-    def _results(self, futures: list[Future[_Part]], work: _Work) -> list[_Part]:
+    def _results(self, futures: _Pending, work: _Work) -> list[_Part]:
         while wait(futures, _POLL_SECONDS).not_done:
             self._threads_of(work)  # closed threads leave some undone
         return [future.result() for future in futures]

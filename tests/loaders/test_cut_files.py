@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from backends import of_backend
 from loaders import BadSampleError, LoaderConfig, _native, build_loader
 from loaders.beton import Beton, BetonError
 from loaders.errors import FastvitError
@@ -70,7 +71,9 @@ def epoch(backend: str, path: Path, cut_to: int, **options) -> Iterator[list[int
         loader.close()
 
 
-@pytest.mark.parametrize(("backend", "num_workers"), [("native", 2), ("torch", 0), ("torch", 1)])
+@pytest.mark.parametrize(
+    ("backend", "num_workers"), [of_backend("dali", "dali", 2), ("native", 2), ("torch", 0), ("torch", 1)]
+)
 @pytest.mark.parametrize("kind", ["beton", "shard"])
 def test_a_loader_names_the_sample(backend, num_workers, kind, request):
     path = request.getfixturevalue(kind)

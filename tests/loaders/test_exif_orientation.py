@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from backends import of_backend
 from jpeg_builders import APP1, SOS, decoded, find, frame_size, jpeg, patched, photo, with_restarts
 from loaders import LoaderConfig, _native, build_loader
 from loaders.beton import EncodedImage, ImageMode
@@ -234,15 +235,18 @@ def epoch(backend: str, path: Path, **options) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("backend", "crop"),
-    [("torch", crop) for crop in CROPS] + [("native", crop) for crop in CROPS] + [("resident", "whole")],
+    [of_backend("dali", "dali", crop, label=f"dali-{crop}") for crop in CROPS]
+    + [("torch", crop) for crop in CROPS]
+    + [("native", crop) for crop in CROPS]
+    + [("resident", "whole")],
 )
 def test_every_backend_sees_what_pillow_shows(backend, crop, folders):
     tagged, plain = folders
     shown, expected = epoch(backend, tagged, crop=crop, exif_orientation="apply"), epoch(backend, plain, crop=crop)
-    assert grey_levels_apart(shown.numpy(), expected.numpy()) <= (1 if backend == "native" else 0)
+    assert grey_levels_apart(shown.numpy(), expected.numpy()) <= {"dali": 0, "native": 1}.get(backend, 0)
 
 
-@pytest.mark.parametrize("backend", ["native", "torch", "resident"])
+@pytest.mark.parametrize("backend", [of_backend("dali"), "native", "torch", "resident"])
 def test_by_default_images_are_as_they_are_stored(backend, tmp_path):
     for folder, orientation in (("tagged", 6), ("plain", 1)):
         (tmp_path / folder / "a").mkdir(parents=True)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from backends import of_backend
 from jpeg_builders import jpeg, photo
 from loaders import BadSampleError, ImageLoader, LoaderConfig, build_loader
 from loaders.image_files import decode_image
@@ -18,10 +19,16 @@ from loaders.native_loader import NativeLoader
 from loaders.records import FileRecords
 
 SIDE = 32
-BACKENDS = {"native": ("native", 2), "resident": ("resident", 2), "torch": ("torch", 0), "torch, workers": ("torch", 1)}
+BACKENDS = [
+    of_backend("dali", ("dali", 2)),
+    of_backend("native", ("native", 2)),
+    of_backend("resident", ("resident", 2)),
+    of_backend("torch", ("torch", 0)),
+    of_backend("torch", ("torch", 1), label="torch, workers"),
+]
 
 
-@pytest.fixture(params=BACKENDS.values(), ids=BACKENDS)
+@pytest.fixture(params=BACKENDS)
 def load(request) -> Callable[..., ImageLoader]:
     backend, num_workers = request.param
     loaders = []

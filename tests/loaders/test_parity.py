@@ -1,6 +1,5 @@
 """What every backend must do alike: the contract in loaders/contract.py, checked for each one."""
 
-import importlib.util
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
+from backends import of_backend
 from loaders import BACKENDS, BadSampleError, Batch, ImageLoader, LoaderConfig, build_loader
 from loaders.crop import crop_boxes, random_flips, random_shifts
 from loaders.errors import FastvitError
@@ -26,21 +26,18 @@ Build = Callable[..., ImageLoader]
 pytestmark = pytest.mark.timeout(300)  # FFCV compiles for tens of seconds
 
 
-def of_backend(name: str, *, num_workers: int, label: str | None = None):
-    missing = name == "ffcv" and importlib.util.find_spec("ffcv") is None
-    return pytest.param(
-        (name, num_workers), id=label or name, marks=pytest.mark.skipif(missing, reason="ffcv is not installed")
-    )
-
-
 ALL = [
-    of_backend("ffcv", num_workers=2),
-    of_backend("native", num_workers=2),
-    of_backend("nvjpeg", num_workers=2),
-    of_backend("resident", num_workers=2),
-    of_backend("synthetic", num_workers=1),
-    of_backend("torch", num_workers=0),
-    of_backend("torch", num_workers=2, label="torch-2-workers"),
+    of_backend(name, (name, num_workers), label=label)
+    for name, num_workers, label in [
+        ("dali", 2, None),
+        ("ffcv", 2, None),
+        ("native", 2, None),
+        ("nvjpeg", 2, None),
+        ("resident", 2, None),
+        ("synthetic", 1, None),
+        ("torch", 0, None),
+        ("torch", 2, "torch-2-workers"),
+    ]
 ]
 DECODING = [one for one in ALL if one.id != "synthetic"]
 CROPPING = [one for one in DECODING if one.id != "resident"]
@@ -268,7 +265,8 @@ def test_bicubic_is_antialiased_as_torchvision_does_it(backend, build, raw_set):
         for image, index in zip(batch.images, batch.index.tolist(), strict=True):
             pixels = torch.from_numpy(raw_set.images[index]).permute(2, 0, 1)
             expected = transforms.resize(pixels, [20, 20], InterpolationMode.BICUBIC, antialias=True)
-            assert (image.int() - expected.int()).abs().max() <= 2
+            # DALI has its filters in tables, and in these images each pixel is another than its neighbours.
+            assert (image.int() - expected.int()).abs().max() <= (4 if backend[0] == "dali" else 2)
     assert not same(batches, epoch_of(build(backend, raw_set.path, resolution=20), 0))
 
 
@@ -433,7 +431,8 @@ def test_a_folder_without_images_is_refused(backend, build, tmp_path):
 
 def test_unknown_backend_lists_the_choices(tmp_path):
     with pytest.raises(
-        ValueError, match="unknown backend 'nope'; choose one of: ffcv, native, nvjpeg, resident, synthetic, torch"
+        ValueError,
+        match="unknown backend 'nope'; choose one of: dali, ffcv, native, nvjpeg, resident, synthetic, torch",
     ):
         build_loader(
             "nope", tmp_path, LoaderConfig(batch_size=1, resolution=1, crop="whole", order="random", drop_last=True)

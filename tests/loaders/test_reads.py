@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from backends import of_backend
 from loaders import BadSampleError, Batch, LoaderConfig, _native, build_loader
 from loaders.native_loader import NativeLoader
 from loaders.reads import ReaderThreads
@@ -54,7 +55,10 @@ KINDS: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("backend", "num_workers"), [("native", 2), ("torch", 0), ("torch", 1), ("resident", 2)])
+@pytest.mark.parametrize(
+    ("backend", "num_workers"),
+    [of_backend("dali", "dali", 2), ("native", 2), ("torch", 0), ("torch", 1), ("resident", 2)],
+)
 def test_what_is_no_file_is_refused_by_name(folder, kind, backend, num_workers, monkeypatch):
     monkeypatch.chdir(folder)
     bad = folder / "b" / "4.jpg"
@@ -88,6 +92,8 @@ import os, signal, sys, threading, time
 from pathlib import Path
 from loaders import BACKENDS, LoaderConfig, build_loader
 from loaders import native_loader, resident_loader, torch_loader
+if sys.argv[2] == "dali":
+    from loaders import dali_loader
 
 def interrupt():
     global started
@@ -120,7 +126,7 @@ print(time.monotonic() - started)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["Ctrl-C", "close"])
-@pytest.mark.parametrize("backend", ["native", "torch", "resident"])
+@pytest.mark.parametrize("backend", [of_backend("dali"), "native", "torch", "resident"])
 def test_a_read_that_blocks_is_left_behind_by_name(folder, dead_disk, backend, how):
     if (backend, how) == ("resident", "close"):
         pytest.skip("it reads while it is built, when there is nothing to close")

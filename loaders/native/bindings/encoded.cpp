@@ -54,10 +54,9 @@ PythonCrops crops_of(const nb::handle_t<Records>& records, const Int64Vector& sa
         throw std::out_of_range("a sample's number is negative");
     if (shared->size() == 0 && !numbers.empty()) throw std::out_of_range("there are no records");
     EncodedCrops crops;
-    std::int64_t nobody_asks = 0;
     {
         const nb::gil_scoped_release unlocked;
-        crops = encoded_crops(*shared, numbers, rule, splices, at ? *at->data() : nobody_asks);
+        crops = encoded_crops(*shared, numbers, rule, splices, at ? at->data() : nullptr);
     }
     const std::size_t size = crops.rows.size();
     auto boxes = new_array<std::int32_t>(size, 4), shifts = new_array<std::int32_t>(size, 2);
@@ -87,6 +86,8 @@ std::vector<std::size_t> cut_rows(const PythonCrops& crops) {
 }  // namespace
 
 void bind_encoded(nb::module_& module) {
+    // Threads that do not come back keep what they were given. Python would tell of it at the end of the process.
+    module.def("leave_threads_behind", [] { nb::set_leak_warnings(false); });
     nb::class_<PythonCrops>(module, "EncodedCrops")
         .def_ro("images", &PythonCrops::images)
         .def_ro("boxes", &PythonCrops::boxes)

@@ -63,12 +63,12 @@ void fill(EncodedCrop& row, const Records& records, std::size_t sample, const Cr
 }  // namespace
 
 EncodedCrops encoded_crops(const Records& records, std::span<const std::int64_t> samples, const CropRule& rule, bool splices,
-                           std::int64_t& at) {
+                           std::int64_t* at) {
     EncodedCrops crops;
     crops.rows.resize(samples.size());
     for (const std::int64_t sample : samples) records.prefetch(static_cast<std::size_t>(sample) % records.size());
     for (std::size_t number = 0; number < samples.size(); ++number) {
-        std::atomic_ref(at).store(samples[number], std::memory_order_relaxed);
+        if (at) std::atomic_ref(*at).store(samples[number], std::memory_order_relaxed);
         EncodedCrop& row = crops.rows[number];
         const auto fail = [&](bool foreign, const char* reason) {
             // Zeros where bytes are missing may look like any damage.

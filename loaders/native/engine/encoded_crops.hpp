@@ -34,9 +34,9 @@ struct EncodedCrops {
 // The images of sample samples[i], which is record samples[i] % (number of records), by `rule`. With `splices`, of JPEGs
 // with restart intervals what the crop needs (see jpeg/splice.hpp). Foreign are images that are no JPEGs, and JPEGs of which
 // other decoders may make other pixels than ours does, or whose damage they would not tell of.
-// The records must outlive what is returned. `at` is the sample that is being read, for whoever asks from another thread.
-// May be called by several threads at once.
+// The records must outlive what is returned. `*at` becomes the sample that is being read, for whoever asks from another
+// thread. May be called by several threads at once.
 EncodedCrops encoded_crops(const Records& records, std::span<const std::int64_t> samples, const CropRule& rule, bool splices,
-                           std::int64_t& at);
+                           std::int64_t* at = nullptr);
 
 }  // namespace fastvit
