@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from backends import of_backend
 from fastvit_train.cli import parse
 from fastvit_train.config import Config, DataConfig
 from fastvit_train.data import (
@@ -224,13 +225,15 @@ def pets(tmp_path) -> Path:
     return write_folder(tmp_path / "pets", {"cat": 2, "dog": 2, "fox": 2})
 
 
-@pytest.mark.parametrize("backend", ["native", "torch", "resident"])
+@pytest.mark.parametrize("backend", [of_backend("dali"), "native", "torch", "resident"])
 def test_a_folder_with_some_of_the_classes_has_their_numbers(backend, pets, tmp_path):
     val = write_folder(tmp_path / "val", {"dog": 1, "fox": 2})
     assert labels_of_val(pair(pets, val, backend=backend)) == [1, 2, 2]
 
 
-@pytest.mark.parametrize("backend", ["native", "torch", "resident", pytest.param("ffcv", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "backend", [of_backend("dali"), "native", "torch", "resident", pytest.param("ffcv", marks=pytest.mark.slow)]
+)
 def test_the_same_names_in_another_order_have_their_numbers(backend, write_images, tmp_path):
     if backend == "ffcv":
         pytest.importorskip("ffcv")

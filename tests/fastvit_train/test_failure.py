@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from backends import of_backend
 from fastvit_train.distributed import World
 from fastvit_train.failure import explain_errors
 from fastvit_train.train import train, train_step
@@ -40,7 +41,7 @@ def test_an_error_before_the_first_step(config, monkeypatch):
     assert error.value.__notes__ == [f"fastvit was before the first step of the run in {config.out}"]
 
 
-@pytest.mark.parametrize("backend", ["native", "torch", "resident"])
+@pytest.mark.parametrize("backend", [of_backend("dali"), "native", "torch", "resident"])
 def test_a_bad_sample_says_which_option_leaves_it_out(config, encode_jpeg, tmp_path, backend):
     (tmp_path / "images" / "cat").mkdir(parents=True)
     for name in "abcde":

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from backends import is_installed, of_backend
 from fastvit_train import checkpoint
 from fastvit_train.config import Config
 from fastvit_train.metrics import read_metrics
@@ -44,7 +45,7 @@ def wait_for_step(process: subprocess.Popen, config: Config, step: int) -> None:
     raise AssertionError(f"the run did not come to step {step}: {output}")
 
 
-@pytest.mark.parametrize("backend", ["native", "torch", "resident"])
+@pytest.mark.parametrize("backend", [of_backend("dali"), "native", "torch", "resident"])
 def test_killed_runs_end_with_the_same_bits(backend):
     """A kill in each of four moments; `python tests/kills.py` does it twenty times for each backend."""
     command = [sys.executable, str(TESTS / "kills.py"), "--kills", "4", "--backends", backend]
@@ -126,7 +127,7 @@ def test_torchrun_starts_a_killed_rank_again(config, tmp_path):
 
 def test_nothing_grows_from_epoch_to_epoch(tmp_path):
     """After the first epochs, neither memory nor threads (those of C++ counted) nor files nor worker processes."""
-    backends = ["native", "torch", "resident"]
+    backends = ["native", "torch", "resident", *(["dali"] if is_installed("dali") else [])]
     figures = tmp_path / "figures.json"
     command = [sys.executable, str(TESTS / "growth.py"), "--epochs", "40", "--json", str(figures), "--backends"]
     done = subprocess.run([*command, *backends], capture_output=True, text=True)
