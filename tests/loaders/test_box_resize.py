@@ -63,12 +63,12 @@ def by_torchvision(images: list[Tensor], crops: Crops, resolution: int, interpol
 
 
 @BOTH_FILTERS
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("resolution", [2, 24, 96])
 @pytest.mark.parametrize("pattern", [noise, photo, checks])
-def test_pixels_are_torchvisions_within_one_level(pattern, resolution, dtype, interpolation, monkeypatch):
-    """In float16 too, which a CUDA device calculates with."""
-    monkeypatch.setitem(module._DTYPES, "cpu", dtype)
+def test_pixels_are_torchvisions_within_one_level(pattern, resolution, device, interpolation, monkeypatch):
+    """With the numbers that a CUDA device calculates with, too."""
+    monkeypatch.setitem(module._DTYPES, "cpu", module._DTYPES[device])
     images, crops = boxes_of(pattern)
     made = box_resize(images, crops, resolution=resolution, interpolation=interpolation)
     assert made.shape == (24, resolution, resolution, 3)
@@ -81,9 +81,9 @@ def test_pixels_are_torchvisions_within_one_level(pattern, resolution, dtype, in
 
 
 @BOTH_FILTERS
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_an_image_of_the_result_s_size_stays_as_it_is(dtype, interpolation, monkeypatch):
-    monkeypatch.setitem(module._DTYPES, "cpu", dtype)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_an_image_of_the_result_s_size_stays_as_it_is(device, interpolation, monkeypatch):
+    monkeypatch.setitem(module._DTYPES, "cpu", module._DTYPES[device])
     image = torch.from_numpy(noise(np.random.default_rng(0), 40, 50).transpose(2, 0, 1).copy())
     crops = Crops(np.array([[3, 5, 32, 32]], np.int32), np.array([False]), np.zeros((1, 2), np.int32))
     (made,) = box_resize([image], crops, resolution=32, interpolation=interpolation)
@@ -92,7 +92,7 @@ def test_an_image_of_the_result_s_size_stays_as_it_is(dtype, interpolation, monk
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_boxes_of_thousands_of_pixels_stay_exact(interpolation, monkeypatch):
-    monkeypatch.setitem(module._DTYPES, "cpu", torch.float16)
+    monkeypatch.setitem(module._DTYPES, "cpu", module._DTYPES["cuda"])
     wide = torch.from_numpy(noise(np.random.default_rng(0), 3, 9000).transpose(2, 0, 1).copy())
     images = [wide, wide.transpose(1, 2).contiguous()]
     boxes = np.array([[0, 7, 3, 8990], [7, 0, 8990, 3]], np.int32)
