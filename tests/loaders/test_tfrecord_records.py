@@ -198,7 +198,7 @@ def test_compressed_files_are_named_with_a_remedy(name, tmp_path):
 )
 def test_what_tensorflow_compressed_is_named(content, tmp_path):
     with pytest.raises(
-        ValueError, match=r"shard\.tfrecord: record 0 .*: it is compressed, but .*: decompress the file"
+        ValueError, match=r"shard\.tfrecord: record 0 .*: the file is compressed, but .*; decompress it, or"
     ):
         open_bytes(tmp_path, content)
 

@@ -15,7 +15,9 @@ namespace {
 
 using Bytes = std::span<const std::uint8_t>;
 
-[[noreturn]] void fail(const std::string& problem) { throw std::invalid_argument(problem); }
+[[noreturn]] void fail(const std::string& problem, const std::string& remedy = "copy or write it again") {
+    throw std::invalid_argument(problem + "; " + remedy);
+}
 
 // A record is the length of its Example, that number's checksum, the Example and its checksum. Numbers are little-endian.
 constexpr std::size_t kLengthSize = 8, kChecksumSize = 4, kHeadSize = kLengthSize + kChecksumSize;
@@ -38,10 +40,11 @@ Bytes example_at(Bytes file, std::int64_t position) {
         fail(std::to_string(record.size()) + " bytes are left of its head's " + std::to_string(kHeadSize) +
              ": it is cut short");
     const Bytes length_bytes = record.first(kLengthSize);
-    if (number(record.subspan(kLengthSize, kChecksumSize)) != tfrecord_checksum({length_bytes}))
-        fail(position == 0 && is_compressed(record)
-                 ? "it is compressed, but images are read at random: decompress the file"
-                 : "the checksum of its length is wrong: it is damaged, or the file is no TFRecord");
+    if (number(record.subspan(kLengthSize, kChecksumSize)) != tfrecord_checksum({length_bytes})) {
+        if (position == 0 && is_compressed(record))
+            fail("the file is compressed, but images are read at random", "decompress it, or write it without compression");
+        fail("the checksum of its length is wrong: it is damaged, or the file is no TFRecord");
+    }
     const std::uint64_t length = number(length_bytes);
     const std::size_t left = record.size() - kHeadSize;
     if (left < kChecksumSize || length > left - kChecksumSize)
@@ -236,8 +239,9 @@ TFRecordImages find_tfrecord_images(std::span<const std::uint8_t> file, const TF
             images.records.push_back(position);
             position += static_cast<std::int64_t>(kHeadSize + example.size() + kChecksumSize);
         } catch (const std::invalid_argument& error) {
-            fail("record " + std::to_string(images.records.size()) + " at byte " + std::to_string(position) + " of " +
-                 std::to_string(file.size()) + ": " + error.what() + "; copy or write it again");
+            throw std::invalid_argument("record " + std::to_string(images.records.size()) + " at byte " +
+                                        std::to_string(position) + " of " + std::to_string(file.size()) + ": " +
+                                        error.what());
         }
         pages.step_to(position);
     }
