@@ -67,7 +67,7 @@ void read_scan_header(Bytes body, Header& header) {
 
 // Whether the segment tells of the image's colours.
 bool read_colours(std::uint8_t marker, Bytes body, Header& header) {
-    if (marker == kApp0 && body.size() >= 5 && std::memcmp(body.data(), "JFIF", 5) == 0) return header.has_jfif = true;
+    if (marker == kApp0 && body.size() >= 14 && std::memcmp(body.data(), "JFIF", 5) == 0) return header.has_jfif = true;
     if (marker != kApp14 || body.size() < 12 || std::memcmp(body.data(), "Adobe", 5) != 0) return false;
     header.adobe_transform = body[11];
     return true;
