@@ -94,9 +94,9 @@ class Decoder:
     def _has_room(self) -> bool:
         """Whether DALI is to take another batch: what it has must not wait for one that is still being read."""
         under_way = sum(bool(batch.images) for batch in self._taken)
-        if self._coming is None or under_way >= self.config.prefetch_batches:
+        if under_way >= self.config.prefetch_batches:
             return False
-        return not under_way or bool(self._again) or self._coming.is_ready()
+        return bool(self._again) or (self._coming is not None and (not under_way or self._coming.is_ready()))
 
     def _pass_on_empty_batches(self) -> None:
         """Those that come before the next one that DALI has: it takes none without images."""

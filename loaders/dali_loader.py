@@ -32,8 +32,8 @@ __all__ = ["DaliLoader"]
 class DaliLoader(PlannedEpochs):
     """An `ImageLoader` over a `.beton` file, an ImageFolder or tar shards, whose batches are on `config.device`.
 
-    Pixels differ from those of `native` by some grey levels: DALI rounds a resized image once, and on the GPU has an
-    inverse DCT of its own.
+    Pixels differ from those of `native` by some grey levels at sharp edges: DALI has the filters of its resize in
+    tables, and rounds once. On a GPU the inverse DCT is another one, too.
 
     Raises:
         FastvitError: The dataset is missing or damaged, or the config does not fit it.
@@ -65,18 +65,20 @@ class DaliLoader(PlannedEpochs):
         return self._batches(self._encoded, self._iteration)
 
     def _batches(self, source: EncodedBatches, iteration: int) -> Iterator[Batch]:
-        if self._encoded is None or iteration != self._iteration:
-            raise epoch_ended()
-        if self._decoder is None or self._decoder.config != self._config or not self._decoder.is_done:
-            # What one that is not done has under way cannot be called off; another one is built in milliseconds.
-            self._decoder = Decoder(self._config)
-        batches = source.epoch(self._planned(), self._config, self._epoch)
-        self._decoder.begin(batches, decoded_by_us=source.decoded_by_us)
+        self._begin(source, iteration)
         # In no variable of ours: an iterator that is left lying about must not keep threads that `close` is to end.
         while (made := self._decoder_of(iteration).next()) is not None:
             batch = self._finished(source, *made)
             self._decoder_of(iteration)  # another thread may have ended the epoch
             yield batch
+
+    def _begin(self, source: EncodedBatches, iteration: int) -> None:
+        decoder = self._decoder_of(iteration)
+        if decoder.config != self._config or not decoder.is_done:
+            # What one that is not done has under way cannot be called off; another one is built in milliseconds.
+            self._decoder = decoder = Decoder(self._config)
+        batches = source.epoch(self._planned(), self._config, self._epoch)
+        decoder.begin(batches, decoded_by_us=source.decoded_by_us)
 
     def _decoder_of(self, iteration: int) -> Decoder:
         if self._decoder is None or iteration != self._iteration:
@@ -100,12 +102,8 @@ class DaliLoader(PlannedEpochs):
 
     def _sent(self, array: NDArray[Any]) -> Tensor:
         """An array on the device, without waiting for what the device has to do before."""
-        tensor = torch.from_numpy(array)
-        return (
-            tensor.pin_memory().to(self._config.device, non_blocking=True)
-            if self._config.device.type == "cuda"
-            else tensor
-        )
+        tensor, device = torch.from_numpy(array), self._config.device
+        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
     def at_work(self) -> list[tuple[str, float]]:
         """See `SaysWhatItReads.at_work`."""
@@ -113,6 +111,7 @@ class DaliLoader(PlannedEpochs):
 
     def close(self) -> None:
         """End the threads and give the memory back; threads that wait for a read for seconds are left behind."""
+        self._iteration += 1
         encoded, self._encoded, self._decoder = self._encoded, None, None
         if encoded is not None:
             encoded.close()

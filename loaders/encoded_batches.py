@@ -218,8 +218,9 @@ class EncodedBatches:
         return [threads.submit(partial(make, part, work)) for part in parts]
 
     def _results(self, futures: _Pending, work: _Work) -> list[_Part]:
+        self._threads_of(work)
         while wait(futures, _POLL_SECONDS).not_done:
-            self._threads_of(work)  # closed threads leave some undone
+            self._threads_of(work)  # those that are closed leave some undone
         return [future.result() for future in futures]
 
     def _threads_of(self, work: _Work) -> ReaderThreads:

@@ -2,7 +2,6 @@
 
 import doctest
 import importlib
-import importlib.util
 import inspect
 import io
 import pkgutil
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 
 import loaders
+from backends import of_backend
 from jpeg_builders import jpeg, photo
 from loaders.beton import EncodedImage, ImageMode
 from tfrecords import write_tfrecord
@@ -22,9 +22,10 @@ LABELS = np.arange(10) // 5
 
 
 def module(name: str):
-    missing = importlib.util.find_spec("ffcv") is None
-    needs_ffcv = [pytest.mark.slow, pytest.mark.skipif(missing, reason="ffcv is not installed")]  # Numba compiles
-    return pytest.param(f"loaders.{name}", id=name, marks=needs_ffcv if "ffcv" in name else [])
+    backend = next((backend for backend in ("dali", "ffcv") if backend in name), name)
+    parameter = of_backend(backend, f"loaders.{name}", label=name)
+    slow = [pytest.mark.slow] if backend == "ffcv" else []  # Numba compiles
+    return pytest.param(*parameter.values, id=parameter.id, marks=[*parameter.marks, *slow])
 
 
 MODULES = [
