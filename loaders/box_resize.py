@@ -27,7 +27,7 @@ _MIDDLE = 128
 # Tensor cores want rows of a multiple of 16 bytes.
 _ALIGNMENT = 8
 
-_SLICE_BYTES = 2**28
+_SLICE_BYTES = 2**29
 """How much memory the images of one slice may take at work; a batch of larger ones is done in several."""
 
 

@@ -11,6 +11,7 @@ whatever else reads an image is told to torch, which hands the memory out again 
 
 import functools
 import time
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
@@ -39,8 +40,8 @@ __all__ = ["NvjpegLoader"]
 
 _POLL_SECONDS = 0.1
 
-_CALL_BYTES = 2**25
-"""How many bytes of files one call of the decoder gets at most: their pixels take ten to thirty times as many."""
+_GROUP_BYTES = 2**25
+"""How many bytes of files are decoded before they are resized: their pixels take ten to thirty times as many."""
 
 
 class _Made(NamedTuple):
@@ -83,6 +84,7 @@ class NvjpegLoader(PlannedEpochs):
         self._decoder: _Decoder | None = _Decoder(device, batch_size=config.batch_size)
         self._source = EncodedBatches(records, num_workers=workers, splices=True)
         self._thread = ReaderThreads(1)
+        weakref.finalize(self, self._thread.dismiss).atexit = False  # where nobody closes it
 
     def __iter__(self) -> Iterator[Batch]:
         self._iteration += 1
@@ -91,6 +93,7 @@ class NvjpegLoader(PlannedEpochs):
         return self._batches(self._iteration)
 
     def _batches(self, iteration: int) -> Iterator[Batch]:
+        self._decoder_of(iteration)
         config = self._config
         coming = self._source.epoch(self._planned(), config, self._epoch)
 
@@ -115,11 +118,11 @@ class NvjpegLoader(PlannedEpochs):
         """Have the device make a batch; runs in the loader's thread."""
         with torch.cuda.stream(decoder.stream):
             samples, images, bad = decoder.decode(batch, self._source, config)
-            lost = self._source.lost_samples(batch)
+            lost = {batch.samples[row]: sample for row, sample in self._source.lost_samples(batch).items()}
             if lost:
-                good = np.isin(samples, batch.samples[list(lost)], invert=True)
+                good = np.array([sample not in lost for sample in samples], np.bool_)
+                bad = [*bad, *(lost[sample] for sample in samples[~good])]
                 samples, images = samples[good], images.index_select(0, upload(np.flatnonzero(good), self._device))
-                bad = [*bad, *lost.values()]
             indices = self._plan.images(samples)
             labels, index = upload(self._labels[indices], self._device), upload(indices, self._device)
             return _Made(Batch(images.permute(0, 3, 1, 2), labels, index), bad, decoder.stream.record_event())
@@ -178,17 +181,22 @@ class _Decoder:
     ) -> tuple[NDArray[np.int64], Tensor, list[BadSample]]:
         """A batch's good samples, their images, uint8 [b, resolution, resolution, 3], and its bad samples."""
         side = config.resolution
-        samples = [batch.samples[:0]]
+        samples, bad = [batch.samples[:0]], [*batch.bad]
         images = [torch.empty((0, side, side, 3), dtype=torch.uint8, device=self._device)]
-        bad = batch.bad
         self._seconds, num_jpegs = 0.0, sum(image.ndim == 1 for image in batch.images)
-        for rows in _calls(batch.images, self._width.width):
-            for part, decoded in self._decoded(_rows_of(batch, rows), source):
-                bad = [*bad, *part.bad]
-                if decoded:
-                    crops = Crops(part.boxes, part.flips, part.shifts)
-                    samples.append(part.samples)
-                    images.append(box_resize(decoded, crops, resolution=side, interpolation=config.interpolation))
+        for calls in _groups(batch.images, self._width.width):
+            made = [part for rows in calls for part in self._decoded(_rows_of(batch, rows), source)]
+            parts, decoded = [part for part, _ in made], [image for _, images_of in made for image in images_of]
+            samples.extend(part.samples for part in parts)
+            bad.extend(sample for part in parts for sample in part.bad)
+            if decoded:
+                # All at once: as other matmuls round in another way, pixels would depend on the width of the calls.
+                crops = Crops(
+                    np.concatenate([part.boxes for part in parts]),
+                    np.concatenate([part.flips for part in parts]),
+                    np.concatenate([part.shifts for part in parts]),
+                )
+                images.append(box_resize(decoded, crops, resolution=side, interpolation=config.interpolation))
         if num_jpegs:
             self._width.took(self._seconds / num_jpegs)
         return np.concatenate(samples), torch.cat(images), bad
@@ -213,10 +221,12 @@ class _Decoder:
         """JPEGs as images on the device; what is queued next in `stream` may use them.
 
         Raises:
+            FastvitError: torch fills memory that it hands out.
             RuntimeError: nvJPEG refuses one of them, or there is no memory.
         """
         if not jpegs:
             return []
+        _check_that_memory_is_not_filled()
         with torch.cuda.stream(self._decoding):
             self._decoding.synchronize()  # nothing was queued by us: it could only be another user of the same stream
             begin = time.perf_counter()
@@ -245,16 +255,15 @@ def _tensor_of(file: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(np.asarray(_Memory(file)))
 
 
-def _calls(images: list[NDArray[np.uint8]], width: int) -> Iterator[slice]:
-    """Runs of at most `width` images and of at most `_CALL_BYTES`, but of one image at least."""
-    start = size = 0
-    for row, image in enumerate(images):
-        if row > start and (row - start == width or size + image.nbytes > _CALL_BYTES):
-            yield slice(start, row)
-            start, size = row, 0
-        size += image.nbytes
-    if images:
-        yield slice(start, len(images))
+def _groups(images: list[NDArray[np.uint8]], width: int) -> Iterator[list[slice]]:
+    """Runs of images of at most `_GROUP_BYTES`, but of one image at least, each in calls of at most `width` images."""
+    ends = np.cumsum([image.nbytes for image in images])
+    start = 0
+    while start < len(images):
+        limit = (ends[start - 1] if start else 0) + _GROUP_BYTES
+        stop = max(start + 1, int(np.searchsorted(ends, limit, side="right")))
+        yield [slice(row, min(row + width, stop)) for row in range(start, stop, width)]
+        start = stop
 
 
 def _rows_of(batch: EncodedBatch, rows: slice) -> EncodedBatch:
@@ -281,6 +290,20 @@ def _cuda_device(config: LoaderConfig) -> torch.device:
             f"the nvjpeg backend decodes on a CUDA device, got device {config.device}; use another --data.backend"
         )
     return config.device if config.device.index is not None else torch.device("cuda", torch.cuda.current_device())
+
+
+def _check_that_memory_is_not_filled() -> None:
+    """Make sure that torch queues nothing for the memory that it gives to the decoder: it could come after the decoder.
+
+    Raises:
+        FastvitError: It fills it.
+    """
+    fills = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]  # torch's types have none
+    if fills and torch.are_deterministic_algorithms_enabled():
+        raise FastvitError(
+            "torch.use_deterministic_algorithms has torch fill memory, maybe after nvJPEG has decoded into it; set "
+            "torch.utils.deterministic.fill_uninitialized_memory = False, or use another backend than nvjpeg"
+        )
 
 
 @functools.cache

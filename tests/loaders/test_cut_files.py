@@ -72,7 +72,8 @@ def epoch(backend: str, path: Path, cut_to: int, **options) -> Iterator[list[int
 
 
 @pytest.mark.parametrize(
-    ("backend", "num_workers"), [of_backend("dali", "dali", 2), ("native", 2), ("torch", 0), ("torch", 1)]
+    ("backend", "num_workers"),
+    [of_backend("dali", "dali", 2), ("native", 2), ("nvjpeg", 2), ("torch", 0), ("torch", 1)],
 )
 @pytest.mark.parametrize("kind", ["beton", "shard"])
 def test_a_loader_names_the_sample(backend, num_workers, kind, request):

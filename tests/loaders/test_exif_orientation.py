@@ -238,6 +238,7 @@ def epoch(backend: str, path: Path, **options) -> torch.Tensor:
     [of_backend("dali", "dali", crop, label=f"dali-{crop}") for crop in CROPS]
     + [("torch", crop) for crop in CROPS]
     + [("native", crop) for crop in CROPS]
+    + [("nvjpeg", crop) for crop in CROPS]
     + [("resident", "whole")],
 )
 def test_every_backend_sees_what_pillow_shows(backend, crop, folders):
@@ -246,7 +247,7 @@ def test_every_backend_sees_what_pillow_shows(backend, crop, folders):
     assert grey_levels_apart(shown.numpy(), expected.numpy()) <= {"dali": 0, "native": 1}.get(backend, 0)
 
 
-@pytest.mark.parametrize("backend", [of_backend("dali"), "native", "torch", "resident"])
+@pytest.mark.parametrize("backend", [of_backend("dali"), "native", "nvjpeg", "torch", "resident"])
 def test_by_default_images_are_as_they_are_stored(backend, tmp_path):
     for folder, orientation in (("tagged", 6), ("plain", 1)):
         (tmp_path / folder / "a").mkdir(parents=True)

@@ -1,5 +1,6 @@
 """The `nvjpeg` backend, mostly on the CPU: `nvjpeg_on_cpu` says how. Its contract is in test_parity.py."""
 
+import gc
 import itertools
 import threading
 import time
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
@@ -95,6 +97,16 @@ def test_a_trial_that_fails_says_why(raw_set, calls, error, monkeypatch):
     assert threading.active_count() == threads
 
 
+def test_memory_that_torch_fills_is_refused(build, photo_set, monkeypatch):
+    """It does so in a stream that the decoder does not wait for."""
+    loader = build(photo_set.path)
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    with pytest.raises(FastvitError, match="set torch.utils.deterministic.fill_uninitialized_memory = False, or use"):
+        list(loader)
+    monkeypatch.setattr("torch.utils.deterministic.fill_uninitialized_memory", False)
+    assert len(list(loader)) == 3
+
+
 # What is decoded
 
 
@@ -135,6 +147,21 @@ def test_files_are_handed_over_where_they_lie(build, photo_set, monkeypatch):
     assert len(seen) == 12
 
 
+def test_of_files_with_restart_markers_the_decoder_gets_what_the_crop_needs(build, tmp_path, monkeypatch):
+    sizes: list[int] = []
+    decode = nvjpeg_loader.decode_jpeg
+    data = jpeg(photo(300, 400), restart_marker_blocks=1)
+    loader = build(folder_of(tmp_path, {"0.jpg": data}), batch_size=1, area=(0.1, 0.1))
+
+    def see(jpegs: list[Tensor], mode: object, device: torch.device) -> list[Tensor]:
+        sizes.extend(file.numel() for file in jpegs)
+        return decode(jpegs, mode, device)
+
+    monkeypatch.setattr(nvjpeg_loader, "decode_jpeg", see)
+    list(loader)
+    assert 0 < sizes[0] < len(data) / 3
+
+
 def test_what_is_no_plain_jpeg_goes_up_as_pixels(build, calls, tmp_path):
     files = photos(3)
     files["10.png"] = Path(_png(tmp_path)).read_bytes()
@@ -165,17 +192,23 @@ def test_calls_have_the_width_that_is_measured(build, calls, photo_set, monkeypa
         calls.clear()
         list(loader)
         assert [call.of for call in calls if call.what == "decode"] == expected
+        assert [len(call.of) for call in calls if call.what == "resize"] == [12], "or pixels depend on what is measured"
 
 
-def test_calls_have_files_of_limited_size(build, calls, photo_set, monkeypatch):
+def test_few_large_images_are_decoded_before_they_are_resized(build, calls, photo_set, monkeypatch):
+    """Their pixels are all in the device's memory at once."""
     loader = build(photo_set.path, batch_size=12)
+    (expected,) = kept(loader)
     for limit in (30_000, 1):
-        monkeypatch.setattr(nvjpeg_loader, "_CALL_BYTES", limit)
+        monkeypatch.setattr(nvjpeg_loader, "_GROUP_BYTES", limit)
         calls.clear()
-        list(loader)
-        counts = [call.of for call in calls if call.what == "decode"]
+        (batch,) = kept(loader)
+        assert torch.equal(batch.images, expected.images)
+        done = [(call.what, call.of) for call in calls if call.what in ("decode", "resize")]
+        counts = [number for what, number in done if what == "decode"]
         assert sum(counts) == 12
         assert 1 < len(counts) < 12 if limit > 1 else counts == [1] * 12
+        assert [what for what, _ in done] == ["decode", "resize"] * len(counts)
 
 
 def test_the_width_is_told_what_an_image_took(build, photo_set, monkeypatch):
@@ -290,7 +323,9 @@ def test_too_little_memory_is_no_damage(build, refuse, tmp_path):
         list(loader)
 
 
-def test_a_file_that_has_become_shorter_is_left_out(build, photo_set, tmp_path, monkeypatch):
+@pytest.mark.parametrize("is_seen", [False, True])
+def test_a_file_that_has_become_shorter_is_left_out(build, photo_set, tmp_path, monkeypatch, is_seen):
+    """Whether nvJPEG had its bytes before, or refuses the zeros that it finds."""
     path = tmp_path / "cut.beton"
     path.write_bytes(photo_set.path.read_bytes())
     loader = build(path, batch_size=12, on_error="skip")
@@ -300,12 +335,14 @@ def test_a_file_that_has_become_shorter_is_left_out(build, photo_set, tmp_path, 
         images = decode(jpegs, mode, device)
         with path.open("r+b") as file:
             file.truncate(path.stat().st_size // 2)
+        if is_seen:
+            raise RuntimeError("Error while decoding JPEG images: 3")
         return images
 
     monkeypatch.setattr(nvjpeg_loader, "decode_jpeg", cut_then_decode)
     (batch,) = loader
     lost = [sample.index for sample in loader.skipped]
-    assert lost
+    assert 0 < len(lost) == len(set(lost))
     assert batch.index.tolist() == [index for index in range(12) if index not in lost]
     assert len(batch.images) == len(batch.labels) == len(batch.index)
 
@@ -340,6 +377,15 @@ def test_another_thread_may_close_it_while_a_batch_is_waited_for(build, photo_se
     assert not closing.is_alive()
 
 
+def test_an_iterator_that_is_begun_too_late_ends_no_other(build, photo_set):
+    loader = build(photo_set.path, batch_size=1)
+    late, current = iter(loader), iter(loader)
+    next(current)
+    with pytest.raises(FastvitError, match="ended before its last batch"):
+        next(late)
+    assert len(list(current)) == 11
+
+
 def test_batches_are_made_ahead(build, photo_set):
     loader = build(photo_set.path, batch_size=2, prefetch_batches=2)
     made = []
@@ -352,3 +398,74 @@ def test_batches_are_made_ahead(build, photo_set):
     assert len(made) == 3, "the one handed over, and two ahead of it"
     list(batches)
     assert len(made) == 6
+
+
+def test_a_loader_that_nobody_closes_leaves_no_thread(build, photo_set, calls):
+    NvjpegLoader(photo_set.path, config())  # starts what libraries start once
+    gc.collect()
+    before = threading.active_count()
+    loader = NvjpegLoader(photo_set.path, config())
+    next(iter(loader))
+    assert threading.active_count() > before
+    del loader
+    deadline = time.monotonic() + 10
+    while threading.active_count() > before and time.monotonic() < deadline:
+        gc.collect()
+        time.sleep(0.01)
+    assert threading.active_count() <= before
+
+
+# With one
+
+
+def busy(milliseconds: int) -> None:
+    """Have the current stream do something else first."""
+    torch.cuda._sleep(milliseconds * 1_500_000)
+
+
+@pytest.fixture
+def on_card() -> Iterator[Build]:
+    built: list[NvjpegLoader] = []
+
+    def make(path: Path, **changes) -> NvjpegLoader:
+        built.append(NvjpegLoader(path, config(device=torch.device("cuda"), **changes)))
+        return built[-1]
+
+    yield make
+    for loader in built:
+        loader.close()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"restart_marker_blocks": 1}])
+def test_a_card_makes_the_pixels_of_nvjpeg_and_torchvision(on_card, tmp_path, options):
+    files = photos(9, **options)
+    loader = on_card(folder_of(tmp_path, files), crop="whole", batch_size=9)
+    (batch,) = loader
+    assert batch.images.is_cuda
+    assert batch.labels.is_cuda
+    assert batch.index.tolist() == list(range(9))
+    encoded = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in files.values()]
+    for image, whole in zip(batch.images, decode_jpeg(encoded, ImageReadMode.RGB, device="cuda"), strict=True):
+        expected = transforms.resize(whole.cpu(), [32, 32], antialias=True)
+        assert (image.cpu().int() - expected.int()).abs().max() <= 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("reads_in_its_own_stream", [False, True])
+def test_what_is_queued_for_a_batch_sees_it_whole(on_card, photo_set, reads_in_its_own_stream):
+    """The trap of pytorch/vision PR 9606: memory is decoded into while a queued kernel is still to read it."""
+    loader = on_card(photo_set.path, order="random", batch_size=4, resolution=224)
+    expected = []
+    for batch in loader:
+        torch.cuda.synchronize()
+        expected.append(batch.images.cpu())
+    stream = torch.cuda.Stream() if reads_in_its_own_stream else torch.cuda.current_stream()
+    with torch.cuda.stream(stream):
+        for _ in range(30):
+            seen = []
+            for batch in loader:
+                busy(5)
+                seen.append(batch.images.clone())
+                del batch
+            assert all(torch.equal(image.cpu(), other) for image, other in zip(seen, expected, strict=True))

@@ -22,6 +22,7 @@ SIDE = 32
 BACKENDS = [
     of_backend("dali", ("dali", 2)),
     of_backend("native", ("native", 2)),
+    of_backend("nvjpeg", ("nvjpeg", 2)),
     of_backend("resident", ("resident", 2)),
     of_backend("torch", ("torch", 0)),
     of_backend("torch", ("torch", 1), label="torch, workers"),

@@ -19,7 +19,6 @@ from loaders.crop import crop_boxes, random_flips, random_shifts
 from loaders.errors import FastvitError
 from loaders.order import epoch_order
 from loaders.records import BetonRecords
-from nvjpeg_on_cpu import nvjpeg_on_cpu
 
 Build = Callable[..., ImageLoader]
 
@@ -67,11 +66,10 @@ def build() -> Iterator[Build]:
         built.append(build_loader(name, path, LoaderConfig(**(options | changes))))
         return built[-1]
 
-    with nvjpeg_on_cpu():
-        yield make
-        for loader in built:
-            loader.close()
-            loader.close()
+    yield make
+    for loader in built:
+        loader.close()
+        loader.close()
 
 
 def epoch_of(loader: ImageLoader, epoch: int, **options) -> list[Batch]:

@@ -57,7 +57,7 @@ KINDS: dict[str, Callable[[Path], None]] = {
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("backend", "num_workers"),
-    [of_backend("dali", "dali", 2), ("native", 2), ("torch", 0), ("torch", 1), ("resident", 2)],
+    [of_backend("dali", "dali", 2), ("native", 2), ("nvjpeg", 2), ("torch", 0), ("torch", 1), ("resident", 2)],
 )
 def test_what_is_no_file_is_refused_by_name(folder, kind, backend, num_workers, monkeypatch):
     monkeypatch.chdir(folder)
@@ -84,7 +84,7 @@ def dead_disk(tmp_path_factory) -> dict[str, str]:
     """The environment of processes for which a `read` of 4.jpg never comes back."""
     library = tmp_path_factory.mktemp("dead") / "blocked_read.so"
     subprocess.run(["cc", "-shared", "-fPIC", str(NATIVE / "blocked_read.c"), "-o", str(library), "-ldl"], check=True)
-    return os.environ | {"LD_PRELOAD": str(library), "BLOCKED_READ": "b/4.jpg"}
+    return os.environ | {"LD_PRELOAD": str(library), "BLOCKED_READ": "b/4.jpg", "PYTHONPATH": str(NATIVE.parent)}
 
 
 LOAD = """
@@ -94,6 +94,10 @@ from loaders import BACKENDS, LoaderConfig, build_loader
 from loaders import native_loader, resident_loader, torch_loader
 if sys.argv[2] == "dali":
     from loaders import dali_loader
+if sys.argv[2] == "nvjpeg":
+    from nvjpeg_on_cpu import nvjpeg_on_cpu
+    on_cpu = nvjpeg_on_cpu()
+    on_cpu.__enter__()
 
 def interrupt():
     global started
@@ -126,7 +130,7 @@ print(time.monotonic() - started)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["Ctrl-C", "close"])
-@pytest.mark.parametrize("backend", [of_backend("dali"), "native", "torch", "resident"])
+@pytest.mark.parametrize("backend", [of_backend("dali"), "native", "nvjpeg", "torch", "resident"])
 def test_a_read_that_blocks_is_left_behind_by_name(folder, dead_disk, backend, how):
     if (backend, how) == ("resident", "close"):
         pytest.skip("it reads while it is built, when there is nothing to close")

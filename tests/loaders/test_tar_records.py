@@ -96,7 +96,7 @@ def equal(a: list[Batch], b: list[Batch]) -> bool:
 # The same samples as from other sources
 
 
-@pytest.mark.parametrize("backend", [of_backend("dali"), "native", "torch"])
+@pytest.mark.parametrize("backend", [of_backend("dali"), "native", "nvjpeg", "torch"])
 @pytest.mark.parametrize("crop", ["random_resized", "center"])
 def test_folder_beton_and_shards_give_the_same_batches(backend, crop, encoded, photo_set, write_images, tmp_path):
     labels = np.sort(photo_set.labels)
@@ -293,7 +293,7 @@ def test_worker_processes_can_carry_records(encoded, tmp_path):
     assert torch.equal(copy.decode(0), records.decode(0))
 
 
-@pytest.mark.parametrize("backend", [of_backend("dali"), "native", "torch"])
+@pytest.mark.parametrize("backend", [of_backend("dali"), "native", "nvjpeg", "torch"])
 def test_a_broken_image_is_named(backend, encoded, tmp_path):
     files = sample_files("good", encoded[0], 0) | sample_files("bad", encoded[1][:300], 1)
     (tmp_path / "shard.tar").write_bytes(tar_bytes(files))
@@ -301,7 +301,7 @@ def test_a_broken_image_is_named(backend, encoded, tmp_path):
         epoch_of(backend, tmp_path / "shard.tar", batch_size=2)
 
 
-@pytest.mark.parametrize("backend", [of_backend("dali"), "native", "torch"])
+@pytest.mark.parametrize("backend", [of_backend("dali"), "native", "nvjpeg", "torch"])
 def test_png_and_webp(backend, raw_set, tmp_path):
     from PIL import Image
 
