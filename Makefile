@@ -1,7 +1,7 @@
 # Every target sets up what it needs, once: a virtual environment in .venv and, as root or with sudo, system packages.
 #   make train      CIFAR-10 to a trained model: fetch, convert, train (ARGS="--seed 1" passes options on)
 #   make test       the tests that need no GPU, in minutes (ARGS="-k resume" passes options on)
-#   make test-all   those and the slow ones
+#   make test-all   those, the slow ones, and those that need NVIDIA DALI, which it installs (591 MB)
 #   make lint       ruff and mypy
 #   make docs       the documentation as a site in build/site
 #   make bench      loader benchmark on CIFAR-10
@@ -39,9 +39,10 @@ train: $(CIFAR10)
 PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
 test: .venv/.test
+	@$(BIN)/python -c 'import nvidia.dali' 2>/dev/null || echo 'Tests that need NVIDIA DALI are skipped; make test-all installs it (591 MB).'
 	$(PYTEST) -m "not slow" $(ARGS)
 
-test-all: .venv/.test
+test-all: .venv/.dali
 	$(PYTEST) $(ARGS)
 
 lint: .venv/.test
@@ -80,7 +81,7 @@ build/lowest: build/lowest.txt $(wildcard loaders/native/*/* benchmarks/native/*
 	$@/bin/python -m pip install --quiet --constraint $< cmake ninja nanobind scikit-build-core numpy pillow
 	$@/bin/python -m pip install --quiet --constraint $< $(TORCH)
 	$@/bin/python -m pip install --quiet --constraint $< ffcv
-	$@/bin/python -m pip install --quiet --constraint $< --no-build-isolation --editable '.[dev,ffcv,convert,fp8,export]'
+	$@/bin/python -m pip install --quiet --constraint $< --no-build-isolation --editable '.[dev,ffcv,dali,convert,fp8,export]'
 	touch $@
 
 test-lowest: build/lowest
@@ -186,10 +187,16 @@ HAVE_FFCV_LIBRARIES = pkg-config --exists opencv4 libturbojpeg
 	$(PIP) --editable '.[dev,ffcv,convert,fp8,export]'
 	touch $@
 
+# The packages of an extra alone: pip would build fastvit again with them.
+EXTRA = import sys, tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"][sys.argv[1]])
+
+.venv/.dali: .venv/.test
+	$(PIP) $$($(BIN)/python -c '$(EXTRA)' dali)
+	touch $@
+
 # The site is made from the sources without importing them: neither torch nor a compiler is needed.
-DOCS_EXTRA = import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])
 .venv/.docs: pyproject.toml
 	$(call packages,$(PYTHON) -c 'import ensurepip',python3 python3-venv)
 	$(PYTHON) -m venv .venv
-	$(PIP) $$($(BIN)/python -c '$(DOCS_EXTRA)')
+	$(PIP) $$($(BIN)/python -c '$(EXTRA)' docs)
 	touch $@

@@ -41,8 +41,8 @@ class DataConfig:
     """Names for the classes of training images that have none, by label: a file with a JSON list or one name on each
     line."""
     backend: str = "native"
-    """Loader: native (our engine), ffcv, resident (the decoded dataset lives on the device), synthetic (noise, for
-    timing) or torch."""
+    """Loader: native (our engine), dali (NVIDIA DALI), ffcv, nvjpeg (torchvision's decoder on the GPU), resident (the
+    decoded dataset lives on the device), synthetic (noise, for timing) or torch."""
     resolution: int = 224
     """Side of the images that the model sees, in pixels."""
     crop: Crop = "random_resized"
@@ -73,7 +73,9 @@ class DataConfig:
     timeout_seconds: float = 600.0
     """End the run, with the stacks of all threads, when a batch does not come within so many seconds."""
     prefetch_batches: int = 2
-    """Batches that native makes ahead of the one that it handed over."""
+    """Batches that native, dali and nvjpeg make ahead of the one that they handed over."""
+    decode: Literal["auto", "cpu", "mixed"] = "auto"
+    """Where dali decodes: cpu, mixed (on the GPU), or auto: on the GPU where device is cuda."""
     scaled_decode: bool = False
     """native decodes a JPEG for training at 1/2, 1/4 or 1/8 of its size where the crop is at least so much larger than
     the resolution: faster, but not the same pixels; validation always decodes in full."""
@@ -93,6 +95,11 @@ class DataConfig:
         require(self.repeats > 0, "data.repeats", "be positive", self.repeats)
         require(self.timeout_seconds > 0, "data.timeout_seconds", "be positive", self.timeout_seconds)
         require(self.prefetch_batches > 0, "data.prefetch_batches", "be positive", self.prefetch_batches)
+
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether images are decoded on a GPU, and nowhere else."""
+        return self.backend == "nvjpeg" or self.decode == "mixed"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

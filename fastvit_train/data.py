@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from fastvit_train.config import Config
+from fastvit_train.config import Config, DataConfig
 from fastvit_train.distributed import World
 from fastvit_train.label_map import Relabelled, classes_in_model, read_class_names, same_text
 from loaders import ImageLoader, LoaderConfig, build_loader
@@ -24,6 +25,7 @@ __all__ = [
     "Matched",
     "SetDescriptions",
     "build_loaders",
+    "check_decoder",
     "describe_sets",
     "loader_configs",
     "match_classes",
@@ -31,6 +33,7 @@ __all__ = [
     "share_of_batch",
     "training_classes",
     "validation_crop",
+    "with_backend",
 ]
 
 _MANY_CLASSES = 1 << 16
@@ -57,6 +60,32 @@ class Matched(NamedTuple):
     """The model's class for each label."""
     by_name: bool
     """Whether they were found by name, not by number."""
+
+
+def check_decoder(data: DataConfig, device: torch.device) -> None:
+    """Refuse a loader that decodes on a GPU where the run has none.
+
+    Raises:
+        FastvitError: It has none.
+    """
+    if data.needs_gpu and device.type != "cuda":
+        option, other = ("backend", "native") if data.backend == "nvjpeg" else ("decode", "cpu")
+        raise FastvitError(
+            f"data.{option} is {getattr(data, option)}, which decodes on a GPU, but the device is {device.type}; use "
+            f"--data.{option} {other}, which decodes on the CPU"
+        )
+
+
+def with_backend(data: DataConfig, backend: str) -> DataConfig:
+    """The same images from another backend, whatever options of how it works the one before it had."""
+    default = DataConfig()
+    return replace(
+        data,
+        backend=backend,
+        decode=default.decode,
+        prefetch_batches=default.prefetch_batches,
+        scaled_decode=default.scaled_decode,
+    )
 
 
 def build_loaders(config: Config, world: World) -> tuple[ImageLoader, ImageLoader, int]:
@@ -143,6 +172,7 @@ def loader_configs(config: Config, world: World) -> tuple[LoaderConfig, LoaderCo
         device=world.device,
         on_error=data.on_error,
         prefetch_batches=data.prefetch_batches,
+        decode=data.decode,
         scaled_decode=data.scaled_decode,
     )
     validation = replace(

@@ -71,11 +71,15 @@ def is_out_of_memory(error: Exception) -> bool:
 def _what_needs_less(config: Config, place: Place) -> str:
     """The options that need less memory than they do now, the harmless ones first."""
     parts = (config.accumulate or 1) if place.run is None else place.run.num_parts
+    on_gpu = place.run is not None and place.run.world.device.type == "cuda"
     ways = [f"--accumulate {2 * parts} (now {parts}), which computes the same step in parts"]
     if place.run is not None and place.run.step_graph is not None:
         ways.append("--cuda-graph off (now on), which lets the evaluation have the memory of a step")
-    if config.data.backend == "resident":
+    data = config.data
+    if data.backend == "resident":
         ways.append("--data.backend native (now resident), which leaves the data on the disk")
+    if data.backend == "nvjpeg" or (data.backend == "dali" and data.decode != "cpu" and on_gpu):
+        ways.append(f"--data.backend native (now {data.backend}), which decodes on the CPU")
     if config.precision == "fp32":
         ways.append("--precision bf16 (now fp32)")
     if "vit" in config.arch and not config.model.bf16_residual:

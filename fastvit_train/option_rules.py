@@ -53,6 +53,7 @@ RULES = (
             "data.exif_orientation",
             "data.num_workers",
             "data.prefetch_batches",
+            "data.decode",
             "data.scaled_decode",
             "data.on_error",
         ),
@@ -60,10 +61,12 @@ RULES = (
         "data.backend is another than synthetic, which makes noise instead of reading images",
     ),
     Rule(
-        ("data.prefetch_batches", "data.scaled_decode"),
-        lambda config: config.data.backend == "native",
-        "data.backend is native",
+        ("data.prefetch_batches",),
+        lambda config: config.data.backend in ("native", "dali", "nvjpeg"),
+        "data.backend is native, dali or nvjpeg",
     ),
+    Rule(("data.scaled_decode",), lambda config: config.data.backend == "native", "data.backend is native"),
+    Rule(("data.decode",), lambda config: config.data.backend == "dali", "data.backend is dali"),
     Rule(
         ("data.interpolation",),
         lambda config: config.data.backend != "ffcv",

@@ -28,6 +28,7 @@ MAY_CHANGE = frozenset(
         "cuda_graph",
         "data.backend",
         "data.classes",  # names alone; how many there are: `Run.identity` tells
+        "data.decode",
         "data.num_workers",
         "data.on_error",
         "data.prefetch_batches",

@@ -12,7 +12,7 @@ from torch import Tensor
 from fastvit_train.augment import Augmented, Rows, augment
 from fastvit_train.batch_norm import frozen_statistics
 from fastvit_train.config import Config
-from fastvit_train.data import build_loaders, share_of_batch
+from fastvit_train.data import build_loaders, check_decoder, share_of_batch
 from fastvit_train.device import keep_freed_memory, peak_memory
 from fastvit_train.device_clock import device_clock
 from fastvit_train.distributed import start_world
@@ -83,6 +83,7 @@ def train(config: Config) -> dict[str, Any]:
         # Longer than a batch is waited for: the rank whose loader stands still is to be the one that says so.
         timeout_seconds = config.data.timeout_seconds + 600
         world = cleanup.enter_context(start_world(config.device, timeout_seconds=timeout_seconds))
+        check_decoder(config.data, world.device)
         if world.device.type == "cpu":
             keep_freed_memory()
         folder = world.from_main(lambda: cleanup.enter_context(claim_folder(config)))

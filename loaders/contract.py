@@ -22,6 +22,9 @@ __all__ = ["BadSample", "BadSampleError", "Batch", "ImageLoader", "SaysWhatItRea
 class Batch(NamedTuple):
     """One batch; valid until the next one is asked for: `.clone()` what has to live longer.
 
+    On a CUDA device it is there for what comes later in the stream that is current when it is asked for, and may be
+    overwritten by what comes later in the stream in which the next one is asked for.
+
     Examples:
         >>> from pathlib import Path
         >>> from loaders import LoaderConfig, build_loader

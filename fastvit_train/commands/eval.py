@@ -1,10 +1,12 @@
 """`fastvit-train eval`: a trained model on a dataset, its own or another one."""
 
 import json
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +16,23 @@ from torch import Tensor, nn
 
 from fastvit_train.commands.options import Eval
 from fastvit_train.config import Config
-from fastvit_train.data import loader_configs, match_classes, open_set, validation_crop
+from fastvit_train.data import loader_configs, match_classes, open_set, validation_crop, with_backend
 from fastvit_train.distributed import World, start_world
 from fastvit_train.evaluate import evaluate
 from fastvit_train.label_map import Relabelled, classes_in_model, read_label_map
 from fastvit_train.metrics import finite_or_null
 from fastvit_train.real_labels import RealHits, read_real_labels
 from fastvit_train.restore import Restored, on_device, restore
-from loaders import BadSampleError, build_loader
+from loaders import BadSampleError, ImageLoader, build_loader
 from loaders.companions import class_names
-from loaders.errors import FastvitError
+from loaders.errors import FastvitError, MissingPackageError
 from loaders.records import ImageRecords, open_records
 
 __all__ = ["run_eval"]
 
 _TOP_K = 5
+_REPLACED_BY_NATIVE = ("dali", "nvjpeg")
+"""Backends that not every machine has, and whose images are those of `native` within a few grey levels."""
 
 
 def run_eval(options: Eval) -> None:
@@ -52,7 +56,15 @@ def run_eval(options: Eval) -> None:
             "num_model_classes": restored.num_classes,
             "restricted": options.restrict_classes,
             "resolution": config.data.resolution,
-            **_scores(restored.model, config, classes, world, real=real, is_restricted=options.restrict_classes),
+            **_scores(
+                restored.model,
+                config,
+                classes,
+                world,
+                real=real,
+                is_restricted=options.restrict_classes,
+                open_loader=partial(_open, config, world, is_chosen=options.backend is not None),
+            ),
         }
         if world.is_main:
             print(json.dumps(finite_or_null(result), indent=2) if options.json else _shown(result))
@@ -71,14 +83,14 @@ def _changed(config: Config, options: Eval) -> Config:
         )
     data = {
         "val": options.data,
-        "backend": options.backend,
         "center_fraction": options.center_fraction,
         "interpolation": options.interpolation,
     }
     whole = {"eval_averaging": options.averaging, "precision": options.precision}
+    of_run = config.data if options.backend is None else with_backend(config.data, options.backend)
     return replace(
         config,
-        data=replace(config.data, **_given(data)),
+        data=replace(of_run, **_given(data)),
         batch_size=options.batch_size,
         accumulate=1,
         **_given(whole),
@@ -112,6 +124,37 @@ def _real_hits(
     return RealHits(lists, num_classes=num_classes, device=world.device)
 
 
+def _open(config: Config, world: World, *, is_chosen: bool) -> ImageLoader:
+    """The images; `native` makes them where the run's own backend needs DALI or a GPU, and this machine has none.
+
+    Args:
+        config: What to evaluate on.
+        world: The ranks.
+        is_chosen: Whether the backend is the user's choice for this evaluation.
+
+    Raises:
+        FastvitError: The dataset or the chosen backend cannot be used.
+    """
+    data, (_, validation) = config.data, loader_configs(config, world)
+    has_stand_in = data.backend in _REPLACED_BY_NATIVE and not is_chosen
+    if has_stand_in and data.needs_gpu and world.device.type != "cuda":
+        reason = f"the device is {world.device.type}"
+    else:
+        try:
+            return build_loader(data.backend, data.val, validation)
+        except MissingPackageError as error:
+            if not has_stand_in:
+                raise
+            reason = str(error)
+    if world.is_main:
+        print(
+            f"fastvit-train eval: the run's loader {data.backend} cannot be used here, native makes the images "
+            f"instead: {reason}",
+            file=sys.stderr,
+        )
+    return build_loader("native", data.val, validation)
+
+
 def _scores(
     model: nn.Module,
     config: Config,
@@ -120,6 +163,7 @@ def _scores(
     *,
     real: RealHits | None,
     is_restricted: bool,
+    open_loader: Callable[[], ImageLoader],
 ) -> dict[str, Any]:
     """The figures of the result."""
     if is_restricted:
@@ -134,8 +178,7 @@ def _scores(
             real.add(logits, index)
 
     dtype, autocast = on_device(model, config, world.device)
-    _, validation = loader_configs(config, world)
-    with closing(Relabelled(build_loader(config.data.backend, config.data.val, validation), classes)) as loader:
+    with closing(Relabelled(open_loader(), classes)) as loader:
         started = time.perf_counter()
         try:
             found = evaluate(model, loader, config, world=world, dtype=dtype, autocast=autocast(), observe=observe)

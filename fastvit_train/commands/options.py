@@ -46,7 +46,7 @@ class Eval:
     batch_size: int = 256
     """Images at once, over all devices."""
     backend: tyro.conf.DisallowNone[str | None] = None
-    """Loader: native, ffcv, resident or torch."""
+    """Loader: native, dali, ffcv, nvjpeg, resident or torch. Where the run's dali or nvjpeg cannot be had, native."""
     device: str = "auto"
     """cuda, cpu, or auto: cuda where there is one."""
     precision: tyro.conf.DisallowNone[Literal["auto", "bf16", "fp16", "fp32"] | None] = None

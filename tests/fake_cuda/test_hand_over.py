@@ -6,6 +6,7 @@ import pytest
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from fake_cuda.device import DEVICE, STREAM
+from fake_cuda.fake_runs import FakeLoader, fake_batch
 from fake_cuda.host_waits import HostWaitError, no_host_waits
 from fastvit_train.prefetch import Prefetcher, _copy_stream
 from loaders import Batch, ImageLoader, LoaderConfig, build_loader
@@ -57,3 +58,9 @@ def test_a_hand_over_that_comes_after_the_step_is_seen(loader):
     _copy_stream(DEVICE).wait_stream(STREAM)
     with pytest.raises(HostWaitError, match="a stream that comes after the step"), no_host_waits():
         next(batches)
+
+
+def test_a_batch_that_is_on_the_device_is_not_copied(cuda):
+    made = [fake_batch(8, 32) for _ in range(3)]
+    given = list(Prefetcher(FakeLoader(*made), DEVICE))
+    assert [[id(part) for part in batch] for batch in given] == [[id(part) for part in batch] for batch in made]

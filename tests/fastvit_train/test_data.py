@@ -18,7 +18,14 @@ from torch import Tensor
 from backends import of_backend
 from fastvit_train.cli import parse
 from fastvit_train.config import Config, DataConfig
-from fastvit_train.data import build_loaders, describe_sets, share_of_batch, training_classes
+from fastvit_train.data import (
+    build_loaders,
+    check_decoder,
+    describe_sets,
+    share_of_batch,
+    training_classes,
+    with_backend,
+)
 from fastvit_train.distributed import World
 from loaders import LoaderConfig
 from loaders.beton import EncodedImage, ImageMode
@@ -65,6 +72,7 @@ LOADED = {
     "repeats": (2, 1),
     "num_workers": (3, 3),
     "prefetch_batches": (5, 5),
+    "decode": ("cpu", "cpu"),
     "scaled_decode": (True, False),
     "on_error": ("skip", "skip"),
 }
@@ -75,10 +83,38 @@ def test_every_option_reaches_the_loaders(name, large_jpegs, monkeypatch):
     seen = []
     monkeypatch.setattr("fastvit_train.data.build_loader", lambda backend, path, config: seen.append(config))
     value, in_validation = LOADED[name]
-    data = DataConfig(train=large_jpegs, val=large_jpegs, crop="shift" if name == "max_shift" else "random_resized")
+    backend, crop = "dali" if name == "decode" else "native", "shift" if name == "max_shift" else "random_resized"
+    data = DataConfig(train=large_jpegs, val=large_jpegs, backend=backend, crop=crop)
     assert getattr(data, name) != value
     build_loaders(Config(data=replace(data, **{name: value})), ALONE)
     assert [getattr(config, name) for config in seen] == [value, in_validation]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backend": "nvjpeg"}, "data.backend is nvjpeg, .* the device is cpu; use --data.backend native"),
+        ({"backend": "dali", "decode": "mixed"}, "data.decode is mixed, .* the device is cpu; use --data.decode cpu"),
+    ],
+)
+def test_what_decodes_on_a_gpu_needs_one(options, message):
+    data = DataConfig(**options)
+    with pytest.raises(FastvitError, match=message):
+        check_decoder(data, ALONE.device)
+    check_decoder(data, torch.device("cuda", 0))
+
+
+@pytest.mark.parametrize("decode", ["auto", "cpu"])
+def test_dali_decodes_without_a_gpu_where_that_is_not_asked_for(decode):
+    check_decoder(DataConfig(backend="dali", decode=decode), ALONE.device)
+
+
+def test_another_backend_makes_the_same_images():
+    """What says how the one before it works is gone, for the other one refuses it."""
+    of_dali = DataConfig(backend="dali", decode="mixed", prefetch_batches=3, interpolation="bicubic")
+    assert with_backend(of_dali, "torch") == DataConfig(backend="torch", interpolation="bicubic")
+    of_native = DataConfig(scaled_decode=True, area=(0.5, 1.0))
+    assert Config(data=with_backend(of_native, "dali")).data == DataConfig(backend="dali", area=(0.5, 1.0))
 
 
 def test_no_option_of_the_loaders_is_left_out():

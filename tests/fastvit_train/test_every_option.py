@@ -72,6 +72,7 @@ BOXES = NATIVE | {"data.crop": "random_resized"}
 SGD = {"optim.name": "sgd", "optim.lr": 0.1}
 MUON = {"optim.name": "muon"}
 MIXING = {"augment.mixup_alpha": 1.0, "augment.cutmix_alpha": 1.0}
+NO_GPU = {"data.backend": "dali", "data.decode": "mixed"}
 RANDAUGMENT = {"augment.policy": "randaugment"}
 
 TABLE: dict[str, Changed | Callable[..., None]] = {
@@ -342,12 +343,14 @@ def test_on_error_skips(base, tmp_path, capsys):
         ({"parallel": "fsdp"}, "parallel is fsdp, but"),
         ({"cuda_graph": "on"}, "cuda_graph is on, but the device is cpu; or leave it out"),
         ({"precision": "fp8"}, "precision is fp8, but the device is cpu"),
+        (NO_GPU | {"data.train": Path("none.beton")}, "data.decode is mixed, which .* but the device is cpu"),
     ],
-    ids=["sync_batch_norm", "parallel", "cuda_graph", "precision"],
+    ids=["sync_batch_norm", "parallel", "cuda_graph", "precision", "decode"],
 )
 def test_options_of_other_devices_are_refused(base, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         train(replaced(base, options | {"out": tmp_path / "run"}))
+    assert not (tmp_path / "run").exists()
 
 
 def test_trackers_are_asked_for(base, tmp_path, monkeypatch):
@@ -367,6 +370,7 @@ OF_THEIR_OWN = {
     "data.val": test_train_and_val_are_read,
     "data.classes": test_classes_names_them,
     "data.on_error": test_on_error_skips,
+    "data.decode": test_options_of_other_devices_are_refused,
     "cuda_graph": test_options_of_other_devices_are_refused,
     "parallel": test_options_of_other_devices_are_refused,
     "sync_batch_norm": test_options_of_other_devices_are_refused,

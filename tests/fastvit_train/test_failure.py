@@ -2,12 +2,14 @@
 
 import traceback
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from backends import of_backend
+from fastvit_train.distributed import World
 from fastvit_train.failure import explain_errors
 from fastvit_train.train import train, train_step
 from loaders import BadSampleError
@@ -86,6 +88,25 @@ def test_a_graph_can_be_left_out(config, monkeypatch):
     monkeypatch.setattr("fastvit_train.train.train_step", failing)
     with pytest.raises(FastvitError, match=r"; --cuda-graph off \(now on\), which lets the evaluation have"):
         train(config)
+
+
+@pytest.mark.parametrize("backend", ["dali", "nvjpeg"])
+def test_what_decodes_on_the_gpu_may_do_so_elsewhere(config, backend):
+    data = replace(config.data, backend=backend)
+    run = SimpleNamespace(
+        world=World(rank=0, world_size=1, device=torch.device("cuda")),
+        num_parts=1,
+        step_graph=None,
+        progress=SimpleNamespace(step=3),
+    )
+
+    def fail() -> None:
+        with explain_errors(replace(config, data=data), config.out) as place:
+            place.run = run
+            raise MemoryError
+
+    with pytest.raises(FastvitError, match=rf"; --data.backend native \(now {backend}\), which decodes on the CPU"):
+        fail()
 
 
 def test_what_is_used_already_is_not_recommended(config):

@@ -39,11 +39,14 @@ CASES: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
             "data.exif_orientation": "apply",
             "data.num_workers": 2,
             "data.prefetch_batches": 3,
+            "data.decode": "cpu",
             "data.scaled_decode": True,
             "data.on_error": "skip",
         },
     ),
-    ({"data.backend": "torch"}, {"data.prefetch_batches": 3, "data.scaled_decode": True}),
+    ({"data.backend": "torch"}, {"data.prefetch_batches": 3}),
+    ({"data.backend": "dali"}, {"data.scaled_decode": True}),
+    ({}, {"data.decode": "mixed"}),
     ({"data.backend": "ffcv"}, {"data.interpolation": "bicubic"}),
     ({"data.backend": "ffcv"}, {"data.exif_orientation": "apply"}),
     (WHOLE, {"data.area": (0.5, 1.0), "data.ratio": (1.0, 1.0)}),
@@ -78,6 +81,11 @@ def test_an_option_of_no_use_is_refused(given: dict, option: str, value: object)
     config = replaced(Config(), given)  # with the option at its default, all is well
     with pytest.raises(ValueError, match=f"{re.escape(option)} must stay .* unless .*, got {re.escape(str(value))}"):
         replaced(config, {option: value})
+
+
+@pytest.mark.parametrize("backend", ["native", "dali", "nvjpeg"])
+def test_batches_are_prefetched_by_those_that_say_so(backend: str):
+    assert replaced(Config(), {"data.backend": backend, "data.prefetch_batches": 3}).data.prefetch_batches == 3
 
 
 def test_json_and_the_command_line_refuse_it_too():

@@ -72,3 +72,28 @@ def test_all_epochs_and_evaluations_share_a_stream(calls):
     for _ in range(3):
         assert list(Prefetcher([], torch.device("cuda"), Told(calls))) == []
     assert calls.count("new stream") == 1
+
+
+def test_what_a_loader_makes_on_the_device_is_in_the_order_of_the_steps(calls, monkeypatch):
+    """Such a loader works in the stream that asks it, and memory that it is given back is not used before the step."""
+    step, current, asked, recorded = Told(calls), [], [], []
+    monkeypatch.setattr("torch.cuda.current_stream", lambda device: current[-1] if current else step)
+    monkeypatch.setattr(Told, "record_stream", lambda tensor, stream: recorded.append((tensor, stream)))
+
+    @contextlib.contextmanager
+    def within(stream):
+        current.append(stream)
+        yield
+        current.pop()
+
+    monkeypatch.setattr("torch.cuda.stream", within)
+    batches = [Batch(Told(calls), Told(calls), Told(calls)) for _ in range(2)]
+
+    def loader():
+        for batch in batches:
+            asked.append(torch.cuda.current_stream(torch.device("cuda")))
+            yield batch
+
+    assert list(Prefetcher(loader(), torch.device("cuda"), Told(calls))) == batches
+    assert asked == [step] * 2
+    assert recorded == [(tensor, step) for batch in batches for tensor in batch]

@@ -230,7 +230,7 @@ def test_what_cannot_be_is_refused_in_a_line(trained, command, arguments, messag
     [
         (["--restrict-classes", "--real", "r.json"], "real goes with predictions among all classes"),
         (["--batch-size", 0], "batch_size must be positive, got 0"),
-        (["--backend", "nope"], "backend must be one of ffcv, native"),
+        (["--backend", "nope"], "backend must be one of dali, ffcv, native"),
     ],
 )
 def test_a_wrong_option_is_named(trained, command, arguments, message):
@@ -284,3 +284,57 @@ def test_results_that_are_no_numbers_are_null(command, untrained, config):
     code, text, errors = command("eval", path, "--json", "--device", "cpu")
     assert code == 0, errors
     assert json.loads(text, parse_constant=pytest.fail)["loss"] is None
+
+
+@pytest.fixture
+def run_with(trained, tmp_path):
+    """Writes the checkpoint of the trained run as it would be with other options of its data."""
+
+    def write(**options) -> Path:
+        state = checkpoint.load(trained.config.out / "best.pt")
+        state["config"]["data"] |= options
+        checkpoint.save(tmp_path / "other.pt", state)
+        return tmp_path / "other.pt"
+
+    return write
+
+
+@pytest.fixture
+def _without_dali(monkeypatch):
+    for name in ("dali_loader", "_dali_pipeline"):
+        monkeypatch.delitem(sys.modules, f"loaders.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"backend": "nvjpeg"}, "the device is cpu"),
+        ({"backend": "dali", "decode": "mixed", "prefetch_batches": 3}, "the device is cpu"),
+        ({"backend": "dali"}, "pip install 'fastvit[dali]'"),
+    ],
+    ids=["nvjpeg", "mixed", "dali"],
+)
+@pytest.mark.usefixtures("_without_dali")
+def test_native_stands_in_for_a_loader_that_is_not_here(trained, run_with, command, options, reason):
+    said = command("eval", run_with(**options), "--json", "--device", "cpu")
+    assert (said.code, json.loads(said.stdout)["top1"]) == (0, trained.result["best_top1"])
+    assert re.search(rf"the run's loader {options['backend']} cannot be used here.*{re.escape(reason)}", said.stderr)
+
+
+@pytest.mark.usefixtures("_without_dali")
+def test_nothing_stands_in_for_a_loader_that_was_asked_for(trained, command):
+    said = command("eval", trained.config.out, "--backend", "dali", "--device", "cpu")
+    assert (said.code, said.stdout) == (1, "")
+    assert "pip install 'fastvit[dali]'" in said.stderr
+
+
+def test_another_backend_need_not_know_the_options_of_the_run_s(trained, run_with, evaluate):
+    run = run_with(backend="dali", decode="mixed", prefetch_batches=3)
+    assert evaluate(run, "--backend", "resident")["top1"] == trained.result["best_top1"]
+
+
+def test_predict_needs_neither_dali_nor_a_gpu(run_with, tmp_path, command):
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    for options in ({"backend": "nvjpeg"}, {"backend": "dali", "decode": "mixed"}):
+        assert command("predict", run_with(**options), tmp_path / "a.png", "--device", "cpu").code == 0
