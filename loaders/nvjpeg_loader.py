@@ -32,7 +32,7 @@ from loaders.contract import BadSample, BadSampleError, Batch
 from loaders.cpus import num_threads
 from loaders.crop import Crops
 from loaders.encoded_batches import EncodedBatch, EncodedBatches
-from loaders.errors import FastvitError, reason_of
+from loaders.errors import FastvitError, MissingPackageError, reason_of
 from loaders.reads import ReaderThreads
 from loaders.records import open_records
 
@@ -61,6 +61,7 @@ class NvjpegLoader(PlannedEpochs):
     of interpolating. What it refuses is decoded by us; damage that it does not report stays unseen.
 
     Raises:
+        MissingPackageError: torchvision was built without nvJPEG.
         FastvitError: The device is not a CUDA device, the dataset is missing or damaged, or the config does not fit it.
 
     Examples:
@@ -171,9 +172,12 @@ class _Decoder:
             with torch.cuda.stream(self.stream):
                 self._call([encode_jpeg(torch.zeros(3, 16, 16, dtype=torch.uint8))])
         except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for CUDA
-            raise FastvitError(
-                f"the nvjpeg backend needs a CUDA device and a torchvision with nvJPEG, but a trial on {device} says: "
-                f"{reason_of(error)}; use another --data.backend"
+            reason = f"the nvjpeg backend decodes nothing on {device}: {reason_of(error)}"
+            if "not compiled with" not in reason:
+                raise FastvitError(f"{reason}; use another --data.backend") from error
+            raise MissingPackageError(
+                f"{reason}; install torch and torchvision for CUDA with: pip install --force-reinstall torch "
+                "torchvision --index-url https://download.pytorch.org/whl/cu130"
             ) from error
 
     def decode(

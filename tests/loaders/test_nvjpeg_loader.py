@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from jpeg_builders import decoded, jpeg, photo
 from loaders import BadSampleError, Batch, LoaderConfig, build_loader, nvjpeg_loader
-from loaders.errors import FastvitError
+from loaders.errors import FastvitError, MissingPackageError
 from loaders.image_folder import ClassFolders
 from loaders.nvjpeg_loader import NvjpegLoader
 from nvjpeg_on_cpu import Call, nvjpeg_on_cpu
@@ -83,8 +83,19 @@ def test_a_device_without_nvjpeg_is_refused(raw_set):
         build_loader("nvjpeg", raw_set.path, config())
 
 
-@pytest.mark.parametrize("error", [RuntimeError("torchvision not compiled with nvJPEG support\nstack"), AssertionError])
-def test_a_trial_that_fails_says_why(raw_set, calls, error, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (RuntimeError("no driver\nstack"), FastvitError, "on cpu: no driver; use another --data.backend"),
+        (
+            RuntimeError("decode_jpegs_cuda: torchvision not compiled with nvJPEG support"),
+            MissingPackageError,
+            "torchvision not compiled with nvJPEG support; install .* with: pip install .*/cu130",
+        ),
+        (AssertionError("Torch not compiled with CUDA enabled"), MissingPackageError, "with CUDA enabled; install"),
+    ],
+)
+def test_a_trial_says_what_is_missing(raw_set, calls, error, kind, message, monkeypatch):
     """Or every image would be taken for one that nvJPEG refuses, and be decoded on the CPU."""
 
     def fail(*args: object, **options: object) -> None:
@@ -92,8 +103,9 @@ def test_a_trial_that_fails_says_why(raw_set, calls, error, monkeypatch):
 
     monkeypatch.setattr(nvjpeg_loader, "decode_jpeg", fail)
     threads = threading.active_count()
-    with pytest.raises(FastvitError, match="a trial on cpu says: (torchvision not.* support|AssertionError); use an"):
+    with pytest.raises(FastvitError, match=message) as raised:
         NvjpegLoader(raw_set.path, config())
+    assert type(raised.value) is kind
     assert threading.active_count() == threads
 
 
