@@ -432,6 +432,24 @@ def test_on_a_gpu_whole_images_are_decoded_by_the_hardware_and_cut_there(recorde
     ]
 
 
+def test_the_graph_of_a_gpu_makes_the_same_pixels(build, tmp_path, monkeypatch):
+    """All of it but the decoder, which is DALI's on the CPU here: whole images or spliced ones, cut out afterwards."""
+    path = photos_with(tmp_path, restart_marker_rows=1)
+    options = {"crop": "random_resized", "order": "random"}
+    expected = epoch_of(build(path, **options))
+    monkeypatch.setattr(
+        _dali_pipeline,
+        "_decoded_on_gpu",
+        lambda files, _: _dali_pipeline.fn.decoders.image(files, device="cpu", adjust_orientation=False),
+    )
+    monkeypatch.setattr(_dali_pipeline, "_device_id", lambda _: None)
+    graph = _dali_pipeline._graph
+    on_gpu = config(device=torch.device("cuda"), **options)
+    monkeypatch.setattr(_dali_pipeline, "_graph", lambda source, _, *, largest: graph(source, on_gpu, largest=largest))
+    for batch, other in zip(epoch_of(build(path, **options)), expected, strict=True):
+        assert torch.equal(batch.images, other.images)
+
+
 def test_decoded_on_the_cpu_the_rest_is_still_on_the_gpu(recorded):
     calls = graph_of(recorded, device=torch.device("cuda"), decode="cpu")
     assert calls["decoders.image_slice"]["device"] == "cpu"
