@@ -69,7 +69,7 @@ class EncodedBatch(NamedTuple):
     shifts: NDArray[np.int32]
     """int32 [b, 2]: how many pixels the finished image moves down and to the right."""
     bad: list[BadSample]
-    """Those left out, in the planned order."""
+    """Those left out."""
     lost_rows: Callable[[], list[int]]
     """Asked once the images are decoded: rows whose file has become shorter since, whose bytes may have been zeros."""
 
@@ -77,7 +77,6 @@ class EncodedBatch(NamedTuple):
 class _Work(NamedTuple):
     """An epoch that batches are made for."""
 
-    number: int
     config: LoaderConfig
     epoch: int
     rule: _native.CropRule
@@ -174,9 +173,7 @@ class EncodedBatches:
         Raises:
             FastvitError: While iterating: it is closed, or another epoch has begun.
         """
-        number = 0 if self._work is None else self._work.number + 1
-        self._work = _Work(number, config, epoch, config.crop_rule(epoch))
-        work = self._work
+        work = self._work = _Work(config, epoch, config.crop_rule(epoch))
         return EncodedEpoch(
             iter(requests),
             num_ahead=config.prefetch_batches,
