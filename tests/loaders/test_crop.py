@@ -68,6 +68,20 @@ def test_boxes_lie_inside(crop):
     assert (left + width <= widths).all()
 
 
+def test_center_is_the_square_in_the_middle_to_the_nearest_pixel():
+    sizes = [(height, width) for height in range(1, 60) for width in (1, 2, 37, 58, 65535)]
+    sides = [max(1, round(min(size) * 0.875)) for size in sizes]
+    expected = [[(h - side) // 2, (w - side) // 2, side, side] for (h, w), side in zip(sizes, sides, strict=True)]
+    heights, widths = zip(*sizes, strict=True)
+    assert boxes(heights, widths, crop="center").tolist() == expected
+
+
+@pytest.mark.parametrize("crop", ["random_resized", "center"])
+def test_an_image_without_pixels_has_no_box(crop):
+    with pytest.raises(ValueError, match="must lie in"):
+        boxes([3, 0], [3, 3], crop=crop)
+
+
 @pytest.mark.parametrize(("height", "width"), [(375, 500), (500, 100), (100, 500)])
 def test_random_resized_is_distributed_as_torchvisions(height: int, width: int):
     # Two samples of 3,000: their means differ by less than five standard errors, and so do the 10 % and 90 % quantiles.

@@ -48,6 +48,7 @@ from jpeg_builders import (
 from loaders import LoaderConfig, _native
 from loaders.beton import EncodedImage, ImageMode
 from loaders.native_loader import NativeLoader
+from loaders.records import FileRecords
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -169,6 +170,27 @@ def test_restart_markers_change_no_pixel_of_any_kind(kind, load):
     images = [with_restarts(data)] * 50
     assert np.array_equal(decoded(images[0]), decoded(data))
     assert_equal_the_full_decode(load(images), images)
+
+
+FOR_OUR_DECODER_ALONE = {
+    *("CMYK", "CMYK without marker", "YCCK", "progressive CMYK", "RGB", "RGB by name", "RGB by Adobe's marker"),
+    *("three scans", "luma coarser than chroma", "one chroma fine in rows, one in columns", "3 x 1", "1 x 3"),
+    "fill bytes",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_decoders_get_kinds_that_all_decode_alike(kind, tmp_path):
+    data = make(kind)
+    (tmp_path / "one.jpg").write_bytes(data)
+    records = FileRecords([tmp_path / "one.jpg"]).native()
+    got = _native.encoded_crops(records, np.array([0]), rule("whole", resolution=64), splices=True)
+    assert [foreign for _, foreign, _ in got.failures] == ([True] if kind in FOR_OUR_DECODER_ALONE else [])
+    if kind not in FOR_OUR_DECODER_ALONE:
+        assert got.images[0].tobytes() == data
+        ours = _native.decode_jpeg(got.images[0], max_side=0, min_side=0)
+        assert np.array_equal(ours, decoded(data))
+        assert np.array_equal(ours, Image.open(io.BytesIO(data)).convert("RGB"))
 
 
 INCOMPLETE = {

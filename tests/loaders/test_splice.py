@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from jpeg_builders import (
+    DHT,
     FRAMES,
     SOS,
     array,
@@ -19,11 +20,13 @@ from jpeg_builders import (
     find,
     frame_size,
     jpeg,
+    named_rgb,
     patched,
     photo,
     resampled,
     sample_photos,
     with_restarts,
+    without,
 )
 from loaders import LoaderConfig, _native
 from loaders.beton import Beton, EncodedImage, ImageMode
@@ -278,6 +281,10 @@ def test_what_others_make_something_else_of_is_foreign(tmp_path):
     assert is_foreign(b"\x89PNG\r\n\x1a\n" + bytes(90), tmp_path)
     assert is_foreign(good[:-1], tmp_path)
     assert is_foreign(good[: len(good) // 2], tmp_path)
+    assert is_foreign(without(good, DHT), tmp_path)
+    rgb = named_rgb(good)
+    assert is_foreign(rgb, tmp_path)
+    assert is_foreign(rgb[:2] + b"\xff\xe0\x00\x07JFIF\0" + rgb[2:], tmp_path)  # too short for libjpeg to heed it
     assert not is_foreign(sideways, tmp_path)
     assert is_foreign(sideways, tmp_path, turns_upright=True)
     assert not is_foreign(good, tmp_path, turns_upright=True)

@@ -2,13 +2,15 @@
 // take turns, which is how the loading threads do it, and alone: both must give the same pixels or fail for the same reason.
 // Where libjpeg alone decodes the whole image without a complaint, these must be the pixels of that, but for codes that there
 // are none of: libjpeg-turbo mostly takes them for zeros and says nothing.
-// What the converters write of it must be whole, and have the same pixels where its scan was written anew.
+// What the converters write of it must be whole, and have the same pixels where its scan was written anew. What is spliced
+// of an image that is whole must have the same pixels.
 //   fuzz NUM_IMAGES    prints how many decoded and how many failed
 #include <algorithm>
 #include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <numeric>
 #include <optional>
 #include <random>
 #include <span>
@@ -18,6 +20,7 @@
 #include "convert/image_converter.hpp"
 #include "convert/restart_transcoder.hpp"
 #include "convert/scan_transcoder.hpp"
+#include "engine/encoded_crops.hpp"
 #include "engine/sampler.hpp"
 #include "jpeg_files.hpp"
 
@@ -32,7 +35,8 @@ constexpr JpegKind kKinds[] = {
     {3, 2, 2, 75, 0, true, false, false},  {3, 2, 1, 75, 0, false, true, false},   {1, 1, 1, 90, 5, false, false, false},
     {3, 1, 1, 85, 0, true, false, false},  {1, 1, 1, 85, 0, true, false, false},   {4, 1, 1, 85, 0, true, false, false},
     {1, 2, 2, 90, 0, false, false, true},  {4, 1, 1, 85, 0, false, false, false},  {4, 2, 2, 85, 4, false, false, false},
-    {3, 2, 2, 75, 0, true, true, false},
+    {3, 2, 2, 75, 0, true, true, false},   {3, 2, 2, 90, 1, false, false, true},   {3, 2, 2, 75, 3, false, false, false},
+    {3, 1, 2, 80, 1, false, false, true},  {3, 2, 1, 90, 9, false, false, false},  {1, 1, 1, 85, 1, false, false, false},
 };
 
 // Cut out the segments with the marker FF `code`, such as all tables of one sort.
@@ -324,6 +328,66 @@ class ConverterCheck {
     ImageConverter converter_, whole_;
 };
 
+// A single image, without a table that says how large it is.
+class OneRecord final : public Records {
+  public:
+    explicit OneRecord(const Bytes& bytes) : bytes_(bytes) {}
+
+    std::size_t size() const override { return 1; }
+    Record read(std::size_t, std::vector<std::uint8_t>&) const override {
+        return {bytes_.data(), bytes_.size(), false, 0, 0};
+    }
+    void prefetch(std::size_t) const override {}
+
+  private:
+    const Bytes& bytes_;
+};
+
+class SpliceCheck {
+  public:
+    void splice(const Image& image) {
+        const OneRecord records(image.bytes);
+        const auto first = 8 * static_cast<std::int64_t>(image.index);
+        std::array<std::int64_t, 8> samples;
+        std::iota(samples.begin(), samples.end(), first);
+        CropRule rule = image.rule;
+        rule.kind = CropKind::random_resized;
+        const EncodedCrops whole = encoded_crops(records, samples, rule, false);
+        const EncodedCrops spliced = encoded_crops(records, samples, rule, true);
+        for (std::size_t number = 0; number < samples.size(); ++number) {
+            const EncodedCrop &before = whole.rows[number], &after = spliced.rows[number];
+            if (after.memory.empty()) continue;
+            ++num_spliced;
+            const std::optional<Bytes> expected = pixels_of(before), made = pixels_of(after);
+            num_compared += expected.has_value();
+            if (!expected || made == expected) continue;
+            std::printf("image %zu: spliced it has other pixels\n", image.index);
+            ++num_different;
+        }
+    }
+
+    int num_spliced = 0, num_compared = 0, num_different = 0;
+
+  private:
+    // Of the box; none where the image is damaged in any place.
+    std::optional<Bytes> pixels_of(const EncodedCrop& crop) {
+        const Bytes jpeg(crop.image.begin(), crop.image.end());  // of exactly the needed size, as above
+        try {
+            const PixelView view = decoder_.decode(jpeg, {0, 0}, false);
+            Bytes pixels;
+            for (std::int32_t y = crop.box.top; y < crop.box.top + crop.box.height; ++y) {
+                const std::uint8_t* const row = view.data + std::ptrdiff_t{3} * (y * view.width + crop.box.left);
+                pixels.insert(pixels.end(), row, row + std::ptrdiff_t{3} * crop.box.width);
+            }
+            return pixels;
+        } catch (const ImageError&) {
+            return std::nullopt;
+        }
+    }
+
+    ImageConverter decoder_;
+};
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -335,6 +399,7 @@ int main(int argc, char** argv) {
             originals.push_back(encode(kind, height, width, random));
     Fuzzer exact(false), scaled(true);
     ConverterCheck converters;
+    SpliceCheck splices;
     for (int number = 0; number < num_images; ++number) {
         const auto index = static_cast<std::size_t>(number);
         Bytes bytes = originals[index % originals.size()];
@@ -352,11 +417,13 @@ int main(int argc, char** argv) {
         if (number == 0) exact.take(Image(encode_rising(), index, rule));
         if (number % 4 == 0) converters.rewrite(image.bytes, 1 + number % 5);
         if (number % 4 == 2) converters.reencode(image.bytes, random);
+        splices.splice(image);
     }
     exact.finish();
     scaled.finish();
     std::printf("%d mutated JPEGs: %d decoded (%d compared with all of the image), %d failed by name\n", num_images,
                 exact.num_decoded + scaled.num_decoded, exact.num_whole, exact.num_failed + scaled.num_failed);
     std::printf("%d rewritten symbol by symbol, %d re-encoded\n", converters.num_transcoded, converters.num_encoded);
-    return exact.num_different + scaled.num_different + converters.num_different > 0;
+    std::printf("%d spliced (%d compared with all of the image)\n", splices.num_spliced, splices.num_compared);
+    return exact.num_different + scaled.num_different + converters.num_different + splices.num_different > 0;
 }

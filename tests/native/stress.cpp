@@ -1,12 +1,15 @@
 // The loading threads under ThreadSanitizer: batches submitted, awaited, left behind and cancelled, engines ended at work,
-// engines that several threads use and close, and reads that do not come back.
+// engines that several threads use and close, reads that do not come back, and encoded batches that several threads make.
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
+#include <numeric>
 #include <random>
 #include <stdexcept>
 #include <thread>
 #include <vector>
 
+#include "engine/encoded_crops.hpp"
 #include "engine/engine.hpp"
 #include "jpeg/image_error.hpp"
 #include "jpeg_files.hpp"
@@ -113,6 +116,24 @@ bool leaves_a_blocked_read_behind() {
     return job->wait_for(std::chrono::seconds(10));  // into memory that is still there
 }
 
+// False where one of them gets something else than the others.
+bool encode_in_many_threads(const Noise& records) {
+    std::vector<std::int64_t> samples(3000);
+    std::iota(samples.begin(), samples.end(), 0);
+    std::vector<EncodedCrops> made(4);
+    std::vector<std::thread> threads;
+    for (EncodedCrops& crops : made) threads.emplace_back([&] { crops = encoded_crops(records, samples, kRule, true); });
+    for (std::thread& thread : threads) thread.join();
+    std::size_t num_spliced = 0;
+    for (std::size_t row = 0; row < samples.size(); ++row) {
+        const EncodedCrop& expected = made[0].rows[row];
+        num_spliced += !expected.memory.empty();
+        for (const EncodedCrops& crops : made)
+            if (!std::ranges::equal(crops.rows[row].image, expected.image)) return false;
+    }
+    return num_spliced > 0;
+}
+
 }  // namespace
 
 int main() {
@@ -143,6 +164,7 @@ int main() {
     }
     for (int round = 0; round < 20; ++round) use_from_many_threads(records);
     if (!leaves_a_blocked_read_behind()) return 2;
+    if (!encode_in_many_threads(*records)) return 3;
     std::printf("%d batches awaited\n", num_batches);
     return 0;
 }

@@ -1,12 +1,10 @@
 // Batches for decoders that are not ours, for Python.
 #include <nanobind/stl/optional.h>
-#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
-#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -36,27 +34,27 @@ struct PythonCrops {
 };
 
 Image image_of(EncodedCrop& row, const nb::object& records) {
-    const auto shaped = [&row](const nb::handle& owner) {
-        if (!row.height) return Image(row.image.data(), {row.image.size()}, owner);
-        return Image(row.image.data(), {static_cast<std::size_t>(row.height), static_cast<std::size_t>(row.width), 3}, owner);
-    };
-    if (row.memory.empty()) return shaped(records);
-    auto memory = std::make_unique<std::vector<std::uint8_t>>(std::move(row.memory));
-    const nb::capsule owner(memory.release(), [](void* bytes) noexcept { delete static_cast<std::vector<std::uint8_t>*>(bytes); });
-    return shaped(owner);
+    using Memory = std::vector<std::uint8_t>;
+    const auto height = static_cast<std::size_t>(row.height), width = static_cast<std::size_t>(row.width);
+    nb::object owner = records;
+    if (!row.memory.empty())
+        owner = nb::capsule(new Memory(std::move(row.memory)),
+                            [](void* memory) noexcept { delete static_cast<Memory*>(memory); });
+    if (!height) return Image(row.image.data(), {row.image.size()}, owner);
+    return Image(row.image.data(), {height, width, 3}, owner);
 }
 
 PythonCrops crops_of(const nb::handle_t<Records>& records, const Int64Vector& samples, const CropRule& rule, bool splices,
-                    const std::optional<At>& at) {
-    const auto shared = nb::cast<std::shared_ptr<const Records>>(records);
+                     const std::optional<At>& at) {
+    const auto& source = nb::cast<const Records&>(records);
     const std::vector<std::int64_t> numbers(samples.data(), samples.data() + samples.shape(0));
     if (std::any_of(numbers.begin(), numbers.end(), [](std::int64_t number) { return number < 0; }))
         throw std::out_of_range("a sample's number is negative");
-    if (shared->size() == 0 && !numbers.empty()) throw std::out_of_range("there are no records");
+    if (source.size() == 0 && !numbers.empty()) throw std::out_of_range("there are no records");
     EncodedCrops crops;
     {
         const nb::gil_scoped_release unlocked;
-        crops = encoded_crops(*shared, numbers, rule, splices, at ? at->data() : nullptr);
+        crops = encoded_crops(source, numbers, rule, splices, at ? at->data() : nullptr);
     }
     const std::size_t size = crops.rows.size();
     auto boxes = new_array<std::int32_t>(size, 4), shifts = new_array<std::int32_t>(size, 2);

@@ -1,6 +1,7 @@
 #include "engine/encoded_crops.hpp"
 
 #include <atomic>
+#include <exception>
 #include <optional>
 #include <utility>
 
@@ -62,8 +63,8 @@ void fill(EncodedCrop& row, const Records& records, std::size_t sample, const Cr
 
 }  // namespace
 
-EncodedCrops encoded_crops(const Records& records, std::span<const std::int64_t> samples, const CropRule& rule, bool splices,
-                           std::int64_t* at) {
+EncodedCrops encoded_crops(const Records& records, std::span<const std::int64_t> samples, const CropRule& rule,
+                           bool splices, std::int64_t* at) {
     EncodedCrops crops;
     crops.rows.resize(samples.size());
     for (const std::int64_t sample : samples) records.prefetch(static_cast<std::size_t>(sample) % records.size());

@@ -3,9 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <span>
-#include <string>
 #include <vector>
 
 #include "engine/engine.hpp"
@@ -15,8 +13,8 @@
 namespace fastvit {
 
 struct EncodedCrop {
-    // A JPEG file's bytes, or RGB pixels [height, width, 3] where the height is not 0: where they lie in a mapped file, or in
-    // `memory`. Empty where the row has failed.
+    // A JPEG file's bytes, or RGB pixels [height, width, 3] where the height is not 0: where they lie in a mapped file,
+    // or in `memory`. Empty where the row has failed.
     std::span<const std::uint8_t> image;
     std::int32_t height = 0, width = 0;
     CropBox box{};
@@ -36,7 +34,7 @@ struct EncodedCrops {
 // other decoders may make other pixels than ours does, or whose damage they would not tell of.
 // The records must outlive what is returned. `*at` becomes the sample that is being read, for whoever asks from another
 // thread. May be called by several threads at once.
-EncodedCrops encoded_crops(const Records& records, std::span<const std::int64_t> samples, const CropRule& rule, bool splices,
-                           std::int64_t* at = nullptr);
+EncodedCrops encoded_crops(const Records& records, std::span<const std::int64_t> samples, const CropRule& rule,
+                           bool splices, std::int64_t* at = nullptr);
 
 }  // namespace fastvit

@@ -67,7 +67,7 @@ void read_scan_header(Bytes body, Header& header) {
 
 // Whether the segment tells of the image's colours.
 bool read_colours(std::uint8_t marker, Bytes body, Header& header) {
-    if (marker == kApp0 && body.size() >= 5 && std::memcmp(body.data(), "JFIF", 5) == 0) return header.has_jfif = true;
+    if (marker == kApp0 && body.size() >= 14 && std::memcmp(body.data(), "JFIF", 5) == 0) return header.has_jfif = true;
     if (marker != kApp14 || body.size() < 12 || std::memcmp(body.data(), "Adobe", 5) != 0) return false;
     header.adobe_transform = body[11];
     return true;
@@ -99,13 +99,14 @@ Header read_header(Bytes jpeg) {
         else if (marker == kDqt)
             note_quantization_tables(body, header);
         else if (marker == kSof0 || marker == kSof1 || marker == kSof2)
-            header.is_progressive = marker == kSof2, read_frame(body, header);
+            header.is_progressive = marker == kSof2, read_frame(body, header), header.frame = segment;
         else if (marker == kDri)
             require(body.size() == 2), header.restart_interval = big_endian(body.data());
         else if (marker == kSos)
             read_scan_header(body, header), header.scan = jpeg.subspan(at);
         else
-            require((marker >= kApp0 && marker <= kApp15) || marker == kComment), decides_pixels = read_colours(marker, body, header);
+            require((marker >= kApp0 && marker <= kApp15) || marker == kComment),
+                decides_pixels = read_colours(marker, body, header);
         if (decides_pixels) header.segments.push_back(segment);
         if (marker == kSos) return header;
     }

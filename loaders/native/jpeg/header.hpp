@@ -23,8 +23,8 @@ inline void require(bool condition) {
 }
 
 enum Marker : std::uint8_t {
-    kSof0 = 0xC0, kSof1 = 0xC1, kSof2 = 0xC2, kDht = 0xC4, kRst0 = 0xD0, kSoi = 0xD8, kEoi = 0xD9, kSos = 0xDA, kDqt = 0xDB, kDri = 0xDD,
-    kApp0 = 0xE0, kApp14 = 0xEE, kApp15 = 0xEF, kComment = 0xFE
+    kSof0 = 0xC0, kSof1 = 0xC1, kSof2 = 0xC2, kDht = 0xC4, kRst0 = 0xD0, kSoi = 0xD8, kEoi = 0xD9, kSos = 0xDA,
+    kDqt = 0xDB, kDri = 0xDD, kApp0 = 0xE0, kApp14 = 0xEE, kApp15 = 0xEF, kComment = 0xFE
 };
 
 // A table as the file has it: how many codes there are of each length, and their symbols in the codes' order.
@@ -47,7 +47,8 @@ struct Header {
     std::optional<std::uint8_t> adobe_transform;
     std::array<TableSpec, 4> dc, ac;
     std::array<bool, 4> has_quantization_table{};
-    Bytes scan;  // its data, and what comes behind it
+    Bytes frame;  // the segment that tells the image's size
+    Bytes scan;   // its data, and what comes behind it
 
     // Whether it is grey, or YCbCr to everybody: it does not say that it is RGB, CMYK or YCCK.
     bool is_grey_or_ycc() const;

@@ -12,23 +12,23 @@ namespace {
 using scan::Bytes;
 using scan::require;
 
-// Tiles [first, last] of one side of the image.
+// Tiles [first, last] of one side of the image: pixels [begin, end).
 struct TileRange {
     std::uint32_t first, last;
-    std::int32_t begin, end;  // in pixels
-
-    // Those that hold pixels [begin, end) and their context.
-    TileRange(std::int32_t begin, std::int32_t end, std::int32_t side, std::int32_t tile, std::int32_t mcu) {
-        first = static_cast<std::uint32_t>(std::max(0, begin - JpegDecoder::kContext) / tile);
-        last = static_cast<std::uint32_t>((std::min(side, end + JpegDecoder::kContext) - 1) / tile);
-        // An image of a few pixels is upsampled in another way.
-        if (first > 0 && side - static_cast<std::int32_t>(first) * tile < mcu) --first;
-        this->begin = static_cast<std::int32_t>(first) * tile;
-        this->end = std::min(side, static_cast<std::int32_t>(last + 1) * tile);
-    }
+    std::int32_t begin, end;
 
     bool holds(std::uint32_t number) const { return first <= number && number <= last; }
 };
+
+// The tiles that hold pixels [begin, end) and their context. All sizes are in pixels.
+TileRange tiles_of(std::int32_t begin, std::int32_t end, std::int32_t side, std::int32_t tile, std::int32_t mcu) {
+    std::int32_t first = std::max(0, begin - JpegDecoder::kContext) / tile;
+    const std::int32_t last = (std::min(side, end + JpegDecoder::kContext) - 1) / tile;
+    // Decoders upsample an image of a few pixels in another way.
+    if (first > 0 && side - first * tile < mcu) --first;
+    return {static_cast<std::uint32_t>(first), static_cast<std::uint32_t>(last), first * tile,
+            std::min(side, (last + 1) * tile)};
+}
 
 // The data of the tiles in `rows` and `columns`, each up to the marker behind it.
 std::vector<Bytes> find_intervals(const scan::Header& header, std::uint32_t tiles_per_row, const TileRange& rows,
@@ -59,7 +59,7 @@ std::vector<std::uint8_t> assemble(const scan::Header& header, const std::vector
     put({{0xFF, scan::kSoi}});
     for (const Bytes segment : header.segments) {
         put(segment);
-        if (segment[1] != scan::kSof0 && segment[1] != scan::kSof1) continue;
+        if (segment.data() != header.frame.data()) continue;
         std::uint8_t* const sides = bytes.data() + bytes.size() - segment.size() + 5;
         sides[0] = static_cast<std::uint8_t>(height >> 8), sides[1] = static_cast<std::uint8_t>(height);
         sides[2] = static_cast<std::uint8_t>(width >> 8), sides[3] = static_cast<std::uint8_t>(width);
@@ -79,14 +79,15 @@ std::optional<SplicedJpeg> splice(const scan::Header& header, const Region& regi
     if (interval == 0 || header.is_progressive || (row % interval != 0 && interval % row != 0)) return std::nullopt;
     const std::uint32_t tile_columns = std::min(interval, row), tile_rows = std::max(interval / row, 1u);
     const std::int32_t mcu_height = header.mcu_side(&scan::Component::v), mcu_width = header.mcu_side(&scan::Component::h);
-    const TileRange rows(region.top, region.top + region.height, header.height,
-                         static_cast<std::int32_t>(tile_rows) * mcu_height, mcu_height);
-    const TileRange columns(region.left, region.left + region.width, header.width,
-                            static_cast<std::int32_t>(tile_columns) * mcu_width, mcu_width);
+    const std::int32_t tile_height = static_cast<std::int32_t>(tile_rows) * mcu_height;
+    const std::int32_t tile_width = static_cast<std::int32_t>(tile_columns) * mcu_width;
+    const TileRange rows = tiles_of(region.top, region.top + region.height, header.height, tile_height, mcu_height);
+    const TileRange columns = tiles_of(region.left, region.left + region.width, header.width, tile_width, mcu_width);
     if (rows.begin == 0 && columns.begin == 0 && rows.end == header.height && columns.end == header.width)
         return std::nullopt;
-    const auto intervals = find_intervals(header, row / tile_columns, rows, columns);
-    return SplicedJpeg{assemble(header, intervals, rows.end - rows.begin, columns.end - columns.begin), columns.begin, rows.begin};
+    const std::vector<Bytes> intervals = find_intervals(header, row / tile_columns, rows, columns);
+    return SplicedJpeg{assemble(header, intervals, rows.end - rows.begin, columns.end - columns.begin), columns.begin,
+                       rows.begin};
 }
 
 }  // namespace fastvit
