@@ -1,52 +1,79 @@
-"""Loaders side by side on one file: whole epochs in interleaved rounds, after a warm-up."""
+"""Loaders side by side on one data set: whole epochs in interleaved rounds, after a warm-up."""
 
 import math
-from collections.abc import Iterator, Sized
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Iterator, Mapping, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
+from torch import Tensor
 
-from benchmarks.harness import Contender, Turn, take_turns
+from benchmarks.harness import Contender, Turn, say, take_turns
+from benchmarks.measured_data import as_class_folders, repeated
 from benchmarks.options import check_positive, split_names
 from benchmarks.peers.epochs import Epochs
 from benchmarks.rows import Row, cost_columns, costs, measured_rows, median_ratio, print_table, speed_columns
 from loaders import BACKENDS, LoaderConfig, build_loader
 from loaders.crop import Crop
+from loaders.errors import FastvitError
 
-__all__ = ["CROPS", "MODULES", "PEERS", "BenchLoader", "Loading", "Measurement", "WarmUp", "bench_loader"]
+__all__ = ["CONTENDERS", "CROPS", "BenchLoader", "Entrant", "Loading", "Measurement", "WarmUp", "bench_loader"]
 
-PEERS = {
-    "dali": "benchmarks.peers.dali",
-    "limit": "benchmarks.peers.limit",
-    "torch": "benchmarks.peers.torchvision_loader",
+
+class Entrant(NamedTuple):
+    """What a contender is."""
+
+    module: str
+    """What it imports before its clock starts."""
+    backend: str | None = None
+    """The backend that it is. The module of any other has `open_epochs`."""
+    options: Mapping[str, Any] = {}
+    """Of the backend's `LoaderConfig`, or of `open_epochs`."""
+    takes_beton: bool = True
+    """Or image files and shards alone."""
+
+
+CONTENDERS = {name: Entrant(f"loaders.{name}_loader", name) for name in BACKENDS} | {
+    "dali": Entrant("loaders.dali_loader", "dali", {"decode": "cpu"}),
+    "dali-mixed": Entrant("loaders.dali_loader", "dali", {"decode": "mixed"}),
+    "dali-plain": Entrant("benchmarks.peers.dali", takes_beton=False),
+    "dali-plain-mixed": Entrant(
+        "benchmarks.peers.dali", options={"decodes_on": "mixed", "whole_images": True}, takes_beton=False
+    ),
+    "limit": Entrant("benchmarks.peers.limit"),
+    "torch": Entrant("benchmarks.peers.torchvision_loader"),
 }
-"""The contenders that are no backends as users have them."""
-MODULES = {name: f"loaders.{name}_loader" for name in BACKENDS} | PEERS
-"""What each contender imports before its clock starts."""
+"""The contenders by name."""
 CROPS: dict[str, Crop] = {"train": "random_resized", "val": "center", "whole": "whole", "shift": "shift"}
 
+_DECODE_ON_GPU = ("dali-mixed", "dali-plain-mixed", "nvjpeg")
 # Round k makes epochs k * _MOST_EPOCHS and following: all loaders see the same crops, however many epochs they make.
 _MOST_EPOCHS = 1000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchLoader:
-    """Measure loaders side by side on one .beton file."""
+    """Measure loaders side by side on one data set."""
 
     data: Path
-    """The file."""
+    """A .beton file, a folder with a sub-folder for each class, or shards. Some loaders take fewer of these."""
     case: Literal["train", "val", "whole", "shift"] = "train"
     """Random resized crops in random order; center crops in file order; whole images in random order; or these flipped
     and shifted at random."""
     resolution: int = 224
     """Side of the images that the loaders hand over, in pixels."""
     loaders: tuple[str, ...] = ("native", "ffcv", "torch")
-    """Which, separated by spaces or commas: the backends, of which `torch` uses torchvision's decoder, `dali`
-    (NVIDIA DALI on the CPU), or `limit` (region decoding with libjpeg-turbo and nothing else)."""
+    """Which, separated by spaces or commas: the backends, of which `torch` uses torchvision's decoder and `dali` is the
+    one that decodes on the CPU; `dali-mixed`, which decodes on the GPU; `dali-plain` and `dali-plain-mixed`, NVIDIA
+    DALI as its examples use it, with its own readers, order and crops, for which the images of a .beton file are
+    written into a temporary folder; `limit` (region decoding with libjpeg-turbo and nothing else)."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the batches are wanted: those that a loader makes on the CPU are copied to a GPU within its time."""
     threads: int = 2
     """Threads or worker processes of each."""
     batch_size: int = 256
@@ -54,18 +81,27 @@ class BenchLoader:
     rounds: int = 5
     """How often each loader is measured, taking turns, after a warm-up."""
     round_seconds: float = 1.0
-    """How long a round is to last at least: one epoch, or several of a small file (at most 1000)."""
+    """How long a round is to last at least: one epoch, or several of small data (at most 1000)."""
+    repeat: int = 1
+    """How often each image stands in the data that is measured, a temporary copy. At the beginning and the end of an
+    epoch threads wait: in the short epochs of small data this counts, in those of ImageNet it does not."""
     json: Path | None = None
     """Append a line of JSON per loader to this file."""
 
     def __post_init__(self) -> None:
-        check_positive(self, "resolution", "threads", "batch_size", "rounds")
-        _ = self.names
+        check_positive(self, "resolution", "threads", "batch_size", "rounds", "repeat")
+        on_gpu = [name for name in self.names if name in _DECODE_ON_GPU]
+        if on_gpu and self.device == "cpu":
+            raise FastvitError(f"{on_gpu[0]} decodes on a GPU: add --device cuda, or leave it out of --loaders")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise FastvitError(
+                "device is cuda, but torch sees no CUDA device; leave --device out, or install torch for your CUDA"
+            )
 
     @property
     def names(self) -> list[str]:
         """The loaders, in the order of their turns."""
-        return split_names(self.loaders, MODULES, kind="loader")
+        return split_names(self.loaders, CONTENDERS, kind="loader")
 
     @property
     def loader_config(self) -> LoaderConfig:
@@ -77,6 +113,7 @@ class BenchLoader:
             order="sequential" if self.case == "val" else "random",
             drop_last=False,
             num_workers=self.threads,
+            device=torch.device(self.device),
         )
 
 
@@ -95,27 +132,47 @@ class Measurement(NamedTuple):
 
 
 class Loading:
-    """One loader in its own process: the work that is measured. Making it imports what the loader needs."""
+    """One loader in its own process: the work that is measured. Making it imports what the loader needs.
 
-    def __init__(self, name: str, config: BenchLoader) -> None:
+    Args:
+        name: The contender.
+        config: What is measured.
+        data: Where it reads.
+    """
+
+    def __init__(self, name: str, config: BenchLoader, data: Path) -> None:
         torch.set_num_threads(config.threads)
-        module = import_module(MODULES[name])
-        open_epochs = module.open_epochs if name in PEERS else partial(_backend_epochs, name)
-        self._open = partial(open_epochs, config.data, config.loader_config)
+        entrant, options = CONTENDERS[name], config.loader_config
+        module = import_module(entrant.module)
+        self._device = options.device
+        if entrant.backend is None:
+            self._open = partial(module.open_epochs, data, options, **entrant.options)
+        else:
+            self._open = partial(_backend_epochs, entrant.backend, data, replace(options, **entrant.options))
 
     def first_batch(self) -> int:
         """Build the loader and take one batch."""
         self._epochs: Epochs = self._open()
         self._first_epoch = self._epochs(0)
-        return len(next(self._first_epoch))
+        return self._take(next(self._first_epoch))
 
     def rest_of_epoch(self) -> int:
         """Take the batches that follow the first one."""
-        return sum(len(batch) for batch in self._first_epoch)
+        return sum(map(self._take, self._first_epoch))
 
     def whole_epochs(self, numbers: range) -> int:
         """Take all batches of these epochs."""
-        return sum(len(batch) for number in numbers for batch in self._epochs(number))
+        return sum(self._take(batch) for number in numbers for batch in self._epochs(number))
+
+    def _take(self, batch: Sized) -> int:
+        """Have the batch on the device; returns its number of images."""
+        if self._device.type == "cuda" and isinstance(batch, Tensor):
+            batch.to(self._device, non_blocking=True)
+            # Not blocking, a core would spin until then, at the loader's expense.
+            arrived = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+            arrived.record()
+            arrived.synchronize()
+        return len(batch)
 
 
 def bench_loader(config: BenchLoader) -> list[Row]:
@@ -124,14 +181,30 @@ def bench_loader(config: BenchLoader) -> list[Row]:
     Raises:
         RuntimeError: A loader failed.
     """
-    rows = measured_rows(
-        {name: partial(Loading, name, config) for name in config.names},
-        partial(_measure, config),
-        partial(_row, config),
-        json=config.json,
-    )
+    with _data(config) as data:
+        rows = measured_rows(
+            {name: partial(Loading, name, config, data[name]) for name in config.names},
+            partial(_measure, config),
+            partial(_row, config),
+            json=config.json,
+        )
     _print(rows)
     return rows
+
+
+@contextmanager
+def _data(config: BenchLoader) -> Iterator[dict[str, Path]]:
+    """Where each contender reads, in the context: some of it is made for that."""
+    with tempfile.TemporaryDirectory(prefix="fastvit-bench-") as name:
+        folder, data = Path(name), config.data
+        if config.repeat > 1:
+            say(f"repeating {data}")
+            data = repeated(data, folder / "repeated", times=config.repeat)
+        places = dict.fromkeys(config.names, data)
+        if strangers := [name for name in config.names if not CONTENDERS[name].takes_beton]:
+            say(f"writing image files for {strangers[0]}")
+            places |= dict.fromkeys(strangers, as_class_folders(data, folder / "files"))
+        yield places
 
 
 def _backend_epochs(name: str, path: Path, config: LoaderConfig) -> Epochs:
@@ -181,7 +254,9 @@ def _row(config: BenchLoader, name: str, measurements: dict[str, Measurement]) -
         "resolution": config.resolution,
         "threads": config.threads,
         "batch_size": config.batch_size,
+        "device": config.device,
         "data": str(config.data),
+        "repeat": config.repeat,
         **costs(mine.rounds),
         "epochs_per_round": mine.warm_up.epochs_per_round,
         "ratio_to_first": median_ratio(mine.rounds, measurements[config.names[0]].rounds),
@@ -200,5 +275,6 @@ def _print(rows: list[Row]) -> None:
         "ratio to limit": [f"{row['ratio_to_limit']:.2f}" if row["ratio_to_limit"] else "" for row in rows],
         "first batch s": [f"{row['first_batch_seconds']:.2f}" for row in rows],
     }
-    title = f"{first['data']}, {first['case']}, {first['resolution']} px, {first['threads']} threads each"
+    data = f"{first['repeat']} x {first['data']}" if first["repeat"] > 1 else first["data"]
+    title = f"{data}, {first['case']}, {first['resolution']} px, {first['threads']} threads each"
     print_table(title, columns, rows)

@@ -13,6 +13,7 @@ from typing import Generic, Self, TypeVar
 
 import torch
 
+from benchmarks.gpu_load import busy_fraction
 from fastvit_train.device import peak_rss_bytes
 from loaders.errors import FastvitError, MissingPackageError
 
@@ -23,7 +24,7 @@ except ImportError as error:
         f"benchmarks need psutil ({error}); install it with: pip install 'fastvit[bench]'"
     ) from error
 
-__all__ = ["Contender", "Subject", "Turn", "seconds_since_start", "started", "take_turns"]
+__all__ = ["Contender", "Subject", "Turn", "say", "seconds_since_start", "started", "take_turns"]
 
 Subject = TypeVar("Subject")
 
@@ -42,6 +43,8 @@ class Turn:
     """Largest resident memory so far, summed over the process and its living children."""
     peak_device_memory_bytes: int | None = None
     """The most memory of tensors on a CUDA device so far; None of work that uses none."""
+    device_busy_fraction: float | None = None
+    """`busy_fraction` of that device during the turn."""
 
 
 class Contender(Generic[Subject]):
@@ -141,9 +144,9 @@ def started(subjects: Mapping[str, Callable[[], Subject]]) -> Iterator[dict[str,
     with ExitStack() as stack:
         contenders = {name: stack.enter_context(Contender(name, prepare)) for name, prepare in subjects.items()}
         for name, contender in contenders.items():
-            _say(f"preparing {name}")
+            say(f"preparing {name}")
             contender.wait_until_ready()
-        _say("warming up")
+        say("warming up")
         yield contenders
 
 
@@ -168,11 +171,12 @@ def _counted_rounds(number: int) -> Iterator[int]:
     for current in range(1, number + 1):
         done = current - 1
         left = (time.monotonic() - start) / 60 / done * (number - done) if done else 0
-        _say(f"round {current} of {number}" + (f", {left:.1f} min left" if done else ""))
+        say(f"round {current} of {number}" + (f", {left:.1f} min left" if done else ""))
         yield current
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Tell whoever waits, on stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -194,7 +198,7 @@ def _serve(prepare: Callable[[], Subject], connection: Connection) -> None:
 
 
 def _measure(work: Callable[[Subject], int], subject: Subject) -> Turn:
-    cpu_before, start = _cpu_seconds(), time.perf_counter()
+    cpu_before, time_before, start = _cpu_seconds(), time.time(), time.perf_counter()
     num_images = work(subject)
     seconds = time.perf_counter() - start
     uses_device = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
@@ -204,6 +208,7 @@ def _measure(work: Callable[[Subject], int], subject: Subject) -> Turn:
         cpu_seconds=_cpu_seconds() - cpu_before,
         peak_rss_bytes=_peak_rss_bytes(psutil.Process()),
         peak_device_memory_bytes=torch.cuda.max_memory_allocated() if uses_device else None,
+        device_busy_fraction=busy_fraction(since=time_before) if uses_device else None,
     )
 
 

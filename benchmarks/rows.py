@@ -43,12 +43,14 @@ def median_ratio(turns: Sequence[Turn], others: Sequence[Turn]) -> float:
 
 def costs(turns: Sequence[Turn]) -> Row:
     """The part of a row that says how fast a contender was, and what it cost."""
+    busy = [turn.device_busy_fraction for turn in turns if turn.device_busy_fraction is not None]
     return {
         "images_per_second": statistics.median(_speeds(turns)),
         "rounds": _speeds(turns),
         "cpu_seconds_per_image": statistics.median(turn.cpu_seconds / turn.num_images for turn in turns),
         "peak_rss_bytes": max(turn.peak_rss_bytes for turn in turns),
         "peak_device_memory_bytes": turns[-1].peak_device_memory_bytes,
+        "device_busy_fraction": statistics.median(busy) if busy else None,
     }
 
 
@@ -119,8 +121,13 @@ def cost_columns(rows: Sequence[Row]) -> dict[str, list[str]]:
         "CPU us/image": [f"{1e6 * row['cpu_seconds_per_image']:,.0f}" for row in rows],
         "peak MiB": [_mebibytes(row["peak_rss_bytes"]) for row in rows],
         "on the GPU": [_mebibytes(row.get("peak_device_memory_bytes")) for row in rows],
+        "GPU busy": [_percent(row.get("device_busy_fraction")) for row in rows],
     }
 
 
 def _mebibytes(num_bytes: int | None) -> str:
     return "" if num_bytes is None else f"{num_bytes / 2**20:,.0f}"
+
+
+def _percent(fraction: float | None) -> str:
+    return "" if fraction is None else f"{fraction:.0%}"
