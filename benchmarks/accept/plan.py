@@ -19,7 +19,8 @@ TOGETHER = ("tests", "prepare")
 """The stages whose jobs run at the same time: what is measured while others run says nothing about the device."""
 
 _PREPARE_SECONDS = 240.0
-_NEEDS_CUDA = ("nvjpeg",)
+_NOT_REHEARSED = ("nvjpeg", "dali, by the share of the engines")
+"""Decoders that need a card, or do on a CPU what another one does."""
 # Each as its preset has it before any in other variants.
 _MODELS = sorted(
     ((name, variant) for name, subject in SUBJECTS.items() for variant in subject.variants),
@@ -85,7 +86,7 @@ STAGES: dict[str, list[Job]] = {
             decoder,
             partial(decoding, decoder=decoder),
             cap_seconds=90,
-            is_rehearsed=decoder not in _NEEDS_CUDA,
+            is_rehearsed=decoder not in _NOT_REHEARSED,
         )
         for decoder in DECODERS
     ],
@@ -96,7 +97,7 @@ STAGES: dict[str, list[Job]] = {
             partial(corruption, suspect=suspect),
             cap_seconds=120,
             least_seconds=20,
-            is_rehearsed=suspect not in _NEEDS_CUDA,
+            is_rehearsed=suspect not in _NOT_REHEARSED,
         )
         for suspect in SUSPECTS
     ],
