@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "tools.sources": {"loaders", "tools.listings"},
     "tools.convert": {"loaders", "tools.listings", "tools.sources"},
     "tools": {"loaders", "tools.listings", "tools.shards", "tools.sources", "tools.convert"},
-    "benchmarks": {"loaders", "fastvit_train", "tools", "tools.sources"},
+    "benchmarks": {"loaders", "fastvit_train", "tools", "tools.convert", "tools.sources"},
 }
 # The same for the folders of the C++ engine, loaders/native.
 MAY_INCLUDE = {

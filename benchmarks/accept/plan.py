@@ -4,6 +4,7 @@ from functools import partial
 
 from benchmarks.accept.accuracy import GOALS, reach
 from benchmarks.accept.ceilings import ceilings
+from benchmarks.accept.corruption import SUSPECTS, corruption
 from benchmarks.accept.decoding import DECODERS, decoding
 from benchmarks.accept.gpu_tests import gpu_tests
 from benchmarks.accept.jpegs import load, train_from_jpegs
@@ -18,6 +19,8 @@ TOGETHER = ("tests", "prepare")
 """The stages whose jobs run at the same time: what is measured while others run says nothing about the device."""
 
 _PREPARE_SECONDS = 240.0
+_NOT_REHEARSED = ("nvjpeg", "dali, by the share of the engines")
+"""Decoders that need a card, or do on a CPU what another one does."""
 # Each as its preset has it before any in other variants.
 _MODELS = sorted(
     ((name, variant) for name, subject in SUBJECTS.items() for variant in subject.variants),
@@ -77,5 +80,25 @@ STAGES: dict[str, list[Job]] = {
         )
     ],
     "augmentation": [Job("augmentation", "policies", augmentation, cap_seconds=180)],
-    "decoding": [Job("decoding", decoder, partial(decoding, decoder=decoder), cap_seconds=90) for decoder in DECODERS],
+    "decoding": [
+        Job(
+            "decoding",
+            decoder,
+            partial(decoding, decoder=decoder),
+            cap_seconds=90,
+            is_rehearsed=decoder not in _NOT_REHEARSED,
+        )
+        for decoder in DECODERS
+    ],
+    "corruption": [
+        Job(
+            "corruption",
+            suspect,
+            partial(corruption, suspect=suspect),
+            cap_seconds=120,
+            least_seconds=20,
+            is_rehearsed=suspect not in _NOT_REHEARSED,
+        )
+        for suspect in SUSPECTS
+    ],
 }

@@ -2,21 +2,12 @@
 
 import html
 import json
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
+from benchmarks.accept.tables import Table, tables
 from benchmarks.rows import Row
 
 __all__ = ["read_rows", "write_report"]
-
-Columns = Mapping[str, Callable[[Row], str]]
-
-
-class _Table(NamedTuple):
-    title: str
-    headings: list[str]
-    lines: list[list[str]]
 
 
 def read_rows(path: Path, *, skip_bytes: int = 0) -> list[Row]:
@@ -38,9 +29,9 @@ def write_report(folder: Path, rows: list[Row], *, minutes: float, seconds: floa
     """
     title = "fastvit: acceptance of a machine"
     lines = _summary(rows, minutes=minutes, seconds=seconds, is_done=is_done)
-    tables = [table for table in _tables(rows) if table.lines]
-    (folder / "report.md").write_text(_markdown(title, lines, tables))
-    (folder / "report.html").write_text(_html(title, lines, tables))
+    found = [table for table in tables(rows) if table.lines]
+    (folder / "report.md").write_text(_markdown(title, lines, found))
+    (folder / "report.html").write_text(_html(title, lines, found))
 
 
 def _summary(rows: list[Row], *, minutes: float, seconds: float, is_done: bool) -> list[str]:
@@ -71,208 +62,18 @@ def _where(row: Row) -> list[str]:
     return lines
 
 
-def _number(name: str, digits: int = 0, *, scale: float = 1.0, unit: str = "") -> Callable[[Row], str]:
-    """A column: a figure of the row, empty where it has none."""
-
-    def cell(row: Row) -> str:
-        value = row.get(name)
-        return "" if value is None else f"{value * scale:,.{digits}f}{unit}"
-
-    return cell
-
-
-def _text(name: str) -> Callable[[Row], str]:
-    return lambda row: str(row.get(name, ""))
-
-
-def _spread(row: Row) -> str:
-    return f"{min(row['rounds']):,.0f}-{max(row['rounds']):,.0f}"
-
-
-def _goal(row: Row) -> str:
-    goal = row.get("goal_images_per_second")
-    return "" if goal is None else f"{goal:,} ({row['images_per_second'] / goal:.0%})"
-
-
-def _accuracy(row: Row) -> str:
-    averaged = "" if row["top1_averaged"] is None else f" ({row['top1_averaged']:.2%} averaged)"
-    return f"{row['top1']:.2%}{averaged}"
-
-
-def _accuracy_goal(row: Row) -> str:
-    parts = ["" if row["goal_top1"] is None else f"{row['goal_top1']:.0%}"]
-    parts += ["" if row["goal_train_seconds"] is None else f"{row['goal_train_seconds']:g} s"]
-    return " in ".join(filter(None, parts))
-
-
-def _share_of_ceiling(row: Row) -> str:
-    """Of the rate that a large matmul reaches."""
-    ceiling = row["matmul_teraflops"]
-    return "" if ceiling is None else f"{row['images_per_second'] * row['flops_per_image'] / (1e12 * ceiling):.1%}"
-
-
-def _utilization(row: Row) -> str:
-    peak = row["peak_flops_per_second"]
-    return "" if peak is None else f"{row['images_per_second'] * row['flops_per_image'] / peak:.1%}"
-
-
-def _waits(row: Row) -> str:
-    waits = row["synchronisations_in_4_steps"]
-    return "; ".join(f"{number} x {where}" for where, number in waits.items()) or "none"
-
-
-class _Layout(NamedTuple):
-    """A table of the rows of a stage that have a certain figure."""
-
-    title: str
-    stage: str
-    figure: str
-    columns: Columns
-
-
-_LAYOUTS = (
-    _Layout(
-        "Tests on the device",
-        "tests",
-        "skipped",
-        {"passed": _number("passed"), "failed": _number("failed"), "skipped": _number("skipped")},
-    ),
-    _Layout(
-        "Ceilings of the device",
-        "ceilings",
-        "value",
-        {"what": _text("what"), "value": _number("value", 3), "unit": _text("unit")},
-    ),
-    _Layout(
-        "Training on noise in memory",
-        "train",
-        "images_per_second",
-        {
-            "model": _text("model"),
-            "variant": _text("variant"),
-            "images/s": _number("images_per_second"),
-            "rounds": _spread,
-            "goal": _goal,
-            "share of the matmul ceiling": _share_of_ceiling,
-            "of the maker's peak": _utilization,
-            "ms per step": _number("step_milliseconds", 2),
-            "GiB": _number("peak_device_memory_bytes", 1, scale=2**-30),
-            "first step s": _number("first_step_seconds", 1),
-        },
-    ),
-    _Layout(
-        "Where a step's time goes",
-        "train",
-        "longest_kernels",
-        {
-            "model": _text("model"),
-            "variant": _text("variant"),
-            "device ms": _number("device_milliseconds", 2),
-            "device idle": _number("device_idle_fraction", 1, scale=100, unit=" %"),
-            "host ms": _number("host_milliseconds", 2),
-            "kernels": _number("kernels_per_step"),
-            "waits of the host in 4 steps": _waits,
-            "kernels that take most, ms": lambda row: "; ".join(
-                f"{ms:.2f} {name}" for name, ms, _ in row["longest_kernels"][:5]
-            ),
-        },
-    ),
-    _Layout(
-        "From JPEGs, native",
-        "jpegs",
-        "threads",
-        {
-            "what": _text("what"),
-            "threads": _text("threads"),
-            "images/s": _number("images_per_second"),
-            "goal": _goal,
-            "device without data": _number("data_wait_fraction", 2, scale=100, unit=" %"),
-        },
-    ),
-    _Layout(
-        "Killed and resumed, with deterministic algorithms",
-        "resume",
-        "steps",
-        {
-            "preset": _text("preset"),
-            "steps": _number("steps"),
-            "resumed at": _number("resumed_at_step"),
-            "result": lambda row: ", ".join(row["different"]) or "the same bits",
-            "without a deterministic kernel": lambda row: "; ".join(row["without_deterministic_kernels"]),
-        },
-    ),
-    _Layout(
-        "Augmentation of a batch",
-        "augmentation",
-        "policy",
-        {
-            "policy": _text("policy"),
-            "images": _number("batch_size"),
-            "px": _number("resolution"),
-            "ms": _number("milliseconds_per_batch", 2),
-            "device ms": _number("device_milliseconds_per_batch", 2),
-            "kernels": _number("kernels_per_batch"),
-        },
-    ),
-    _Layout(
-        "Decoding JPEGs",
-        "decoding",
-        "decoder",
-        {"decoder": _text("decoder"), "threads": _text("threads"), "images/s": _number("images_per_second")},
-    ),
-    _Layout(
-        "CIFAR-10",
-        "accuracy",
-        "top1",
-        {
-            "preset": _text("preset"),
-            "epochs": _text("epochs"),
-            "top-1": _accuracy,
-            "training s": _number("train_seconds", 1),
-            "goal": _accuracy_goal,
-            "of it first steps s": _number("startup_seconds", 1),
-            "evaluation s": _number("eval_seconds", 1),
-            "images/s": _number("images_per_second"),
-        },
-    ),
-    _Layout(
-        "First steps, all at the same time",
-        "prepare",
-        "first_step_seconds",
-        {"what": _text("model"), "s": _number("first_step_seconds", 1)},
-    ),
-)
-
-
-def _tables(rows: list[Row]) -> list[_Table]:
-    matmul = next((row["value"] for row in rows if row.get("what") == "matmul"), None)
-    known = [{**row, "matmul_teraflops": matmul} for row in rows]
-    return [
-        _Table(
-            layout.title,
-            list(layout.columns),
-            [
-                [cell(row) for cell in layout.columns.values()]
-                for row in known
-                if row["stage"] == layout.stage and layout.figure in row
-            ],
-        )
-        for layout in _LAYOUTS
-    ]
-
-
-def _markdown(title: str, lines: list[str], tables: list[_Table]) -> str:
+def _markdown(title: str, lines: list[str], found: list[Table]) -> str:
     def line(cells: list[str]) -> str:
         return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |\n"
 
     parts = [f"# {title}\n\n", "".join(f"- {' '.join(each.split())}\n" for each in lines)]
-    for table in tables:
+    for table in found:
         parts += [f"\n## {table.title}\n\n", line(table.headings), line(["---"] * len(table.headings))]
         parts += [line(cells) for cells in table.lines]
     return "".join(parts)
 
 
-def _html(title: str, lines: list[str], tables: list[_Table]) -> str:
+def _html(title: str, lines: list[str], found: list[Table]) -> str:
     def cells(kind: str, texts: list[str]) -> str:
         return "<tr>" + "".join(f"<{kind}>{html.escape(text)}</{kind}>" for text in texts) + "</tr>\n"
 
@@ -280,7 +81,7 @@ def _html(title: str, lines: list[str], tables: list[_Table]) -> str:
     body = "".join(
         f"<h2>{html.escape(table.title)}</h2>\n<table>\n{cells('th', table.headings)}"
         f"{''.join(cells('td', line) for line in table.lines)}</table>\n"
-        for table in tables
+        for table in found
     )
     style = (
         "body{font:14px sans-serif;margin:2em;max-width:90em}table{border-collapse:collapse}"
