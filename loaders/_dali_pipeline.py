@@ -30,8 +30,9 @@ _HARDWARE_SHARE = 1.0
 # What is preallocated for each image on a GPU, at most: 6 bytes a pixel, for each image of a batch. Larger ones only
 # take an allocation when they come.
 _MAX_SIDE_HINT = 640
-_Given = tuple[list[NDArray[np.uint8]], NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
-"""The images as files, top and left of the boxes, their height and width, and whether to mirror them."""
+_Given = tuple[list[NDArray[np.uint8]], NDArray[np.int32], NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]
+"""The images as files; top and left of the boxes, their height and width; where in them what is resized begins and
+ends, from right to left to mirror it."""
 
 _FILTERS = {"bilinear": types.INTERP_LINEAR, "bicubic": types.INTERP_CUBIC}
 
@@ -142,7 +143,7 @@ class Decoder:
             if batch.images:
                 files = [image if image.ndim == 1 else _ppm(image) for image in batch.images]
                 start, shape = np.ascontiguousarray(batch.boxes[:, :2]), np.ascontiguousarray(batch.boxes[:, 2:])
-                return files, start, shape, batch.flips.astype(np.int32)
+                return files, start, shape, *_ends(batch)
         raise StopIteration
 
     def _next_encoded(self) -> EncodedBatch | None:
@@ -160,6 +161,14 @@ class Decoder:
         self._again.appendleft(first)
         ends = (first.boxes[:, :2] + first.boxes[:, 2:]).max(0, initial=1).clip(max=_MAX_SIDE_HINT)
         return int(ends[0]), int(ends[1])
+
+
+def _ends(batch: EncodedBatch) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Where the windows begin and end, each float32 [b, 2]; those that are mirrored begin at the right."""
+    begin = batch.windows[:, :2].astype(np.float32)
+    end = (batch.windows[:, :2] + batch.windows[:, 2:]).astype(np.float32)
+    begin[batch.flips, 1], end[batch.flips, 1] = end[batch.flips, 1], begin[batch.flips, 1]
+    return begin, end
 
 
 def _ppm(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -186,12 +195,12 @@ def _graph(source: Callable[[], _Given], config: LoaderConfig, *, largest: tuple
         exec_dynamic=True,  # the other executor copies every batch
     )
     with pipeline:
-        files, start, shape, mirror = fn.external_source(
+        files, start, shape, begin, end = fn.external_source(
             source=source,  # type: ignore[arg-type, unused-ignore]  # DALI's types know no tuple
-            num_outputs=4,
+            num_outputs=5,
             no_copy=True,
-            dtype=[types.UINT8, types.INT32, types.INT32, types.INT32],
-            ndim=[1, 1, 1, 0],
+            dtype=[types.UINT8, types.INT32, types.INT32, types.FLOAT, types.FLOAT],
+            ndim=[1, 1, 1, 1, 1],
         )
         if _is_gpu(config) and config.decode != "cpu":
             images = _decoded_on_gpu(files, largest)
@@ -202,10 +211,9 @@ def _graph(source: Callable[[], _Given], config: LoaderConfig, *, largest: tuple
             )
             images = images.gpu() if _is_gpu(config) else images
         size = (config.resolution, config.resolution)
+        filter_ = _FILTERS[config.interpolation]
         pipeline.set_outputs(
-            fn.resize_crop_mirror(
-                images, size=size, crop=size, mirror=mirror, interp_type=_FILTERS[config.interpolation], antialias=True
-            )
+            fn.resize(images, size=size, roi_start=begin, roi_end=end, interp_type=filter_, antialias=True)
         )
     pipeline.build()
     return pipeline

@@ -31,7 +31,14 @@ _SLICE_BYTES = 2**29
 """How much memory the images of one slice may take at work; a batch of larger ones is done in several."""
 
 
-def box_resize(images: Sequence[Tensor], crops: Crops, *, resolution: int, interpolation: Interpolation) -> Tensor:
+def box_resize(
+    images: Sequence[Tensor],
+    crops: Crops,
+    *,
+    resolution: int,
+    interpolation: Interpolation,
+    windows: NDArray[np.float64] | None = None,
+) -> Tensor:
     """Cut a box out of each image, resize it, mirror it and shift it.
 
     Within 1 level of what torchvision makes of one image after the other.
@@ -41,6 +48,8 @@ def box_resize(images: Sequence[Tensor], crops: Crops, *, resolution: int, inter
         crops: The boxes, flips and shifts, one for each image.
         resolution: Side of the result, in pixels.
         interpolation: The filter, antialiased.
+        windows: float64 [b, 4], top, left, height, width in the pixels of the box: the part of it that becomes the
+            result, of which the filter also sees what lies around; all of the box when not given.
 
     Returns:
         uint8 [b, resolution, resolution, 3], on the images' device. Nothing waits for it there.
@@ -58,8 +67,16 @@ def box_resize(images: Sequence[Tensor], crops: Crops, *, resolution: int, inter
         (torch.Size([2, 32, 32, 3]), [9])
     """
     boxes, flips, shifts = crops
+    if windows is None:
+        windows = np.concatenate([np.zeros((len(boxes), 2)), boxes[:, 2:]], axis=1)
     parts = [
-        _resize_slice(images[part], Crops(boxes[part], flips[part], shifts[part]), resolution, _FILTERS[interpolation])
+        _resize_slice(
+            images[part],
+            Crops(boxes[part], flips[part], shifts[part]),
+            windows[part],
+            resolution,
+            _FILTERS[interpolation],
+        )
         for part in _slices(boxes, resolution)
     ]
     return torch.cat(parts) if len(parts) > 1 else parts[0]
@@ -92,25 +109,33 @@ def _slices(boxes: NDArray[np.int32], resolution: int) -> Iterator[slice]:
     yield slice(start, len(boxes))
 
 
-def _resize_slice(images: Sequence[Tensor], crops: Crops, resolution: int, weigh: Callable[[Tensor], Tensor]) -> Tensor:
+def _resize_slice(
+    images: Sequence[Tensor],
+    crops: Crops,
+    windows: NDArray[np.float64],
+    resolution: int,
+    weigh: Callable[[Tensor], Tensor],
+) -> Tensor:
     device = images[0].device
     dtype = _DTYPES[device.type]
     heights, widths = crops.boxes[:, 2], crops.boxes[:, 3]
     height, width = (-(-int(sides.max()) // _ALIGNMENT) * _ALIGNMENT for sides in (heights, widths))
     of_box = upload(np.stack([heights, widths, crops.flips, *crops.shifts.T]).astype(np.int64), device)
     box_heights, box_widths, flips, down, right = of_box[:, :, None]
+    tops, lefts, window_heights, window_widths = upload(windows.T.astype(np.float32), device)[:, :, None]
 
     side = torch.arange(resolution, device=device)
     columns = _reflected(side - right, resolution)
     columns = torch.where(flips > 0, resolution - 1 - columns, columns)
-    across = _weights(columns, box_widths, width, resolution, weigh).to(dtype)
-    along = _weights(_reflected(side - down, resolution), box_heights, height, resolution, weigh).to(dtype)
+    rows = _reflected(side - down, resolution)
+    across = _weights(lefts, window_widths / resolution, columns, box_widths, width, weigh).to(dtype)
+    along = _weights(tops, window_heights / resolution, rows, box_heights, height, weigh).to(dtype)
 
     pixels = _padded(images, crops.boxes, height, width).to(dtype).sub_(_MIDDLE)
     narrow = _limited(torch.bmm(pixels.view(len(images), height * 3, width), across.mT))
     small = _limited(torch.bmm(along, narrow.view(len(images), height, 3 * resolution)).round_())
-    rows = small.add_(_MIDDLE).to(torch.uint8).view(len(images), resolution, 3, resolution)
-    return rows.permute(0, 1, 3, 2).contiguous()
+    planes = small.add_(_MIDDLE).to(torch.uint8).view(len(images), resolution, 3, resolution)
+    return planes.permute(0, 1, 3, 2).contiguous()
 
 
 def _padded(images: Sequence[Tensor], boxes: NDArray[np.int32], height: int, width: int) -> Tensor:
@@ -133,21 +158,26 @@ def _padded(images: Sequence[Tensor], boxes: NDArray[np.int32], height: int, wid
 
 
 def _weights(
-    outputs: Tensor, lengths: Tensor, padded: int, resolution: int, weigh: Callable[[Tensor], Tensor]
+    starts: Tensor,
+    scales: Tensor,
+    outputs: Tensor,
+    lengths: Tensor,
+    padded: int,
+    weigh: Callable[[Tensor], Tensor],
 ) -> Tensor:
     """How much each pixel of a line counts for each output, float32 [b, resolution, padded].
 
     Args:
+        starts: float32 [b, 1], where on the lines the first output begins.
+        scales: float32 [b, 1], how many pixels of a line one output is.
         outputs: int64 [b, resolution], which output of the resize comes where.
-        lengths: int64 [b, 1], of the lines before the resize, in pixels.
+        lengths: int64 [b, 1], of the lines, in pixels.
         padded: How many pixels a line is padded to.
-        resolution: The lines' length afterwards.
         weigh: The filter.
     """
-    scale = lengths / resolution
-    centers = (outputs + 0.5) * scale
+    centers = starts + (outputs + 0.5) * scales
     pixels = torch.arange(padded, device=outputs.device)
-    weights = weigh(((pixels + 0.5) - centers[:, :, None]) / scale.clamp(min=1)[:, :, None])
+    weights = weigh(((pixels + 0.5) - centers[:, :, None]) / scales.clamp(min=1)[:, :, None])
     weights *= pixels < lengths[:, :, None]
     return weights / weights.sum(-1, keepdim=True)
 

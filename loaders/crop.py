@@ -74,7 +74,7 @@ def crop_boxes(
         int32 [n, 4]: top, left, height, width in pixels, all inside the image.
 
     Raises:
-        ValueError: A height or width is not positive, with `random_resized` and `center`.
+        FastvitError: A height or width is not positive, with `random_resized`.
 
     Examples:
         >>> import numpy as np
@@ -95,8 +95,10 @@ def crop_boxes(
     if crop == "random_resized":
         return _native.random_resized_crops(indices, heights, widths, seed, epoch, area, ratio)
     if crop == "center":
-        return _native.center_crops(heights, widths, center_fraction)
-    columns = [np.zeros_like(heights), np.zeros_like(widths), heights, widths]
+        side = np.maximum(1, np.rint(np.minimum(heights, widths) * center_fraction))
+        columns = [(heights - side) // 2, (widths - side) // 2, side, side]
+    else:
+        columns = [np.zeros_like(heights), np.zeros_like(widths), heights, widths]
     boxes: NDArray[np.int32] = np.stack(columns, axis=1).astype(np.int32)
     return boxes
 

@@ -36,6 +36,7 @@ class _Part(NamedTuple):
     samples: NDArray[np.int64]
     images: list[NDArray[np.uint8] | BadSample]
     boxes: NDArray[np.int32]
+    windows: NDArray[np.float64]
     flips: NDArray[np.bool_]
     shifts: NDArray[np.int32]
     cut_rows: Callable[[], list[int]]
@@ -55,7 +56,7 @@ class EncodedBatch(NamedTuple):
         >>> with closing(EncodedBatches(open_records(Path("photos")), num_workers=2, splices=False)) as batches:
         ...     batch = next(batches.epoch(config.plan(10).batches(0), config, 0))
         >>> batch.samples.tolist(), batch.images[0][:2].tobytes(), batch.boxes[0].tolist()
-        ([0, 1, 2, 3], b'\xff\xd8', [7, 27, 105, 105])
+        ([0, 1, 2, 3], b'\xff\xd8', [6, 26, 107, 107])
     """
 
     samples: NDArray[np.int64]
@@ -63,7 +64,10 @@ class EncodedBatch(NamedTuple):
     images: list[NDArray[np.uint8]]
     """For each row the bytes of a JPEG [n], read-only, or the pixels [h, w, 3] that its box holds."""
     boxes: NDArray[np.int32]
-    """int32 [b, 4]: top, left, height, width, in the pixels of `images`."""
+    """int32 [b, 4]: top, left, height, width, in the pixels of `images`: all that the resize's filter sees."""
+    windows: NDArray[np.float64]
+    """float64 [b, 4]: top, left, height, width, in the pixels of the box: what becomes the image handed over. That is
+    all of the box, but with `center`, which is cut out of a resized image: it ends between pixels."""
     flips: NDArray[np.bool_]
     """bool [b]: whether to mirror what the box holds left to right."""
     shifts: NDArray[np.int32]
@@ -235,6 +239,7 @@ class EncodedBatches:
             samples,
             [_cut_out(image, box) for image, box in zip(crops.images, crops.boxes, strict=True)],
             crops.boxes,
+            crops.windows,
             crops.flips,
             crops.shifts,
             lambda: [row for row in crops.cut_rows() if row not in ours],
@@ -251,25 +256,26 @@ class EncodedBatches:
     def _decoded(self, samples: NDArray[np.int64], work: _Work) -> _Part:
         """Pixels of our decoder; runs in a thread."""
         size = len(samples)
-        boxes, shifts = np.zeros((size, 4), np.int32), np.zeros((size, 2), np.int32)
-        part = _Part(samples, [_NOTHING] * size, boxes, np.zeros(size, np.bool_), shifts, list)
+        boxes, windows = np.zeros((size, 4), np.int32), np.zeros((size, 4))
+        flips, shifts = np.zeros(size, np.bool_), np.zeros((size, 2), np.int32)
+        part = _Part(samples, [_NOTHING] * size, boxes, windows, flips, shifts, list)
         for row in range(size):
             self._decode(part, row, work)
         return part
 
     def _decode(self, part: _Part, row: int, work: _Work) -> None:
-        sample = part.samples[row : row + 1]
-        self._threads_of(work).at(partial(self._name, sample[0]))
+        sample = part.samples[row]
+        self._threads_of(work).at(partial(self._name, sample))
         try:
             image = self._records.decode(
-                int(sample[0]) % self._size, exif_orientation=work.config.exif_orientation
+                int(sample) % self._size, exif_orientation=work.config.exif_orientation
             ).permute(1, 2, 0)
         except (OSError, ImageError) as error:
-            part.images[row] = self._bad(sample[0], error)
+            part.images[row] = self._bad(sample, error)
             return
-        height, width = np.array([image.shape[0]]), np.array([image.shape[1]])
-        boxes, flips, shifts = work.config.crops(sample, heights=height, widths=width, epoch=work.epoch)
-        part.boxes[row], part.flips[row], part.shifts[row] = boxes[0], flips[0], shifts[0]
+        height, width, _ = image.shape
+        crop = _native.crop_of_image(int(sample), height, width, work.rule)
+        part.boxes[row], part.windows[row], part.flips[row], part.shifts[row] = (of[0] for of in crop)
         part.images[row] = _cut_out(image.numpy(), part.boxes[row])
 
     def _name(self, sample: np.int64) -> str:
@@ -301,6 +307,7 @@ def _joined(parts: Sequence[_Part]) -> EncodedBatch:
         samples=np.concatenate([part.samples for part in parts])[good],
         images=[image for image in images if not isinstance(image, BadSample)],
         boxes=np.concatenate([part.boxes for part in parts])[good],
+        windows=np.concatenate([part.windows for part in parts])[good],
         flips=np.concatenate([part.flips for part in parts])[good],
         shifts=np.concatenate([part.shifts for part in parts])[good],
         bad=[image for image in images if isinstance(image, BadSample)],

@@ -200,7 +200,10 @@ class _Decoder:
                     np.concatenate([part.flips for part in parts]),
                     np.concatenate([part.shifts for part in parts]),
                 )
-                images.append(box_resize(decoded, crops, resolution=side, interpolation=config.interpolation))
+                windows = np.concatenate([part.windows for part in parts])
+                images.append(
+                    box_resize(decoded, crops, resolution=side, interpolation=config.interpolation, windows=windows)
+                )
         if num_jpegs:
             self._width.took(self._seconds / num_jpegs)
         return np.concatenate(samples), torch.cat(images), bad
@@ -276,6 +279,7 @@ def _rows_of(batch: EncodedBatch, rows: slice) -> EncodedBatch:
         samples=batch.samples[rows],
         images=batch.images[rows],
         boxes=batch.boxes[rows],
+        windows=batch.windows[rows],
         flips=batch.flips[rows],
         shifts=batch.shifts[rows],
         bad=[],

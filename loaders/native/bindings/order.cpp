@@ -35,44 +35,28 @@ nb::ndarray<nb::numpy, std::int64_t> permute(const Int64Vector& positions, std::
     return permuted;
 }
 
-void check_sides(const Int64Vector& heights, const Int64Vector& widths) {
-    if (heights.shape(0) != widths.shape(0)) throw std::invalid_argument("heights and widths must have the same length");
-    for (const Int64Vector& sides : {heights, widths})
-        for (std::size_t i = 0; i < sides.shape(0); ++i)
-            if (sides.data()[i] < 1 || sides.data()[i] > INT32_MAX)
-                throw std::invalid_argument("heights and widths must lie in [1, 2^31)");
-}
-
-// The box of each image, int32 [n, 4].
-template <typename Box>
-nb::ndarray<nb::numpy, std::int32_t> boxes_of(const Int64Vector& heights, const Int64Vector& widths, const Box& box_of) {
-    check_sides(heights, widths);
-    auto boxes = new_array<std::int32_t>(heights.shape(0), 4);
-    for (std::size_t i = 0; i < heights.shape(0); ++i) {
-        const CropBox box =
-            box_of(i, static_cast<std::int32_t>(heights.data()[i]), static_cast<std::int32_t>(widths.data()[i]));
-        std::int32_t* row = boxes.data() + 4 * i;
-        row[0] = box.top, row[1] = box.left, row[2] = box.height, row[3] = box.width;
-    }
-    return boxes;
+void check_same_length(const Int64Vector& indices, const Int64Vector& heights, const Int64Vector& widths) {
+    if (heights.shape(0) != indices.shape(0) || widths.shape(0) != indices.shape(0))
+        throw std::invalid_argument("indices, heights and widths must have the same length");
 }
 
 nb::ndarray<nb::numpy, std::int32_t> random_resized_crops(const Int64Vector& indices, const Int64Vector& heights,
                                                           const Int64Vector& widths, std::uint64_t seed,
                                                           std::uint32_t epoch, std::tuple<double, double> area,
                                                           std::tuple<double, double> ratio) {
-    if (indices.shape(0) != heights.shape(0))
-        throw std::invalid_argument("indices and heights must have the same length");
+    check_same_length(indices, heights, widths);
     const CropRange range{std::get<0>(area), std::get<1>(area), std::get<0>(ratio), std::get<1>(ratio)};
-    return boxes_of(heights, widths, [&](std::size_t i, std::int32_t height, std::int32_t width) {
-        return random_resized_crop(seed, epoch, static_cast<std::uint64_t>(indices.data()[i]), height, width, range);
-    });
-}
-
-nb::ndarray<nb::numpy, std::int32_t> center_crops(const Int64Vector& heights, const Int64Vector& widths, double fraction) {
-    return boxes_of(heights, widths, [&](std::size_t, std::int32_t height, std::int32_t width) {
-        return center_crop(height, width, fraction);
-    });
+    auto boxes = new_array<std::int32_t>(indices.shape(0), 4);
+    for (std::size_t i = 0; i < indices.shape(0); ++i) {
+        const std::int64_t height = heights.data()[i], width = widths.data()[i];
+        if (height < 1 || width < 1 || height > INT32_MAX || width > INT32_MAX)
+            throw std::invalid_argument("heights and widths must lie in [1, 2^31)");
+        const CropBox box = random_resized_crop(seed, epoch, static_cast<std::uint64_t>(indices.data()[i]),
+                                                static_cast<std::int32_t>(height), static_cast<std::int32_t>(width), range);
+        std::int32_t* row = boxes.data() + 4 * i;
+        row[0] = box.top, row[1] = box.left, row[2] = box.height, row[3] = box.width;
+    }
+    return boxes;
 }
 
 nb::ndarray<nb::numpy, bool> random_flips(const Int64Vector& indices, std::uint64_t seed, std::uint32_t epoch) {
@@ -100,7 +84,6 @@ void bind_order(nb::module_& module) {
                nb::arg("item") = 0);
     module.def("random_resized_crops", &random_resized_crops, nb::arg("indices"), nb::arg("heights"), nb::arg("widths"),
                nb::arg("seed"), nb::arg("epoch"), nb::arg("area"), nb::arg("ratio"));
-    module.def("center_crops", &center_crops, nb::arg("heights"), nb::arg("widths"), nb::arg("fraction"));
     module.def("random_flips", &random_flips, nb::arg("indices"), nb::arg("seed"), nb::arg("epoch"));
     module.def("random_shifts", &random_shifts, nb::arg("indices"), nb::arg("seed"), nb::arg("epoch"), nb::arg("max_shift"));
 }

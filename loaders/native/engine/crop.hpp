@@ -1,4 +1,4 @@
-// Centred crops, random resized crops as torchvision draws them (RandomResizedCrop.get_params), flips and shifts, all from a counter
+// Random resized crops as torchvision draws them (RandomResizedCrop.get_params), flips and shifts, all from a counter
 // instead of a state.
 #pragma once
 
@@ -53,13 +53,6 @@ inline CropBox random_resized_crop(std::uint64_t seed, std::uint32_t epoch, std:
         return centered(height, width, height, std::clamp(crop_width, 1, width));
     }
     return centered(height, width, height, width);
-}
-
-// The centred square of `fraction` of the short side.
-inline CropBox center_crop(std::int32_t height, std::int32_t width, double fraction) {
-    const double side = std::nearbyint(std::min(height, width) * fraction);
-    const auto pixels = std::max<std::int32_t>(1, static_cast<std::int32_t>(side));
-    return centered(height, width, pixels, pixels);
 }
 
 inline bool random_flip(std::uint64_t seed, std::uint32_t epoch, std::uint64_t index) {

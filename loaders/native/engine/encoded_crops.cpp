@@ -1,6 +1,8 @@
 #include "engine/encoded_crops.hpp"
 
+#include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <exception>
 #include <optional>
 #include <utility>
@@ -24,20 +26,22 @@ void check_is_usual(std::span<const std::uint8_t> jpeg, const scan::Header& head
     if (turns_upright && exif_orientation(jpeg) != kUpright) throw ForeignImageError("the JPEG is not stored upright");
 }
 
-void place(EncodedCrop& row, const CropRule& rule, std::size_t sample, std::int32_t height, std::int32_t width) {
-    row.box = box_of(rule, sample, height, width);
-    if (rule.kind == CropKind::random_resized || rule.kind == CropKind::shift)
-        row.flip = random_flip(rule.seed, rule.epoch, sample);
-    if (rule.kind == CropKind::shift) row.shift = random_shift(rule.seed, rule.epoch, sample, rule.max_shift);
+// The pixels that the filter of a resize to `axis` sees: `begin` and how many.
+std::pair<std::int32_t, std::int32_t> seen_by_filter(const Axis& axis, Interpolation interpolation) {
+    const double reach = (interpolation == Interpolation::bicubic ? 2 : 1) * std::max(axis.scale, 1.0) - axis.scale / 2;
+    const double end = axis.start + axis.scale * axis.size;
+    const auto first = std::max(axis.begin, static_cast<std::int32_t>(std::floor(axis.start - reach)));
+    return {first, std::min(axis.end, static_cast<std::int32_t>(std::ceil(end + reach))) - first};
 }
 
 void splice_row(EncodedCrop& row, const scan::Header& header) {
-    std::optional<SplicedJpeg> spliced = splice(header, {row.box.left, row.box.top, row.box.width, row.box.height});
+    CropBox& box = row.source.box;
+    std::optional<SplicedJpeg> spliced = splice(header, {box.left, box.top, box.width, box.height});
     if (!spliced) return;
     row.memory = std::move(spliced->bytes);
     row.image = row.memory;
-    row.box.left -= spliced->left;
-    row.box.top -= spliced->top;
+    box.left -= spliced->left;
+    box.top -= spliced->top;
 }
 
 // Throws ImageError, or ForeignImageError for JPEGs as well of which other decoders may make something else.
@@ -47,14 +51,15 @@ void fill(EncodedCrop& row, const Records& records, std::size_t sample, const Cr
     row.image = {record.data, record.size};
     if (record.raw) {
         row.height = record.height, row.width = record.width;
-        return place(row, rule, sample, record.height, record.width);
+        row.source = source_of(rule, sample, record.height, record.width);
+        return;
     }
     check_is_jpeg(row.image);
     try {
         const scan::Header header = scan::read_header(row.image);
         record.check_size(header.height, header.width);
         check_is_usual(row.image, header, rule.turns_upright);
-        place(row, rule, sample, header.height, header.width);
+        row.source = source_of(rule, sample, header.height, header.width);
         if (splices) splice_row(row, header);
     } catch (const scan::NotForUs&) {
         throw ForeignImageError("the JPEG is damaged, or of a kind that is seldom seen");
@@ -62,6 +67,22 @@ void fill(EncodedCrop& row, const Records& records, std::size_t sample, const Cr
 }
 
 }  // namespace
+
+Source source_of(const CropRule& rule, std::size_t sample, std::int32_t height, std::int32_t width) {
+    const Placement placement = place(rule, sample, height, width);
+    const Axis &rows = placement.rows, &columns = placement.columns;
+    const auto [top, box_height] = seen_by_filter(rows, rule.interpolation);
+    const auto [left, box_width] = seen_by_filter(columns, rule.interpolation);
+    Source source{{top, left, box_height, box_width},
+                  {rows.start - top, columns.start - left, rows.scale * rows.size, columns.scale * columns.size},
+                  placement.flip,
+                  {}};
+    if (rule.kind == CropKind::shift) {
+        source.flip = random_flip(rule.seed, rule.epoch, sample);
+        source.shift = random_shift(rule.seed, rule.epoch, sample, rule.max_shift);
+    }
+    return source;
+}
 
 EncodedCrops encoded_crops(const Records& records, std::span<const std::int64_t> samples, const CropRule& rule, bool splices,
                            std::int64_t* at) {

@@ -12,14 +12,25 @@
 
 namespace fastvit {
 
+// The part of a box that becomes a sample; its sides may lie between pixels.
+struct Window {
+    double top, left, height, width;
+};
+
+// Where a sample comes from, before it is shifted.
+struct Source {
+    CropBox box;    // all that the resize's filter sees
+    Window window;  // of the box, what the outputs divide evenly
+    bool flip;
+    Shift shift;
+};
+
 struct EncodedCrop {
     // A JPEG file's bytes, or RGB pixels [height, width, 3] where the height is not 0: where they lie in a mapped file,
     // or in `memory`. Empty where the row has failed.
     std::span<const std::uint8_t> image;
     std::int32_t height = 0, width = 0;
-    CropBox box{};
-    bool flip = false;
-    Shift shift{};
+    Source source{};
     std::vector<std::uint8_t> memory;
     const MappedFile* file = nullptr;
 };
@@ -28,6 +39,9 @@ struct EncodedCrops {
     std::vector<EncodedCrop> rows;
     std::vector<Failure> failures;  // sorted by row
 };
+
+// Sample `sample` of an image of this size.
+Source source_of(const CropRule& rule, std::size_t sample, std::int32_t height, std::int32_t width);
 
 // The images of sample samples[i], which is record samples[i] % (number of records), by `rule`. With `splices`, of JPEGs
 // with restart intervals what the crop needs (see jpeg/splice.hpp). Foreign are images that are no JPEGs, and JPEGs of which

@@ -27,14 +27,6 @@ struct CropRule {
     bool turns_upright = false;  // crop images as their EXIF orientation says that they are to be seen
 };
 
-// The part of an image that sample `sample` is made of. Of `center` it is what `place_center` takes, to the nearest pixel.
-inline CropBox box_of(const CropRule& rule, std::size_t sample, std::int32_t height, std::int32_t width) {
-    if (rule.kind == CropKind::random_resized)
-        return random_resized_crop(rule.seed, rule.epoch, sample, height, width, rule.range);
-    if (rule.kind == CropKind::center) return center_crop(height, width, rule.center_fraction);
-    return {0, 0, height, width};
-}
-
 struct Placement {
     Axis rows, columns;
     bool flip;
@@ -59,6 +51,19 @@ inline Placement place_center(std::int32_t height, std::int32_t width, std::int3
         return Axis{offset * scale, scale, 0, side, resolution};
     };
     return {axis(height), axis(width), false};
+}
+
+// Of which part of an image sample `sample` is made, before it is shifted.
+inline Placement place(const CropRule& rule, std::size_t sample, std::int32_t height, std::int32_t width) {
+    switch (rule.kind) {
+        case CropKind::random_resized:
+            return place_box(random_resized_crop(rule.seed, rule.epoch, sample, height, width, rule.range),
+                             rule.resolution, random_flip(rule.seed, rule.epoch, sample));
+        case CropKind::center:
+            return place_center(height, width, rule.resolution, rule.center_fraction);
+        default:
+            return place_box({0, 0, height, width}, rule.resolution, false);
+    }
 }
 
 // Where `axis` lies in an image of `side` pixels when it is mirrored.

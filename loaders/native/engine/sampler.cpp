@@ -10,12 +10,6 @@ namespace fastvit {
 
 namespace {
 
-Placement place(const CropRule& rule, std::size_t sample, std::int32_t height, std::int32_t width) {
-    if (rule.kind == CropKind::center) return place_center(height, width, rule.resolution, rule.center_fraction);
-    const bool flip = rule.kind == CropKind::random_resized && random_flip(rule.seed, rule.epoch, sample);
-    return place_box(box_of(rule, sample, height, width), rule.resolution, flip);
-}
-
 // By how much the crop is larger than what comes out, as far as libjpeg can shrink while it decodes.
 int largest_shrink(const Placement& placement) {
     int shrink = 1;
