@@ -32,8 +32,9 @@ __all__ = ["DaliLoader"]
 class DaliLoader(PlannedEpochs):
     """An `ImageLoader` over a `.beton` file, an ImageFolder or tar shards, whose batches are on `config.device`.
 
-    Pixels differ from those of `native` by some grey levels at sharp edges: DALI has the filters of its resize in
-    tables, and rounds once. On a GPU the inverse DCT is another one, too.
+    Pixels are within 1 grey level of those of `native`, but at the border of a crop, where the filter reaches beyond
+    it: DALI repeats the last pixels there. Bicubic differs more: DALI clips once, `native` after each of two passes. On
+    a GPU, the decoder's inverse DCT is another one, too.
 
     Raises:
         FastvitError: The dataset is missing or damaged, or the config does not fit it.

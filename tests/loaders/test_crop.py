@@ -76,10 +76,9 @@ def test_center_is_the_square_in_the_middle_to_the_nearest_pixel():
     assert boxes(heights, widths, crop="center").tolist() == expected
 
 
-@pytest.mark.parametrize("crop", ["random_resized", "center"])
-def test_an_image_without_pixels_has_no_box(crop):
+def test_an_image_without_pixels_has_no_random_box():
     with pytest.raises(ValueError, match="must lie in"):
-        boxes([3, 0], [3, 3], crop=crop)
+        boxes([3, 0], [3, 3], crop="random_resized")
 
 
 @pytest.mark.parametrize(("height", "width"), [(375, 500), (500, 100), (100, 500)])

@@ -42,7 +42,7 @@ class Node:
     def __call__(self, *args, **options):
         self._recorder.calls.append((self._name, args, options))
         if self._name == "external_source":
-            return [Node(self._recorder, name) for name in ("files", "start", "shape", "mirror")]
+            return [Node(self._recorder, name) for name in ("files", "start", "shape", "begin", "end")]
         return Node(self._recorder, f"<{self._name}>")
 
     def __enter__(self) -> "Node":
@@ -81,7 +81,7 @@ def test_on_a_gpu_whole_images_are_decoded_by_the_hardware_and_cut_there(recorde
     assert list(calls)[-5:] == [
         "decoders.image",
         "slice",
-        "resize_crop_mirror",
+        "resize",
         "<Pipeline>.set_outputs",
         "<Pipeline>.build",
     ]
@@ -91,7 +91,7 @@ def test_decoded_on_the_cpu_the_rest_is_still_on_the_gpu(recorded):
     calls = graph_of(recorded, device=torch.device("cuda"), decode="cpu")
     assert calls["decoders.image_slice"]["device"] == "cpu"
     names = list(calls)
-    assert names.index("<decoders.image_slice>.gpu") + 1 == names.index("resize_crop_mirror")
+    assert names.index("<decoders.image_slice>.gpu") + 1 == names.index("resize")
     assert "decoders.image" not in calls
 
 

@@ -84,10 +84,11 @@ def test_bytes_lie_in_the_mapped_file_and_crops_are_ours(build, photo_set):
 def test_raw_pixels_are_those_of_the_box(build, raw_set):
     records = BetonRecords(raw_set.path)
     for batch in epoch_of(build(records), config(crop="center", center_fraction=0.5)):
-        assert np.array_equal(batch.boxes, [[0, 0, 16, 16]] * len(batch.images))
+        assert np.array_equal(batch.boxes, [[0, 0, 18, 18]] * len(batch.images)), "the filter sees a pixel more"
+        assert np.array_equal(batch.windows, [[1, 1, 16, 16]] * len(batch.images))
         for image, sample in zip(batch.images, batch.samples, strict=True):
             assert np.shares_memory(image, records._beton.data)
-            assert np.array_equal(image, raw_set.images[sample][8:24, 8:24])
+            assert np.array_equal(image, raw_set.images[sample][7:25, 7:25])
 
 
 def test_what_is_not_for_others_comes_in_pixels_and_what_is_bad_is_left_out(build, folder):
@@ -148,7 +149,7 @@ def test_splicing_makes_less_of_the_same_pixels(build, write_images, tmp_path, p
     data = jpeg(image, restart_marker_rows=1)
     write_images(tmp_path / "restart.beton", [EncodedImage(data, ImageMode.JPG, 256, 320)] * 8, np.zeros(8, np.int64))
     options = config(crop="center", center_fraction=0.25)
-    whole = decode_image(data)[96:160, 128:192]
+    whole = decode_image(data)[95:161, 127:193]
     for splices in (False, True):
         for batch in epoch_of(build(tmp_path / "restart.beton", splices=splices), options):
             for part, box in zip(batch.images, batch.boxes, strict=True):

@@ -220,7 +220,7 @@ def test_spliced_images_are_small_and_read_only(restarts):
     assert not any(image.flags.writeable for image in got.images)
 
 
-@pytest.mark.parametrize("crop", ["random_resized", "center", "whole", "shift"])
+@pytest.mark.parametrize("crop", ["random_resized", "whole", "shift"])
 def test_crops_are_those_of_every_backend(crop, restarts):
     config = LoaderConfig(batch_size=8, resolution=32, crop=crop, order="random", drop_last=False, seed=1)
     samples = np.arange(300)
@@ -230,6 +230,30 @@ def test_crops_are_those_of_every_backend(crop, restarts):
     for mine, theirs in zip((got.boxes, got.flips, got.shifts), expected, strict=True):
         assert mine.dtype == theirs.dtype
         assert np.array_equal(mine, theirs)
+    assert np.array_equal(got.windows[:, 2:], got.boxes[:, 2:]), "all of the box"
+    assert not got.windows[:, :2].any()
+
+
+@pytest.mark.parametrize(("interpolation", "reach"), [("bilinear", 1), ("bicubic", 2)])
+@pytest.mark.parametrize("resolution", [32, 400])
+def test_center_is_cut_out_of_the_resized_image(restarts, interpolation, reach, resolution):
+    """What torchvision's Resize and CenterCrop keep, and around it what the filter of the resize sees."""
+    centered = rule("center", resolution=resolution, interpolation=interpolation)
+    got = _native.encoded_crops(BetonRecords(restarts).native(), np.arange(2), centered, splices=False)
+    for row, sides in enumerate(zip(Beton(restarts).heights, Beton(restarts).widths, strict=True)):
+        for axis, side in enumerate(sides.tolist() for sides in sides):
+            target = round(resolution / 0.875)
+            resized = target if side == min(sides) else target * side // min(sides)
+            scale, offset = side / resized, round((resized - resolution) / 2)
+            begin, end = offset * scale, (offset + resolution) * scale
+            box_begin, size = got.boxes[row, axis], got.boxes[row, axis + 2]
+            assert got.windows[row, axis] + box_begin == pytest.approx(begin)
+            assert got.windows[row, axis + 2] == pytest.approx(end - begin)
+            support = reach * max(scale, 1) - scale / 2
+            seen = [pixel for pixel in range(side) if begin - support < pixel + 0.5 < end + support]
+            assert abs(box_begin - seen[0]) <= 1
+            assert (box_begin <= seen[0], box_begin + size > seen[-1]) == (True, True)
+            assert size <= len(seen) + 2
 
 
 def test_raw_records_are_pixels(raw_set):

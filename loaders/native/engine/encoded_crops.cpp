@@ -26,12 +26,13 @@ void check_is_usual(std::span<const std::uint8_t> jpeg, const scan::Header& head
     if (turns_upright && exif_orientation(jpeg) != kUpright) throw ForeignImageError("the JPEG is not stored upright");
 }
 
-// The pixels that the filter of a resize to `axis` sees: `begin` and how many.
+// The pixels that the filter of a resize along `axis` sees, which lie less than its reach from an output: the first, and
+// how many.
 std::pair<std::int32_t, std::int32_t> seen_by_filter(const Axis& axis, Interpolation interpolation) {
-    const double reach = (interpolation == Interpolation::bicubic ? 2 : 1) * std::max(axis.scale, 1.0) - axis.scale / 2;
-    const double end = axis.start + axis.scale * axis.size;
-    const auto first = std::max(axis.begin, static_cast<std::int32_t>(std::floor(axis.start - reach)));
-    return {first, std::min(axis.end, static_cast<std::int32_t>(std::ceil(end + reach))) - first};
+    const double reach = (interpolation == Interpolation::bicubic ? 2 : 1) * std::max(axis.scale, 1.0);
+    const double first_output = axis.start + axis.scale / 2, last_output = axis.start + axis.scale * (axis.size - 0.5);
+    const auto first = std::max(axis.begin, static_cast<std::int32_t>(std::floor(first_output - reach - 0.5)) + 1);
+    return {first, std::min(axis.end, static_cast<std::int32_t>(std::ceil(last_output + reach - 0.5))) - first};
 }
 
 void splice_row(EncodedCrop& row, const scan::Header& header) {
