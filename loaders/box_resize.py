@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from loaders.crop import Crops, Interpolation
+from loaders.uploads import upload
 
-__all__ = ["box_resize", "upload"]
+__all__ = ["box_resize"]
 
 # float16 holds pixels exactly: only weights and sums are rounded, by 2^-11 of themselves at most. Around the middle,
 # grey levels are numbers up to 128: each of the two matmuls then adds an error of 1/16 for its weights (3/32 for those
@@ -80,20 +81,6 @@ def box_resize(
         for part in _slices(boxes, resolution)
     ]
     return torch.cat(parts) if len(parts) > 1 else parts[0]
-
-
-def upload(array: NDArray[np.generic], device: torch.device) -> Tensor:
-    """An array on the device; a CUDA device fetches it while the host does something else.
-
-    Examples:
-        >>> import numpy as np
-        >>> import torch
-        >>> from loaders.box_resize import upload
-        >>> upload(np.arange(3), torch.device("cpu"))
-        tensor([0, 1, 2])
-    """
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _slices(boxes: NDArray[np.int32], resolution: int) -> Iterator[slice]:

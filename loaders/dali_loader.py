@@ -11,11 +11,9 @@ files without an end go to our decoder, as does a batch that DALI refuses; what 
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from loaders._dali_pipeline import Decoder
@@ -25,12 +23,13 @@ from loaders.contract import BadSampleError, Batch
 from loaders.cpus import num_threads
 from loaders.encoded_batches import EncodedBatch, EncodedBatches
 from loaders.records import open_records
+from loaders.uploads import upload
 
 __all__ = ["DaliLoader"]
 
 
 class DaliLoader(PlannedEpochs):
-    """An `ImageLoader` over a `.beton` file, an ImageFolder or tar shards, whose batches are on `config.device`.
+    """An `ImageLoader` over a `.beton` file, an ImageFolder or shards, whose batches are on `config.device`.
 
     Pixels are within 1 grey level of those of `native`, but at the border of a crop, where the filter reaches beyond
     it: DALI repeats the last pixels there. Bicubic differs more: DALI clips once, `native` after each of two passes. On
@@ -95,16 +94,11 @@ class DaliLoader(PlannedEpochs):
         indices, shifts = self._plan.images(batch.samples), batch.shifts
         if lost:
             good = np.array([row not in lost for row in range(len(indices))])
-            images, indices, shifts = images[self._sent(good)], indices[good], shifts[good]
+            images, indices, shifts = images[upload(good, self._config.device)], indices[good], shifts[good]
         if self._config.crop == "shift":
-            images = _shifted(images, self._sent(shifts))
-        index = self._sent(indices)
+            images = _shifted(images, upload(shifts, self._config.device))
+        index = upload(indices, self._config.device)
         return Batch(images.permute(0, 3, 1, 2), self._labels.index_select(0, index), index)
-
-    def _sent(self, array: NDArray[Any]) -> Tensor:
-        """An array on the device, without waiting for what the device has to do before."""
-        tensor, device = torch.from_numpy(array), self._config.device
-        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
     def at_work(self) -> list[tuple[str, float]]:
         """See `SaysWhatItReads.at_work`."""

@@ -209,9 +209,8 @@ class EncodedBatches:
     def close(self) -> None:
         """End the threads; those that wait for a read for seconds are left behind."""
         threads, self._threads, self._work = self._threads, None, None
-        if threads is not None and (stuck := threads.close()):
-            _native.leave_threads_behind()
-            warn_of_stuck_reads(stuck, "the loader's threads")
+        if threads is not None:
+            warn_of_stuck_reads(threads.close(), "the loader's threads")
 
     def _submit(self, samples: NDArray[np.int64], work: _Work, make: _Make) -> _Pending:
         threads = self._threads_of(work)

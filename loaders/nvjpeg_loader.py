@@ -25,7 +25,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 
 from loaders._epochs import PlannedEpochs, epoch_ended, loader_closed
-from loaders.box_resize import box_resize, upload
+from loaders.box_resize import box_resize
 from loaders.call_width import CallWidth
 from loaders.config import LoaderConfig
 from loaders.contract import BadSample, BadSampleError, Batch
@@ -35,6 +35,7 @@ from loaders.encoded_batches import EncodedBatch, EncodedBatches
 from loaders.errors import FastvitError, MissingPackageError, reason_of
 from loaders.reads import ReaderThreads
 from loaders.records import open_records
+from loaders.uploads import upload
 
 __all__ = ["NvjpegLoader"]
 
@@ -55,7 +56,7 @@ class _Made(NamedTuple):
 
 
 class NvjpegLoader(PlannedEpochs):
-    """An `ImageLoader` over a `.beton` file, an ImageFolder or tar shards, whose batches are on `config.device`.
+    """An `ImageLoader` over a `.beton` file, an ImageFolder or shards, whose batches are on `config.device`.
 
     Pixels differ from those of `native`: nvJPEG has an inverse DCT of its own, and repeats each colour of 4:2:0 instead
     of interpolating. What it refuses is decoded by us; damage that it does not report stays unseen.

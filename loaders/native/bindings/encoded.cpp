@@ -108,8 +108,6 @@ std::vector<std::size_t> cut_rows(const PythonCrops& crops) {
 }  // namespace
 
 void bind_encoded(nb::module_& module) {
-    // Threads that do not come back keep what they were given. Python would tell of it at the end of the process.
-    module.def("leave_threads_behind", [] { nb::set_leak_warnings(false); });
     const auto own = nb::rv_policy::automatic;  // the arrays keep their memory themselves
     nb::class_<PythonCrops>(module, "EncodedCrops")
         .def_ro("images", &PythonCrops::images)

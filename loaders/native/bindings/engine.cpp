@@ -115,11 +115,7 @@ class PythonEngine {
             records = end();
         }
         std::erase_if(in_use, [](const auto& one) { return one.first->is_done(); });
-        if (!in_use.empty()) {
-            // Never freed: a thread may come back and write. Python would tell of it at the end of the process.
-            new InUse(std::move(in_use));
-            nb::set_leak_warnings(false);
-        }
+        if (!in_use.empty()) new InUse(std::move(in_use));  // never freed: a thread may come back and write
         return records;
     }
 

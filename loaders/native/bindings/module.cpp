@@ -32,6 +32,9 @@ void check_libjpeg(nb::module_& module) {
 
 NB_MODULE(_native, module) {
     module.doc() = "The engine in C++: order and crops, JPEG decoding, resizing, record sources and the loading threads.";
+    // At the end of the process something may be left, which the system frees: with threads that wait for a read, or in a
+    // loader that nobody closed.
+    nanobind::set_leak_warnings(false);
     fastvit::check_libjpeg(module);
     fastvit::bind_converters(module);
     fastvit::bind_order(module);
