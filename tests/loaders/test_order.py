@@ -120,6 +120,15 @@ def test_random_order_looks_uniform():
     assert abs(neighbours) < 0.01
 
 
+@pytest.mark.parametrize(("order", "fewest"), [("random", 600), ("quasi_random", 60)])
+def test_batches_of_records_that_lie_class_by_class_have_many_classes(order, fewest):
+    """The worst case of the documentation: 1,000 classes one after the other."""
+    size = 854_112
+    for start in range(0, size - 1024, size // 40):
+        batch = epoch_order(order, size=size, seed=0, epoch=0, start=start, stop=start + 1024)
+        assert len(set(batch * 1000 // size)) >= fewest
+
+
 def test_quasi_random_reads_only_a_window_at_a_time():
     size = 8 * WINDOW
     whole = epoch_order("quasi_random", size=size, seed=0, epoch=0, start=0, stop=size)
