@@ -204,7 +204,7 @@ def _graph(source: Callable[[], _Given], config: LoaderConfig, *, largest: tuple
         )
         if _is_gpu(config) and config.decode != "cpu":
             images = _decoded_on_gpu(files, largest)
-            images = fn.slice(images, start, shape, axes=[0, 1])
+            images = fn.slice(images, start=start, shape=shape, axes=[0, 1])
         else:
             images = fn.decoders.image_slice(
                 files, device="cpu", start=start, shape=shape, axes=[0, 1], adjust_orientation=False

@@ -82,7 +82,6 @@ class _Work(NamedTuple):
     """An epoch that batches are made for."""
 
     config: LoaderConfig
-    epoch: int
     rule: _native.CropRule
 
 
@@ -177,7 +176,7 @@ class EncodedBatches:
         Raises:
             FastvitError: While iterating: it is closed, or another epoch has begun.
         """
-        work = self._work = _Work(config, epoch, config.crop_rule(epoch))
+        work = self._work = _Work(config, config.crop_rule(epoch))
         return EncodedEpoch(
             iter(requests),
             num_ahead=config.prefetch_batches,
