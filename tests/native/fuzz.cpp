@@ -375,9 +375,9 @@ class SpliceCheck {
         try {
             const PixelView view = decoder_.decode(jpeg, {0, 0}, false);
             Bytes pixels;
-            for (std::int32_t y = crop.box.top; y < crop.box.top + crop.box.height; ++y) {
-                const std::uint8_t* const row = view.data + std::ptrdiff_t{3} * (y * view.width + crop.box.left);
-                pixels.insert(pixels.end(), row, row + std::ptrdiff_t{3} * crop.box.width);
+            for (std::int32_t y = crop.source.box.top; y < crop.source.box.top + crop.source.box.height; ++y) {
+                const std::uint8_t* const row = view.data + std::ptrdiff_t{3} * (y * view.width + crop.source.box.left);
+                pixels.insert(pixels.end(), row, row + std::ptrdiff_t{3} * crop.source.box.width);
             }
             return pixels;
         } catch (const ImageError&) {
