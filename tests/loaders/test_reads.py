@@ -106,20 +106,23 @@ def interrupt():
 
 folder, backend, how = sys.argv[1:]
 started = time.monotonic()
-config = LoaderConfig(batch_size=2, resolution=32, crop="whole", order="sequential", drop_last=False, num_workers=2)
+config = LoaderConfig(batch_size=1, resolution=32, crop="whole", order="sequential", drop_last=False, num_workers=2)
 if how == "Ctrl-C":
     threading.Timer(2, interrupt).start()
 loader = None
 try:
     loader = build_loader(backend, Path(folder), config)
     batches = iter(loader)
-    next(batches), next(batches)
+    for _ in range(3):
+        next(batches)
+        # A thread of native reads one image while it still decodes another: before number 4 is read, 2 is to be done.
+        time.sleep(0.2)
     if how == "close":
         time.sleep(0.5)
         started = time.monotonic()
         print(loader.at_work())
     else:
-        next(batches)
+        list(batches)
 except KeyboardInterrupt:
     print("interrupted")
 if loader is not None:
