@@ -21,18 +21,7 @@ class ShardTables(NamedTuple):
 
 
 class MappedShard(ABC):
-    """An open shard, mapped read-only. It may be pickled, as worker processes need: they open `path` again.
-
-    Attributes:
-        path: The file.
-        data: The whole mapped file, uint8 [file size], read-only.
-        offsets: Where in the file each sample's image begins, int64 [num_samples].
-        sizes: How many bytes each image has, int64 [num_samples].
-        labels: int64 [num_samples].
-
-    Raises:
-        FastvitError: The file is missing, cut short, damaged or of another kind, or a sample is not complete.
-    """
+    """An open shard of any kind; `TarShard` says what it has and what may be wrong with it."""
 
     kind: ClassVar[str]
     """What such a shard is called in messages."""

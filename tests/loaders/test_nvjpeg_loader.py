@@ -141,6 +141,19 @@ def test_pixels_are_those_of_torchvisions_decoder_and_resize(build, tmp_path, op
         assert (image.int() - expected.int()).abs().max() <= 1
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("options", [{}, {"restart_marker_blocks": 1}])
+def test_validation_sees_what_natives_sees(build, tmp_path, options, interpolation):
+    """A crop out of a resized image, which ends between pixels of the image itself."""
+    folder = folder_of(tmp_path, photos(5, **options))
+    validation = {"crop": "center", "order": "sequential", "interpolation": interpolation}
+    (batch,) = build(folder, **validation)
+    native = build_loader("native", folder, config(**validation))
+    (expected,) = native
+    assert (batch.images.int() - expected.images.int()).abs().max() <= 2
+    native.close()
+
+
 def test_files_are_handed_over_where_they_lie(build, photo_set, monkeypatch):
     """And torch does not warn that nobody may write to them."""
     seen: list[Tensor] = []
