@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks.documented.checkout import disagreements, write_tables
+from benchmarks.documented.checkout import bad_documents, bad_rows, write_tables
 from benchmarks.documented.tables import TABLES
 from loaders.errors import FastvitError
 
@@ -19,10 +19,12 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write the tables into the documents")
     options = parser.parse_args()
     try:
+        if problems := list(bad_rows(_ROOT)):
+            sys.exit("\n".join(problems))
         if options.write:
             write_tables(_ROOT, TABLES)
-        if found := list(disagreements(_ROOT, TABLES)):
-            sys.exit("\n".join(found))
+        if problems := list(bad_documents(_ROOT, TABLES)):
+            sys.exit("\n".join(problems))
     except FastvitError as error:
         sys.exit(f"error: {error}")
 

@@ -11,7 +11,18 @@ from benchmarks.documented.table import Table, rendered
 from benchmarks.row_files import Row, read_rows
 from loaders.errors import FastvitError
 
-__all__ = ["disagreements", "write_tables"]
+__all__ = ["bad_documents", "bad_rows", "write_tables"]
+
+
+def bad_rows(root: Path) -> Iterator[str]:
+    """What is wrong with rows, a line each.
+
+    Raises:
+        FastvitError: A file of rows cannot be read.
+    """
+    for name, rows in _results(root).items():
+        for number, row in enumerate(rows, 1):
+            yield from (f"benchmarks/results/{name}, row {number}: {problem}" for problem in row_problems(row))
 
 
 def write_tables(root: Path, tables: Mapping[str, Table]) -> None:
@@ -20,24 +31,20 @@ def write_tables(root: Path, tables: Mapping[str, Table]) -> None:
     Raises:
         FastvitError: A file of rows cannot be read, or a document has a table of an unknown name.
     """
-    rows = [row for of_file in _results(root).values() for row in of_file]
+    rows = _rows(root)
     for path in _documents(root):
         page = path.read_text()
         if (written := _filled(path, page, rows, tables)) != page:
             path.write_text(written)
 
 
-def disagreements(root: Path, tables: Mapping[str, Table]) -> Iterator[str]:
-    """What is wrong with rows and documents, a line each.
+def bad_documents(root: Path, tables: Mapping[str, Table]) -> Iterator[str]:
+    """What documents say that rows do not, a line each.
 
     Raises:
         FastvitError: A file of rows cannot be read, or a document has a table of an unknown name.
     """
-    files = _results(root)
-    for name, of_file in files.items():
-        for number, row in enumerate(of_file, 1):
-            yield from (f"benchmarks/results/{name}, row {number}: {problem}" for problem in row_problems(row))
-    rows = [row for of_file in files.values() for row in of_file]
+    rows = _rows(root)
     known = known_figures(rows)
     shown: set[str] = set()
     for path in _documents(root):
@@ -47,6 +54,10 @@ def disagreements(root: Path, tables: Mapping[str, Table]) -> Iterator[str]:
             yield f"{where}: its tables are not what the rows say: python -m benchmarks.documented --write"
         yield from (f"{where}:{line}: {problem}" for line, problem in unfounded(own_text(page), known))
     yield from (f"no document shows the table {name}" for name in tables if name not in shown)
+
+
+def _rows(root: Path) -> list[Row]:
+    return [row for rows in _results(root).values() for row in rows]
 
 
 def _results(root: Path) -> dict[str, list[Row]]:

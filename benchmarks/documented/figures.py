@@ -63,13 +63,12 @@ def unfounded(text: str, known: KnownFigures) -> Iterator[tuple[int, str]]:
     Round numbers such as 1,000 images/s are examples, and so are percentages without a decimal.
     """
     heading = ""
-    lines = text.splitlines()
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text.splitlines(), 1):
         if not line.startswith("|"):
+            heading = ""
             yield from ((number, problem) for problem in _in_prose(line, known))
             continue
-        if not lines[number - 2].startswith("|"):
-            heading = line
+        heading = heading or line
         for title, cell in zip(_cells(heading), _cells(line), strict=False):
             found = _CELL.fullmatch(cell)
             if found and (found["unit"] or _HEADING.search(title)):

@@ -17,6 +17,19 @@ BENCHMARKS = (
 )
 """What a row may be of: the commands of `fastvit-bench`, and what was measured without one."""
 
+# What the documents' tables need of a row.
+_FIELDS = {
+    "loader": ("loader", "case", "resolution", "threads", "data", "images_per_second"),
+    "scaling": ("over", "loader", "threads", "images_per_second"),
+    "imread": ("decoder", "threads", "images_per_second"),
+    "train": ("contender", "preset"),
+    "augment": ("contender", "policy"),
+    "convert": ("converter", "images_per_second"),
+    "doctor": ("data", "predicted_images_per_second"),
+    "plan": ("preset", "num_gpus", "hours"),
+    "accept": ("stage", "name", "status"),
+}
+
 _COMMIT = re.compile("[0-9a-f]{40}")
 _HOME = re.compile(r"/home/|/Users/|\\Users\\", re.IGNORECASE)
 _POSITIVE = re.compile("images_per_second|megapixels_per_second|bytes_per_image|^rounds$")
@@ -28,6 +41,7 @@ def row_problems(row: Row) -> Iterator[str]:
         yield f"benchmark {row['benchmark']!r} is none of {', '.join(BENCHMARKS)}"
     if "source" not in row:
         yield from _origin_problems(row)
+        yield from (f"it has no {name}" for name in _FIELDS.get(row["benchmark"], ()) if name not in row)
     if home := _HOME.search(str(row)):
         yield f"it has the path of a home folder ({home[0]}): leave it out, it may name a person"
     for name, number in numbers(row):
