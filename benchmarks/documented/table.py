@@ -163,7 +163,8 @@ def rendered(table: Table, rows: Sequence[Row]) -> str:
     cells = {name: [column(line) for line in lines] for name, column in columns.items()}
     filled = {name: column for name, column in cells.items() if any(column)}
     markdown = [list(filled), ["---"] * len(filled), *zip(*filled.values(), strict=True)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in markdown) + f"\n{_origin(rows)}\n"
+    escaped = ([cell.replace("|", r"\|") for cell in line] for line in markdown)
+    return "".join(f"| {' | '.join(line)} |\n" for line in escaped) + f"\n{_origin(rows)}\n"
 
 
 def _lines(rows: Sequence[Row], key: Callable[[Row], Hashable] | None) -> list[Line]:
