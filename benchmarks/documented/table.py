@@ -177,11 +177,10 @@ def _lines(rows: Sequence[Row], key: Callable[[Row], Hashable] | None) -> list[L
 
 
 def _origin(rows: Sequence[Row]) -> str:
-    """The files of the rows, with what measured them."""
+    """The files of the rows, with the commits that were measured where they are known."""
     parts = []
     for name in distinct(rows, "file"):
-        measured = [row for row in rows if row["file"] == name and "source" not in row]
-        commits = ", ".join(str(commit)[:7] for commit in distinct(measured, "commit"))
-        origin = f"commit {commits}" if measured else "as documented, their rounds were not kept"
-        parts.append(f"`benchmarks/results/{name}` ({origin})")
+        commits = distinct([row for row in rows if row["file"] == name], "commit")
+        measured = f" (commit {', '.join(str(commit)[:7] for commit in commits)})" if commits else ""
+        parts.append(f"`benchmarks/results/{name}`{measured}")
     return f"Rows: {', '.join(parts)}."

@@ -37,8 +37,10 @@ def cpu(line: Line) -> str:
 
 def _preset(line: Line) -> str:
     """The preset of a line, which rows of runs on a GPU say in their command alone."""
+    if preset := first(line, "preset"):
+        return f"`{preset}`"
     words = line[0]["command"].split()
-    return f"`{first(line, 'preset') or words[words.index('--preset') + 1]}`"
+    return f"`{words[words.index('--preset') + 1]}`"
 
 
 def _hardware(line: Line) -> str:
