@@ -46,6 +46,13 @@ def test_tables_are_written_once(checkout) -> None:
     assert list(bad_documents(checkout, TABLES)) == []
 
 
+def test_rows_of_other_files_do_not_count(checkout) -> None:
+    results = checkout / "benchmarks" / "results"
+    (results / "other.jsonl").write_text((results / "zen.jsonl").read_text())
+    write_tables(checkout, TABLES)
+    assert (checkout / "README.md").read_text().count("| a | 1,234 |") == 1
+
+
 def test_a_table_that_was_changed_by_hand(checkout) -> None:
     write_tables(checkout, TABLES)
     page = checkout / "README.md"
@@ -87,6 +94,11 @@ def test_bad_rows_are_named(checkout) -> None:
     (checkout / "benchmarks" / "results" / "leaderboard" / "mine.jsonl").write_text('{"benchmark": "guess"}\n')
     found = list(bad_rows(checkout))
     assert found[0].startswith("benchmarks/results/leaderboard/mine.jsonl, row 1: benchmark 'guess' is none of")
+
+
+def test_make_docs_checks() -> None:
+    recipe = subprocess.run(["make", "--dry-run", "docs"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "python -m benchmarks.documented\n" in recipe
 
 
 def test_this_checkout_agrees_with_its_rows_without_any_package() -> None:

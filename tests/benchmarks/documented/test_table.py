@@ -68,6 +68,11 @@ def test_empty_columns_are_left_out() -> None:
     assert lines(table(columns={"loader": text("loader"), "GiB": number("memory")}), ROWS)[0] == ["loader"]
 
 
+def test_cells_keep_their_bounds() -> None:
+    made = table(columns={"problem": text("problem")})
+    assert "| a \\| b |" in rendered(made, [{"file": "a.jsonl", "problem": "a | b"}])
+
+
 def test_no_rows() -> None:
     assert rendered(table(columns={}, where=having(loader="none")), ROWS) == NOT_MEASURED
 
