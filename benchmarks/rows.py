@@ -28,7 +28,7 @@ __all__ = [
     "speed_columns",
 ]
 
-_TABLE_WIDTH = 120  # in a file or a pipe, where there is no terminal to fit
+_TABLE_WIDTH = 160  # in a file or a pipe, where there is no terminal to fit
 
 _Measurements = TypeVar("_Measurements")
 
@@ -125,7 +125,7 @@ def print_table(title: str, columns: Mapping[str, Sequence[str]], rows: Sequence
     console = Console(width=None if sys.stdout.isatty() else _TABLE_WIDTH)
     console.print(table)
     for warning in dict.fromkeys(warning for row in rows for warning in row["noise"]["warnings"]):
-        console.print(f"Warning: {warning}", markup=False)
+        console.print(f"Warning: {warning}", markup=False, highlight=False, soft_wrap=True)
 
 
 def speed_columns(rows: Sequence[Row]) -> dict[str, list[str]]:

@@ -63,7 +63,7 @@ def test_a_row_per_loader_with_all_rounds(raw_set, run):
 def test_what_disturbed_the_measurement_stands_under_the_table(raw_set, run, monkeypatch):
     warning = "Other processes took 40% of the CPUs' time: stop them and measure again."
     monkeypatch.setattr(NoiseWatch, "noise", lambda _, rounds: {"rounds": list(rounds), "warnings": [warning]})
-    options = ["--rounds", "1", "--round-seconds", "1e-9", "--loaders", "synthetic,resident"]
+    options = ["--case", "whole", "--rounds", "1", "--round-seconds", "1e-9", "--loaders", "synthetic,resident"]
     _, rows, table, _ = run(raw_set.path, *options)
     assert table.splitlines()[-1] == f"Warning: {warning}"
     assert table.count("Warning") == 1
