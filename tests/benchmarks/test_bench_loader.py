@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.bench_loader import CONTENDERS, BenchLoader, Loading, bench_loader
+from benchmarks.bench_loader import BenchLoader, Loading, bench_loader
 from benchmarks.cli import main
+from benchmarks.contenders import CONTENDERS
 from benchmarks.noise import NoiseWatch
 from loaders.cpus import usable_cpus
 
