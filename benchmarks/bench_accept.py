@@ -10,13 +10,13 @@ from typing import Literal
 import torch
 
 from benchmarks.accept.plan import STAGES, TOGETHER
-from benchmarks.accept.report import read_rows, write_report
+from benchmarks.accept.report import write_report
 from benchmarks.accept.runner import Runner
 from benchmarks.accept.setting import Job, make_setting
 from benchmarks.environment import environment
 from benchmarks.harness import seconds_since_start
 from benchmarks.options import split_names
-from benchmarks.rows import Row
+from benchmarks.row_files import Row, read_rows
 from loaders.errors import FastvitError
 
 __all__ = ["BenchAccept", "bench_accept"]

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness import Contender, Turn, take_turns
+from benchmarks.intervals import median
 from benchmarks.options import check_positive, split_names
 from benchmarks.peers.augmentation import AugmentJob, Batches, kornia_batches, torchvision_batches
-from benchmarks.rows import Row, cost_columns, measured_rows, median_ratio, print_table
+from benchmarks.row_files import Row
+from benchmarks.rows import cost_columns, interval_text, measured_rows, print_table, ratio_column, ratios
 from fastvit_train.augment import augment
 from fastvit_train.config import AugmentConfig
 from fastvit_train.device import keep_freed_memory
@@ -124,6 +126,7 @@ def bench_augment(config: BenchAugment) -> list[Row]:
         RuntimeError: A contender failed.
     """
     rows = measured_rows(
+        "augment",
         {name: partial(Augmenting, name, config) for name in config.names},
         partial(_measure, config),
         partial(_row, config),
@@ -142,6 +145,7 @@ def _measure(config: BenchAugment, contenders: dict[str, Contender[Augmenting]])
 def _row(config: BenchAugment, name: str, turns: dict[str, list[Turn]]) -> Row:
     mine, first = turns[name], turns[config.names[0]]
     milliseconds = [1000 * turn.seconds / config.batches for turn in mine]
+    time_per_batch = median(milliseconds)
     return {
         "contender": name,
         "policy": config.policy,
@@ -149,9 +153,10 @@ def _row(config: BenchAugment, name: str, turns: dict[str, list[Turn]]) -> Row:
         "device": config.device,
         "threads": config.threads,
         "batch_size": config.batch_size,
-        "milliseconds_per_batch": statistics.median(milliseconds),
+        "milliseconds_per_batch": time_per_batch.value,
+        "milliseconds_per_batch_interval": time_per_batch.interval,
         "rounds": milliseconds,
-        "ratio_to_first": median_ratio(first, mine),  # of times
+        **ratios("ratio_to_first", first, mine),  # of times
         "cpu_seconds_per_image": statistics.median(turn.cpu_seconds / turn.num_images for turn in mine),
         "peak_rss_bytes": mine[-1].peak_rss_bytes,
         "peak_device_memory_bytes": mine[-1].peak_device_memory_bytes,
@@ -163,8 +168,8 @@ def _print(rows: list[Row]) -> None:
     columns = {
         "contender": [row["contender"] for row in rows],
         "ms/batch": [f"{row['milliseconds_per_batch']:,.1f}" for row in rows],
-        "spread": [f"{min(row['rounds']):,.1f}-{max(row['rounds']):,.1f}" for row in rows],
-        f"times {first['contender']}'s": [f"{row['ratio_to_first']:.2f}" for row in rows],
+        "95 % interval": [interval_text(row["milliseconds_per_batch_interval"], digits=1) for row in rows],
+        f"times {first['contender']}'s": ratio_column("ratio_to_first", rows),
         **cost_columns(rows),
     }
     where = f"on {first['device']}, {first['threads']} threads or processes each"

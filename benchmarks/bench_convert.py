@@ -14,7 +14,8 @@ from typing import Literal, NamedTuple
 
 from benchmarks.harness import Contender, Turn, take_turns
 from benchmarks.options import check_positive, split_names
-from benchmarks.rows import Row, cost_columns, costs, measured_rows, median_ratio, print_table, speed_columns
+from benchmarks.row_files import Row
+from benchmarks.rows import cost_columns, costs, measured_rows, print_table, ratios, speed_columns
 from loaders.beton import Beton
 from loaders.errors import FastvitError
 from tools.sources.folder import ImageFolder
@@ -171,6 +172,7 @@ def bench_convert(config: BenchConvert) -> list[Row]:
         work = Path(folder)
         images = _link_images(config.source, work / "source", config.num_images)
         rows = measured_rows(
+            "convert",
             {name: partial(Converting, name, config, images) for name in config.names},
             partial(_measure, work, config.rounds),
             partial(_row, config, images),
@@ -250,20 +252,20 @@ def _row(config: BenchConvert, images: LinkedImages, name: str, measurements: di
         "source_megabytes_per_second": figures["images_per_second"] * images.num_bytes / images.num_images / 1e6,
         "stored_bytes_per_image": mine.warm_up.stored_bytes,
         "counterpart": counterpart,
-        "ratio_to_counterpart": median_ratio(mine.rounds, theirs.rounds) if theirs else None,
+        **ratios("ratio_to_counterpart", mine.rounds, theirs.rounds if theirs else None),
     }
 
 
 def _print(rows: list[Row]) -> None:
     first = rows[0]
-    ratios = [(row["ratio_to_counterpart"], row["counterpart"]) for row in rows]
+    ratios_to = [(row["ratio_to_counterpart"], row["counterpart"]) for row in rows]
     columns = {
         "converter": [row["converter"] for row in rows],
         **speed_columns(rows),
         **cost_columns(rows),
         "source MB/s": [f"{row['source_megabytes_per_second']:,.0f}" for row in rows],
         "stored bytes/image": [f"{row['stored_bytes_per_image']:,.0f}" for row in rows],
-        "ratio": [f"{ratio:.2f} to {counterpart}" if ratio else "" for ratio, counterpart in ratios],
+        "ratio": [f"{ratio:.2f} to {counterpart}" if ratio else "" for ratio, counterpart in ratios_to],
     }
     title = f"{first['source']}, {first['num_images']:,} images, {first['workers']} workers each"
     print_table(title, columns, rows)

@@ -17,7 +17,8 @@ from benchmarks.harness import Contender, Turn, take_turns
 from benchmarks.measured_data import as_class_folders, repeated
 from benchmarks.options import check_positive, split_names
 from benchmarks.peers.epochs import Epochs
-from benchmarks.rows import Row, cost_columns, costs, measured_rows, median_ratio, print_table, speed_columns
+from benchmarks.row_files import Row
+from benchmarks.rows import cost_columns, costs, measured_rows, print_table, ratio_column, ratios, speed_columns
 from loaders import BACKENDS, LoaderConfig, build_loader
 from loaders.crop import Crop
 from loaders.errors import FastvitError
@@ -185,6 +186,7 @@ def bench_loader(config: BenchLoader) -> list[Row]:
     """
     with _data(config) as data:
         rows = measured_rows(
+            "loader",
             {name: partial(Loading, name, config, data[name]) for name in config.names},
             partial(_measure, config),
             partial(_row, config),
@@ -259,8 +261,8 @@ def _row(config: BenchLoader, name: str, measurements: dict[str, Measurement]) -
         "repeat": config.repeat,
         **costs(mine.rounds),
         "epochs_per_round": mine.warm_up.epochs_per_round,
-        "ratio_to_first": median_ratio(mine.rounds, measurements[config.names[0]].rounds),
-        "ratio_to_limit": median_ratio(mine.rounds, limit.rounds) if limit else None,
+        **ratios("ratio_to_first", mine.rounds, measurements[config.names[0]].rounds),
+        **ratios("ratio_to_limit", mine.rounds, limit.rounds if limit else None),
         "first_batch_seconds": mine.warm_up.first_batch.seconds,
     }
 
@@ -271,8 +273,8 @@ def _print(rows: list[Row]) -> None:
         "loader": [row["loader"] for row in rows],
         **speed_columns(rows),
         **cost_columns(rows),
-        f"ratio to {first['loader']}": [f"{row['ratio_to_first']:.2f}" for row in rows],
-        "ratio to limit": [f"{row['ratio_to_limit']:.2f}" if row["ratio_to_limit"] else "" for row in rows],
+        f"ratio to {first['loader']}": ratio_column("ratio_to_first", rows),
+        "ratio to limit": ratio_column("ratio_to_limit", rows),
         "first batch s": [f"{row['first_batch_seconds']:.2f}" for row in rows],
     }
     data = f"{first['repeat']} x {first['data']}" if first["repeat"] > 1 else first["data"]

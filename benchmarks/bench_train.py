@@ -14,7 +14,8 @@ from benchmarks.harness import Contender, Turn, take_turns
 from benchmarks.options import check_positive, split_names
 from benchmarks.peers.our_training import Loading, Matmuls, Training, on_noise
 from benchmarks.peers.timm_train import TIMM_OPTIONS, TimmOptions, timm_training
-from benchmarks.rows import Row, cost_columns, costs, measured_rows, median_ratio, print_table, speed_columns
+from benchmarks.row_files import Row
+from benchmarks.rows import cost_columns, costs, measured_rows, print_table, ratio_column, ratios, speed_columns
 from fastvit_train.config import Config
 from fastvit_train.device import has_bf16_matmul
 from fastvit_train.flops import flops_per_image
@@ -175,6 +176,7 @@ def bench_train(config: BenchTrain) -> list[Row]:
     flops = model_flops_per_image(config)
     with tempfile.TemporaryDirectory() as folder:
         rows = measured_rows(
+            "train",
             {name: partial(_prepare, name, config, Path(folder)) for name in config.names},
             partial(_measure, config),
             partial(_row, config, flops),
@@ -212,8 +214,8 @@ def _row(config: BenchTrain, flops: float, name: str, turns: dict[str, list[Turn
         "device": config.device,
         "threads": config.threads,
         **speed,
-        "ratio_to_first": median_ratio(mine, turns[config.names[0]]),
-        "ratio_to_matmuls": median_ratio(mine, matmuls) if matmuls and trains else None,
+        **ratios("ratio_to_first", mine, turns[config.names[0]]),
+        **ratios("ratio_to_matmuls", mine, matmuls if trains else None),
         "flops_per_image": flops,
         "model_flops_per_second": flops * speed["images_per_second"] if trains else None,
     }
@@ -224,7 +226,7 @@ def _print(rows: list[Row]) -> None:
     columns = {
         "contender": [row["contender"] for row in rows],
         **speed_columns(rows),
-        f"ratio to {first['contender']}": [f"{row['ratio_to_first']:.3f}" for row in rows],
+        f"ratio to {first['contender']}": ratio_column("ratio_to_first", rows, digits=3),
         "share of matmuls' rate": [f"{row['ratio_to_matmuls']:.1%}" if row["ratio_to_matmuls"] else "" for row in rows],
         "GFLOP/s": [
             f"{row['model_flops_per_second'] / 1e9:,.0f}" if row["model_flops_per_second"] else "" for row in rows

@@ -1,33 +1,34 @@
 """Rows: what a benchmark found of each contender, as figures, as lines of JSON and as a table."""
 
-import json
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.environment import environment
 from benchmarks.harness import Contender, Subject, Turn, started
+from benchmarks.intervals import Interval, median, median_ratio
+from benchmarks.row_files import Row, append_rows
 
 __all__ = [
-    "Row",
     "cost_columns",
     "costs",
+    "interval_text",
     "measured_rows",
-    "median_ratio",
     "print_table",
+    "ratio_column",
+    "ratios",
     "speed_columns",
 ]
 
 _TABLE_WIDTH = 120  # in a file or a pipe, where there is no terminal to fit
 
-Row = dict[str, Any]
 _Measurements = TypeVar("_Measurements")
 
 
@@ -36,16 +37,25 @@ def _speeds(turns: Sequence[Turn]) -> list[float]:
     return [turn.num_images / turn.seconds for turn in turns]
 
 
-def median_ratio(turns: Sequence[Turn], others: Sequence[Turn]) -> float:
-    """The median over the rounds of one contender's speed as a share of another's in the same round."""
-    return statistics.median(mine / theirs for mine, theirs in zip(_speeds(turns), _speeds(others), strict=True))
+def ratios(name: str, turns: Sequence[Turn], others: Sequence[Turn] | None) -> Row:
+    """The part of a row that says how a contender's speed relates to another's in the same rounds.
+
+    Args:
+        name: The figure's; its interval is called after it.
+        turns: The contender's.
+        others: The other's; None where there is no such contender.
+    """
+    estimate = None if others is None else median_ratio(_speeds(turns), _speeds(others))
+    return {name: estimate and estimate.value, f"{name}_interval": estimate and estimate.interval}
 
 
 def costs(turns: Sequence[Turn]) -> Row:
     """The part of a row that says how fast a contender was, and what it cost."""
     busy = [turn.device_busy_fraction for turn in turns if turn.device_busy_fraction is not None]
+    speed = median(_speeds(turns))
     return {
-        "images_per_second": statistics.median(_speeds(turns)),
+        "images_per_second": speed.value,
+        "images_per_second_interval": speed.interval,
         "rounds": _speeds(turns),
         "cpu_seconds_per_image": statistics.median(turn.cpu_seconds / turn.num_images for turn in turns),
         "peak_rss_bytes": max(turn.peak_rss_bytes for turn in turns),
@@ -55,6 +65,7 @@ def costs(turns: Sequence[Turn]) -> Row:
 
 
 def measured_rows(
+    benchmark: str,
     subjects: Mapping[str, Callable[[], Subject]],
     measure: Callable[[dict[str, Contender[Subject]]], _Measurements],
     row: Callable[[str, _Measurements], Row],
@@ -64,6 +75,7 @@ def measured_rows(
     """Start the contenders, measure them, and make a row of each.
 
     Args:
+        benchmark: The command whose rows these are, as `fastvit-bench` has it.
         subjects: What makes each contender's subject, by name.
         measure: Measures all of them.
         row: Makes a contender's row, to which it is added when, how and where it was measured.
@@ -76,7 +88,7 @@ def measured_rows(
     with _appended_rows(json) as rows, started(subjects) as contenders:
         measurements = measure(contenders)
         origin = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **environment()}
-        rows += [row(name, measurements) | origin for name in contenders]
+        rows += [{"benchmark": benchmark} | row(name, measurements) | origin for name in contenders]
     return rows
 
 
@@ -84,12 +96,11 @@ def measured_rows(
 def _appended_rows(path: Path | None) -> Iterator[list[Row]]:
     """A list to fill: in the end its rows are appended to the file."""
     rows: list[Row] = []
-    if path is None:
-        yield rows
-        return
-    with path.open("a") as file:
-        yield rows
-        file.writelines(json.dumps(row) + "\n" for row in rows)
+    if path is not None:
+        append_rows(path, [])  # whether it can be written shows before anything is measured
+    yield rows
+    if path is not None:
+        append_rows(path, rows)
 
 
 def print_table(title: str, columns: Mapping[str, Sequence[str]], rows: Sequence[Row]) -> None:
@@ -111,8 +122,22 @@ def speed_columns(rows: Sequence[Row]) -> dict[str, list[str]]:
     """The columns of the table that say how fast each was."""
     return {
         "images/s": [f"{row['images_per_second']:,.0f}" for row in rows],
-        "spread": [f"{min(row['rounds']):,.0f}-{max(row['rounds']):,.0f}" for row in rows],
+        "95 % interval": [interval_text(row["images_per_second_interval"], digits=0) for row in rows],
     }
+
+
+def ratio_column(name: str, rows: Sequence[Row], *, digits: int = 2) -> list[str]:
+    """The column of the table that says a ratio of `ratios`, with its interval."""
+    return [
+        "" if row[name] is None else f"{row[name]:.{digits}f} ({interval_text(row[f'{name}_interval'], digits=digits)})"
+        for row in rows
+    ]
+
+
+def interval_text(interval: Interval, *, digits: int) -> str:
+    """Both ends, with so many digits after the point."""
+    low, high = interval
+    return f"{low:,.{digits}f}-{high:,.{digits}f}"
 
 
 def cost_columns(rows: Sequence[Row]) -> dict[str, list[str]]:

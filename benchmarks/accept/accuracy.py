@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from benchmarks.accept.setting import LeftOut, Setting
-from benchmarks.rows import Row
+from benchmarks.row_files import Row
 from fastvit_train.presets import build_preset
 from fastvit_train.train import train
 

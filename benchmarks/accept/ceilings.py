@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from benchmarks.accept.setting import Setting
-from benchmarks.rows import Row
+from benchmarks.row_files import Row
 
 __all__ = ["ceilings"]
 

@@ -23,7 +23,7 @@ from torchvision.io import decode_jpeg
 
 from benchmarks.accept.photos import make_photos, with_restart_markers
 from benchmarks.accept.setting import LeftOut, Setting
-from benchmarks.rows import Row
+from benchmarks.row_files import Row
 from loaders import LoaderConfig, build_loader
 from loaders.beton import Beton
 from loaders.errors import MissingPackageError, reason_of

@@ -20,7 +20,7 @@ from benchmarks.accept.photos import with_restart_markers, without_restart_marke
 from benchmarks.accept.setting import LeftOut, Setting
 from benchmarks.gpu_load import busy_fraction
 from benchmarks.measured_data import as_class_folders
-from benchmarks.rows import Row
+from benchmarks.row_files import Row
 from fastvit_train.prefetch import Prefetcher
 from loaders import LoaderConfig, build_loader
 from loaders.beton import Beton

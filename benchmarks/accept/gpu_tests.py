@@ -9,7 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from benchmarks.accept.setting import LeftOut, Setting
-from benchmarks.rows import Row
+from benchmarks.row_files import Row
 
 __all__ = ["gpu_tests"]
 

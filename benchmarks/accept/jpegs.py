@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from benchmarks.accept.setting import Setting
 from benchmarks.accept.training import SUBJECTS, VIT_B16, speeds, start_training, timed_rounds
-from benchmarks.rows import Row
+from benchmarks.row_files import Row
 from fastvit_train.config import Config
 from fastvit_train.data import loader_configs
 from fastvit_train.distributed import start_world

@@ -7,7 +7,7 @@ from typing import Literal
 
 from benchmarks.accept.setting import Setting
 from benchmarks.bench_augment import Augmenting, BenchAugment
-from benchmarks.rows import Row
+from benchmarks.row_files import Row
 from benchmarks.step_cost import device_cost
 
 __all__ = ["augmentation", "prepare_augmentation"]

@@ -1,20 +1,12 @@
 """The report of `fastvit-bench accept`: one page, as Markdown and as HTML that needs nothing else."""
 
 import html
-import json
 from pathlib import Path
 
 from benchmarks.accept.tables import Table, tables
-from benchmarks.rows import Row
+from benchmarks.row_files import Row
 
-__all__ = ["read_rows", "write_report"]
-
-
-def read_rows(path: Path, *, skip_bytes: int = 0) -> list[Row]:
-    """The rows of a file, without those in its first bytes."""
-    with path.open("rb") as file:
-        file.seek(skip_bytes)
-        return [json.loads(line) for line in file]
+__all__ = ["write_report"]
 
 
 def write_report(folder: Path, rows: list[Row], *, minutes: float, seconds: float, is_done: bool) -> None:

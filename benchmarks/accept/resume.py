@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 
 from benchmarks.accept.setting import Setting
-from benchmarks.rows import Row
+from benchmarks.row_files import Row
 from fastvit_train import checkpoint
 from fastvit_train.config import Config
 from fastvit_train.presets import build_preset

@@ -1,6 +1,5 @@
 """What all stages of `fastvit-bench accept` share: the device, the data, and the file of rows."""
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.accept.photos import make_photos, make_small_images
-from benchmarks.rows import Row
+from benchmarks.row_files import Row, append_rows
 
 __all__ = ["Job", "LeftOut", "Setting", "make_setting"]
 
@@ -44,9 +43,8 @@ class Setting:
     def add_row(self, stage: str, name: str, status: str, row: Row) -> None:
         """Append a row to the file at once: whatever ends the run later, it is there."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        whole = {"stage": stage, "name": name, "status": status, **row, "device": self.device, "date": now}
-        with self.rows.open("ab", buffering=0) as file:  # one write: rows of several processes do not mix
-            file.write((json.dumps(whole | self.origin) + "\n").encode())
+        job = {"benchmark": "accept", "stage": stage, "name": name, "status": status}
+        append_rows(self.rows, [{**job, **row, "device": self.device, "date": now, **self.origin}])
 
 
 class Job(NamedTuple):

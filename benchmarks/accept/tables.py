@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from benchmarks.rows import Row
+from benchmarks.row_files import Row
 
 __all__ = ["Table", "tables"]
 

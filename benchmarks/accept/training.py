@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.accept.setting import Setting
 from benchmarks.peers.our_training import Training, on_noise
-from benchmarks.rows import Row
+from benchmarks.row_files import Row
 from benchmarks.step_cost import device_cost, host_milliseconds, synchronisations
 from fastvit_train.config import Config
 from fastvit_train.device import peak_memory

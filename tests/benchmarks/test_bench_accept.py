@@ -15,10 +15,11 @@ from benchmarks.accept import gpu_tests as tests_stage
 from benchmarks.accept import training
 from benchmarks.accept.accuracy import GOALS, reach
 from benchmarks.accept.plan import STAGES
-from benchmarks.accept.report import read_rows, write_report
+from benchmarks.accept.report import write_report
 from benchmarks.accept.runner import Runner, _do
 from benchmarks.accept.setting import Job, LeftOut, Setting, make_setting
 from benchmarks.bench_accept import BenchAccept, bench_accept
+from benchmarks.row_files import read_rows
 from benchmarks.step_cost import DeviceCost
 from fastvit_train.presets import PRESETS
 from loaders import LoaderConfig, build_loader
