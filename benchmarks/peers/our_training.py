@@ -43,7 +43,7 @@ class Training:
         config: The run.
         folder: For the run's files.
         epoch: Whose steps they are.
-        channels_last: Lay images and the weights of convolutions out as `fastvit-train` does, channels last; else first.
+        channels_last: Lay images and the weights of convolutions out as `fastvit-train` does; else channels first.
     """
 
     def __init__(self, config: Config, folder: Path, *, epoch: int, channels_last: bool = True) -> None:
