@@ -7,7 +7,6 @@ from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.intervals import Estimate, median
 from loaders import ImageLoader, LoaderConfig, build_loader
 
 __all__ = ["Variant", "measure_variants"]
@@ -23,8 +22,8 @@ class Variant(NamedTuple):
 
 def measure_variants(
     variants: Mapping[str, Variant], *, num_rounds: int, turn_seconds: float, deadline: float
-) -> dict[str, Estimate]:
-    """Images per second of each variant: the median over rounds in which all have their turn.
+) -> dict[str, list[float]]:
+    """Images per second of each variant in each round, in which all have their turn.
 
     Args:
         variants: By name.
@@ -38,7 +37,7 @@ def measure_variants(
             break
         for name, variant in variants.items():
             speeds[name].append(_speed(variant, turn_seconds))
-    return {name: median(values) for name, values in speeds.items()}
+    return speeds
 
 
 def _speed(variant: Variant, seconds: float) -> float:

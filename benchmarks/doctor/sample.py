@@ -95,8 +95,8 @@ def place_of(sample: ImageSample) -> Place:
     raise TypeError(f"a sample of another kind: {type(sample)}")
 
 
-def copy_as_it_is(sample: Sample, folder: Path) -> Path:
-    """A data set of the same kind: one folder for each class with copies of files, or one mapped file.
+def copy_as_it_is(sample: Sample, folder: Path, *, times: int = 1) -> Path:
+    """A data set of the same kind, every image so many times: a folder for each class with copies, or one mapped file.
 
     What a `.beton` file cannot hold, such as PNGs of tar shards, becomes files as well.
     """
@@ -104,21 +104,28 @@ def copy_as_it_is(sample: Sample, folder: Path) -> Path:
     are_jpegs = [isinstance(image, bytes) and image.startswith(_JPEG_START) for image in sample.images]
     if sample.data_set.is_mapped and are_jpegs == are_files:
         stored = [_stored(image) for image in sample.images]
-        return _write(folder / "sample.beton", stored, sample.labels)
+        return _write(folder / "sample.beton", stored, sample.labels, times=times)
     for number, (image, label) in enumerate(zip(sample.images, sample.labels, strict=True)):
-        file = folder / "files" / f"{label:06}" / f"{number:06}{'.jpg' if are_jpegs[number] else '.png'}"
+        file = folder / "files" / f"{label:06}" / f"{number:06}-0{'.jpg' if are_jpegs[number] else '.png'}"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(image)
+        for copy in range(1, times):
+            file.with_stem(f"{number:06}-{copy}").hardlink_to(file)
     return folder / "files"
 
 
-def copy_converted(sample: Sample, encoder: ImageEncoder, path: Path, *, num_threads: int) -> Path:
-    """The `.beton` file that our converter makes of the sample, without images that cannot be converted."""
+def copy_converted(
+    sample: Sample, encoder: ImageEncoder, path: Path, *, num_threads: int, times: int = 1
+) -> Path:
+    """The `.beton` file that our converter makes of the sample, every image so many times.
+
+    Images that cannot be converted are left out.
+    """
     named = [(image, f"{number:08}") for number, image in enumerate(sample.images)]
     tasks = [named[start : start + _IMAGES_PER_TASK] for start in range(0, len(named), _IMAGES_PER_TASK)]
     with ThreadPoolExecutor(num_threads) as pool:
         stored = [one for some in pool.map(encoder.encode_all, tasks) for one in some]
-    return _write(path, stored, sample.labels)
+    return _write(path, stored, sample.labels, times=times)
 
 
 def _stored(image: Image) -> StoredImage | Exception:
@@ -130,12 +137,13 @@ def _stored(image: Image) -> StoredImage | Exception:
         return error
 
 
-def _write(path: Path, images: Sequence[StoredImage | Exception], labels: Sequence[int]) -> Path:
+def _write(path: Path, images: Sequence[StoredImage | Exception], labels: Sequence[int], *, times: int) -> Path:
     good = [(one, label) for one, label in zip(images, labels, strict=True) if not isinstance(one, Exception)]
     if not good:
         raise FastvitError("no image of the sample can be decoded; fastvit-data verify says what is wrong with them")
-    with BetonWriter(path, _FIELDS, num_samples=len(good)) as writer:
-        for (data, kind, height, width, _), label in good:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with BetonWriter(path, _FIELDS, num_samples=times * len(good)) as writer:
+        for (data, kind, height, width, _), label in times * good:
             mode = ImageMode.RAW if kind == "raw" else ImageMode.JPG
             writer.append([EncodedImage(data, mode, height=height, width=width), label])
     return path
