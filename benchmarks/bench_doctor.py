@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -86,7 +86,11 @@ class BenchDoctor:
         """The preset on the data; without a preset, one whose images are as large as those that are asked for."""
         small = (self.resolution or 224) <= _SMALL_SIDE
         config = build_preset(self.preset or ("cifar10-resnet-fast" if small else "imagenet-resnet50-ffcv"))
-        given = {"num_workers": self.threads, "order": self.order, "scaled_decode": self.scaled_decode}
+        given: dict[str, Any] = {
+            "num_workers": self.threads,
+            "order": self.order,
+            "scaled_decode": self.scaled_decode,
+        }
         data = replace(config.data, **{name: value for name, value in given.items() if value is not None})
         if self.data is not None:
             data = replace(data, train=self.data, val=self.data)
@@ -108,7 +112,7 @@ class BenchDoctor:
                 scaled_decode=training.data.scaled_decode,
             )
         else:
-            train, val = loader_configs(training, World(0, 1, device))
+            train, val = loader_configs(training, World(rank=0, world_size=1, device=device))
             config = replace(val if self.case == "val" else train, drop_last=False)
             config = replace(config, resolution=last_phase(training).resolution)
         order = self.order or ("sequential" if self.case == "val" else config.order)
@@ -155,7 +159,13 @@ def diagnose(config: BenchDoctor) -> Row:
     )
     found = examine(question).row()
     seconds = time.monotonic() - start
-    row = {"benchmark": "doctor", **_asked(config, question), **found, "seconds": seconds, **_verified(config, question, found)}
+    row = {
+        "benchmark": "doctor",
+        **_asked(config, question),
+        **found,
+        "seconds": seconds,
+        **_verified(config, question, found),
+    }
     row |= {"date": datetime.now(UTC).isoformat(timespec="seconds"), **environment()}
     if config.json is not None:
         append_rows(config.json, [row])

@@ -1,4 +1,4 @@
-"""How fast a loader makes batches of a sample that lies in memory: many variants in turns, each for a part of a second."""
+"""How fast loaders make batches of a sample that lies in memory: many variants in turns, a part of a second each."""
 
 import time
 from collections.abc import Mapping

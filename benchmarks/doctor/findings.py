@@ -81,7 +81,8 @@ class Findings:
 
     def _cores(self, rate: float, decode: float) -> int:
         """How many cores like those that were at work load so many images per second."""
-        return ceil(rate * min(num_threads(self.config.num_workers), self.facts["cores"]) / decode)
+        at_work = min(num_threads(self.config.num_workers), int(self.facts["cores"]))
+        return ceil(rate * at_work / decode)
 
     def _ranked(self, now: float) -> list[Row]:
         """The options, the one that gains most first."""

@@ -18,7 +18,7 @@ __all__ = ["Option", "options_for"]
 
 _SIDES = (500, 400, 320)
 _LEAST_ENLARGED = 1.25
-"""Photos that are made smaller keep at least so many times the resolution: of less, crops would show next to nothing."""
+"""Photos that are made smaller keep at least so many times the resolution: crops of less would show too little."""
 _SHORT_SIDE = 8 / 7
 """Raw images keep this much of the resolution, 256 px for 224, as a validation crop wants it."""
 
@@ -132,7 +132,9 @@ def _settings(sample: Sample, now: Variant, threads: int, *, fits: bool) -> Iter
         yield option("scaled decode", "--data.scaled-decode", "other pixels where a crop is twice as large", scaled)
     if not fits and config.order == "random":
         runs = now._replace(config=replace(config, order="quasi_random"))
-        yield option("quasi-random order", "--data.order quasi_random", "shuffle the data once, as you convert it", runs)
+        yield option(
+            "quasi-random order", "--data.order quasi_random", "shuffle the data once, as you convert it", runs
+        )
     if has_jpegs and config.device.type == "cuda":
         yield option("nvJPEG", "--data.backend nvjpeg", "decodes on the GPU", now._replace(backend="nvjpeg"))
         if find_spec("nvidia.dali"):

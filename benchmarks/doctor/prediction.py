@@ -1,4 +1,4 @@
-"""The model, which `benchmarks.doctor` describes: from what single parts can do to what the loader and the run will do."""
+"""The model that `benchmarks.doctor` describes: from what the parts can do alone to what the loader and the run do."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -27,18 +27,14 @@ def _print_options(row: Row) -> None:
         "data": [_size(one.get("data_bytes", row["facts"]["data_bytes"])) for one in shown],
         "what else changes": [one.get("note", "") for one in shown],
     }
-    title = (
-        f"{row['data']}, {row['case']}, {row['resolution']} px, {row['threads']} threads: what the loader will make"
-    )
+    title = f"{row['data']}, {row['case']}, {row['resolution']} px, {row['threads']} threads: what the loader will make"
     print_table(title, columns, [row])
 
 
 def _sentences(row: Row, facts: Row) -> list[str]:
     limits = {name: rate for name, rate in row["limits"].items() if rate is not None}
-    lines = [
-        f"Limits in images/s: {', '.join(f'{name} {rate:,.0f}' for name, rate in limits.items())}; "
-        f"{row['limited_by']} is the one that limits."
-    ]
+    rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in limits.items())
+    lines = [f"Limits in images/s: {rates}; {row['limited_by']} is the lowest."]
     if not facts["data_fits_in_cache"]:
         lines.append(
             f"The data, {_size(facts['data_bytes'])}, do not fit into the {_size(facts['cache_bytes'])} of memory that "
@@ -51,14 +47,18 @@ def _sentences(row: Row, facts: Row) -> list[str]:
     if scaling := row["scaling"]:
         one = scaling["1"]
         share = row["limits"]["decode"] / (row["threads"] * one)
-        lines.append(f"One thread makes {one:,.0f} images/s, {row['threads']} threads {share:.0%} of so many times that.")
+        lines.append(
+            f"One thread makes {one:,.0f} images/s, {row['threads']} threads {share:.0%} of so many times that."
+        )
     cores = ", ".join(f"{name} {number}" for name, number in row["cores_for_gpus"].items())
     lines.append(f"Cores like these that keep one GPU busy with {row['gpu_preset']}: {cores}.")
     best = next((option for option in row["options"] if option["gain"] >= _WORTH), None)
     lines.append(f"What gains most: {best['how']}" if best else "No change of these data or options gains anything.")
     if "miss" in row:
-        lines.append(f"The loader made {row['measured_images_per_second']:,.0f}: the prediction is off by {row['miss']:+.1%}.")
-    return lines + row["notes"]
+        lines.append(
+            f"The loader made {row['measured_images_per_second']:,.0f}: the prediction is off by {row['miss']:+.1%}."
+        )
+    return [*lines, *row["notes"]]
 
 
 def _size(num_bytes: float) -> str:

@@ -24,6 +24,8 @@ __all__ = ["DataSet", "Place", "Sample", "copy_as_it_is", "copy_converted", "dra
 _FIELDS = {"image": FieldKind.RGB_IMAGE, "label": FieldKind.INT}
 _JPEG_START = b"\xff\xd8"
 _IMAGES_PER_TASK = 8
+_CANDIDATES = 4
+"""How many images are looked at for one of the sample."""
 
 Image = bytes | NDArray[np.uint8]
 
@@ -76,12 +78,25 @@ def open_data_set(path: Path) -> DataSet:
 
 
 def draw(data_set: DataSet, count: int) -> list[ImageSample]:
-    """So many of the images, or all: one of each of equal parts of the data set, at random, the same ones each time."""
-    total = len(data_set.images)
+    """So many of the images, or all, in their order, the same ones each time: spread over the data set.
+
+    Of mapped files, whose tables tell the sizes of images, they are spread over the sizes as well: what large images
+    cost counts as often as there are such images.
+    """
+    images = data_set.images
+    if not data_set.is_mapped:
+        return [images[index] for index in _spread(len(images), count)]
+    candidates = _spread(len(images), _CANDIDATES * count)
+    by_size = sorted(candidates, key=lambda index: place_of(images[index]).size)
+    return [images[index] for index in sorted(by_size[number] for number in _spread(len(by_size), count))]
+
+
+def _spread(total: int, count: int) -> list[int]:
+    """So many of the numbers below `total`, or all: one at random of each of equal parts."""
     if count >= total:
-        return [data_set.images[index] for index in range(total)]
+        return list(range(total))
     places = (np.arange(count) + np.random.default_rng(0).random(count)) * total / count
-    return [data_set.images[index] for index in places.astype(np.int64).tolist()]
+    return list(places.astype(np.int64).tolist())
 
 
 def place_of(sample: ImageSample) -> Place:
@@ -114,9 +129,7 @@ def copy_as_it_is(sample: Sample, folder: Path, *, times: int = 1) -> Path:
     return folder / "files"
 
 
-def copy_converted(
-    sample: Sample, encoder: ImageEncoder, path: Path, *, num_threads: int, times: int = 1
-) -> Path:
+def copy_converted(sample: Sample, encoder: ImageEncoder, path: Path, *, num_threads: int, times: int = 1) -> Path:
     """The `.beton` file that our converter makes of the sample, every image so many times.
 
     Images that cannot be converted are left out.

@@ -44,9 +44,10 @@ def step_images_per_second(
     if not torch.cuda.is_available():
         size = max(2, min(training.batch_size, int(_FLOPS_OF_A_CPU_BATCH / flops)))
         training = replace(training, compile="off", device="cpu", batch_size=size, accumulate=None)
-    with tempfile.TemporaryDirectory() as folder, Contender(
-        "the step", partial(_prepare, training, Path(folder), num_threads)
-    ) as contender:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Contender("the step", partial(_prepare, training, Path(folder), num_threads)) as contender,
+    ):
         contender.wait_until_ready(timeout_seconds=end - time.monotonic())
         first = contender.run(_one_step, timeout_seconds=end - time.monotonic())  # which compiles
         num_steps = max(1, math.floor(min(3.0, (end - time.monotonic()) / 3) / first.seconds))
