@@ -123,6 +123,7 @@ def copy_as_it_is(sample: Sample, folder: Path, *, times: int = 1) -> Path:
     for number, (image, label) in enumerate(zip(sample.images, sample.labels, strict=True)):
         file = folder / "files" / f"{label:06}" / f"{number:06}-0{'.jpg' if are_jpegs[number] else '.png'}"
         file.parent.mkdir(parents=True, exist_ok=True)
+        assert isinstance(image, bytes), "pixels lie in .beton files alone, where all else is JPEG"
         file.write_bytes(image)
         for copy in range(1, times):
             file.with_stem(f"{number:06}-{copy}").hardlink_to(file)
