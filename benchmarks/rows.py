@@ -14,6 +14,7 @@ from rich.table import Table
 from benchmarks.environment import environment
 from benchmarks.harness import Contender, Subject, Turn, started
 from benchmarks.intervals import Interval, median, median_ratio
+from benchmarks.noise import NoiseWatch
 from benchmarks.row_files import Row, append_rows
 
 __all__ = [
@@ -27,7 +28,7 @@ __all__ = [
     "speed_columns",
 ]
 
-_TABLE_WIDTH = 120  # in a file or a pipe, where there is no terminal to fit
+_TABLE_WIDTH = 160  # in a file or a pipe, where there is no terminal to fit
 
 _Measurements = TypeVar("_Measurements")
 
@@ -86,9 +87,12 @@ def measured_rows(
         RuntimeError: A contender failed.
     """
     with _appended_rows(json) as rows, started(subjects) as contenders:
-        measurements = measure(contenders)
+        with NoiseWatch() as watch:
+            measurements = measure(contenders)
         origin = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **environment()}
-        rows += [{"benchmark": benchmark} | row(name, measurements) | origin for name in contenders]
+        found = {name: row(name, measurements) for name in contenders}
+        noise = watch.noise({name: each["rounds"] for name, each in found.items()})
+        rows += [{"benchmark": benchmark, **each, "noise": noise, **origin} for each in found.values()]
     return rows
 
 
@@ -104,7 +108,10 @@ def _appended_rows(path: Path | None) -> Iterator[list[Row]]:
 
 
 def print_table(title: str, columns: Mapping[str, Sequence[str]], rows: Sequence[Row]) -> None:
-    """Print columns of cells, made of the rows, the first one to the left; those without any text are left out."""
+    """Print columns of cells, made of the rows, the first one to the left, and below them the warnings of the rows.
+
+    Columns without any text are left out.
+    """
     machine, versions = rows[0]["machine"], rows[0]["versions"]
     caption = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB"
     if gpu := machine["gpu"]:
@@ -115,7 +122,10 @@ def print_table(title: str, columns: Mapping[str, Sequence[str]], rows: Sequence
         table.add_column(name, justify="right" if number else "left")
     for cells in zip(*filled.values(), strict=True):
         table.add_row(*cells)
-    Console(width=None if sys.stdout.isatty() else _TABLE_WIDTH).print(table)
+    console = Console(width=None if sys.stdout.isatty() else _TABLE_WIDTH)
+    console.print(table)
+    for warning in dict.fromkeys(warning for row in rows for warning in row["noise"]["warnings"]):
+        console.print(f"Warning: {warning}", markup=False, highlight=False, soft_wrap=True)
 
 
 def speed_columns(rows: Sequence[Row]) -> dict[str, list[str]]:
