@@ -16,6 +16,7 @@ from benchmarks.doctor.reading import probe_reading
 from benchmarks.doctor.sample import DataSet, Sample, copy_as_it_is, draw, open_data_set
 from benchmarks.doctor.step import copy_bytes_per_second, step_images_per_second
 from benchmarks.harness import say
+from benchmarks.noise import NoiseWatch
 from fastvit_train.config import Config
 from loaders import LoaderConfig
 from loaders.cpus import num_threads, usable_cpus
@@ -76,7 +77,8 @@ def examine(question: Question) -> Findings:
         now = Variant(copy_as_it_is(sample, Path(folder) / "now", times=times), question.config, question.backend)
         say("converting a sample")
         options = list(options_for(sample, now, Path(folder), times=times, fits=storage.fits))
-        speeds = _measure(question, now, options)
+        with NoiseWatch() as watch:
+            speeds = _measure(question, now, options)
     flops = step_flops_per_image(question.training)
     step, problem = _step(question, storage, flops)
     return Findings(
@@ -86,6 +88,7 @@ def examine(question: Question) -> Findings:
         reading=reading,
         options=options,
         speeds=speeds,
+        noise=watch.noise(speeds),
         copy_bytes_per_second=copy_bytes_per_second() if question.config.device.type == "cuda" else None,
         step_images_per_second=step,
         step_problem=problem,

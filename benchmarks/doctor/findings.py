@@ -33,6 +33,8 @@ class Findings:
     speeds: Mapping[str, Sequence[float]]
     """Images per second in memory, of each variant in each round: `NOW`, the options', and those of numbers of threads
     by the number."""
+    noise: Row
+    """How quiet the machine was meanwhile."""
     copy_bytes_per_second: float | None
     """To the GPU, if there is one."""
     step_images_per_second: float | None
@@ -65,6 +67,7 @@ class Findings:
             "options": self._ranked(loader),
             "cores_for_gpus": {name: self._cores(rate, decode) for name, rate in self.steps_on_gpus.items()},
             "steps_on_gpus": dict(self.steps_on_gpus),
+            "noise": self.noise,
             "notes": [] if self.step_problem is None else [self.step_problem],
         }
 
