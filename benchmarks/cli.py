@@ -20,6 +20,7 @@ _BENCHMARKS = {
     "train": "where a preset's training time goes",
     "augment": "augmentations side by side",
     "convert": "converters side by side on the same images",
+    "doctor": "what to expect on your own data and machine, and what to change",
     "accept": "what a machine with a new card does, within a given time",
 }
 
@@ -29,12 +30,13 @@ def main() -> int:
     return run_command(_run, name=_PROG, interrupted=f"{_PROG}: interrupted")
 
 
-def _run() -> None:
+def _run() -> int:
     name, arguments = _split(sys.argv[1:])
     try:
         module = import_module(f"benchmarks.bench_{name}")  # here, as a library may be missing, and as it takes seconds
         options = tyro.cli(getattr(module, f"Bench{name.capitalize()}"), prog=f"{_PROG} {name}", args=arguments)
-        getattr(module, f"bench_{name}")(options)
+        result = getattr(module, f"bench_{name}")(options)  # rows, but for a benchmark with exit codes of its own
+        return result if isinstance(result, int) else 0
     except RuntimeError as error:
         raise FastvitError(str(error)) from error
 
