@@ -19,6 +19,7 @@ _BENCHMARKS = {
     "train": "where a preset's training time goes",
     "augment": "augmentations side by side",
     "convert": "converters side by side on the same images",
+    "plan": "hours, energy and price of the full job, and what it needs",
     "accept": "what a machine with a new card does, within a given time",
 }
 
