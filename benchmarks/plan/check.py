@@ -22,6 +22,8 @@ from loaders.errors import FastvitError
 
 __all__ = ["CASES", "CheckPlan", "check_plan"]
 
+_PROG = "python -m benchmarks.plan.check"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
@@ -49,7 +51,7 @@ _TRAIN, _TEST = "cifar10_train.beton", "cifar10_test.beton"
 CASES = {
     "phases": Case(preset="cifar10-quick", epochs=2.2, train=_TRAIN, val=_TEST),
     "views": Case(preset="cifar10-resnet-fast", epochs=2, train=_TEST, val=_TEST),
-    "jpegs": Case(preset="imagenet-resnet50-ffcv", arch="timm/test_resnet", epochs=5, batch_size=250, train=""),
+    "jpegs": Case(preset="imagenet-resnet50-ffcv", arch="timm/test_resnet", epochs=2, batch_size=250, train=""),
 }
 """Small images first; six views of each validation image; JPEGs, whose loader takes time from the steps."""
 
@@ -119,12 +121,9 @@ def _run(module: str, *arguments: str) -> None:
         raise FastvitError(f"{module} {' '.join(arguments)} failed: {done.stdout[-2000:]}")
 
 
-def _main() -> int:
-    name = "python -m benchmarks.plan.check"
-    return run_command(
-        lambda: check_plan(tyro.cli(CheckPlan, prog=name)) and None, name=name, interrupted=f"{name}: interrupted"
-    )
+def _check() -> None:
+    check_plan(tyro.cli(CheckPlan, prog=_PROG))
 
 
 if __name__ == "__main__":
-    sys.exit(_main())
+    sys.exit(run_command(_check, name=_PROG, interrupted=f"{_PROG}: interrupted"))
