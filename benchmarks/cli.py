@@ -21,6 +21,7 @@ _BENCHMARKS = {
     "augment": "augmentations side by side",
     "convert": "converters side by side on the same images",
     "doctor": "what to expect on your own data and machine, and what to change",
+    "plan": "hours, energy and price of the full job, and what it needs",
     "accept": "what a machine with a new card does, within a given time",
 }
 

@@ -23,6 +23,7 @@ __all__ = [
     "interval_text",
     "measured_rows",
     "origin",
+    "print_columns",
     "print_table",
     "ratio_column",
     "ratios",
@@ -128,7 +129,12 @@ def print_table(title: str, columns: Mapping[str, Sequence[str]], rows: Sequence
     caption = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB"
     if gpu := machine["gpu"]:
         caption += f"\n{gpu['name']}, driver {gpu['driver']}, CUDA {gpu['cuda']}, cuDNN {gpu['cudnn']}"
-    table = Table(title=title, caption=f"{caption}, torch {versions['torch']}")
+    print_columns(title, columns, caption=f"{caption}, torch {versions['torch']}")
+
+
+def print_columns(title: str, columns: Mapping[str, Sequence[str]], *, caption: str) -> None:
+    """Print columns of cells, the first one to the left; those without any text are left out."""
+    table = Table(title=title, caption=caption)
     filled = {name: cells for name, cells in columns.items() if any(cells)}
     for number, name in enumerate(filled):
         table.add_column(name, justify="right" if number else "left")
