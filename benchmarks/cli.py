@@ -20,6 +20,7 @@ _BENCHMARKS = {
     "augment": "augmentations side by side",
     "convert": "converters side by side on the same images",
     "accept": "what a machine with a new card does, within a given time",
+    "report": "rows of benchmarks and run folders as one page",
 }
 
 
