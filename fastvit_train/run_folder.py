@@ -22,6 +22,7 @@ __all__ = [
     "CHECKPOINT",
     "CONFIG",
     "METRICS",
+    "REPORT",
     "RESULT",
     "claim_folder",
     "find_checkpoints",
@@ -35,6 +36,7 @@ CHECKPOINT = "checkpoint.pt"
 BEST = "best.pt"
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
+REPORT = "report.html"
 RESULT = "result.json"
 _LOCK = ".lock"
 
@@ -62,7 +64,7 @@ def claim_folder(config: Config) -> Iterator[Path]:
     try:
         if config.resume == "never" and find_checkpoints(folder):
             raise FastvitError(f"{folder} holds a run already; continue it with --resume auto, or name another --out")
-        for name in (CHECKPOINT, BEST, CONFIG, METRICS, RESULT):
+        for name in (CHECKPOINT, BEST, CONFIG, METRICS, REPORT, RESULT):
             remove_leftovers(folder / name)
         try:
             yield folder
