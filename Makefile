@@ -3,7 +3,7 @@
 #   make test       the tests that need no GPU, in minutes (ARGS="-k resume" passes options on)
 #   make test-all   those, the slow ones, and those that need NVIDIA DALI, which it installs (591 MB)
 #   make lint       ruff and mypy
-#   make docs       the documentation as a site in build/site
+#   make docs       the documentation as a site in build/site; fails where a figure in it is not that of a row
 #   make bench      loader benchmark on CIFAR-10
 #   make gpu-check  what a CUDA device does: its tests, speed, accuracy (ARGS="--minutes 10"); PYTHON=python3 takes a Python that
 #                   has fastvit installed, instead of .venv
@@ -51,6 +51,7 @@ lint: .venv/.test
 	$(BIN)/mypy
 
 docs: .venv/.docs
+	$(BIN)/python -m benchmarks.documented
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: .venv/.test $(CIFAR10)

@@ -1,0 +1,200 @@
+"""Tables of runs of `fastvit-train`, and of its steps."""
+
+from collections.abc import Callable
+
+from benchmarks.documented.table import (
+    Column,
+    Line,
+    Table,
+    by,
+    code,
+    distinct,
+    first,
+    having,
+    number,
+    percent,
+    rate,
+    text,
+)
+from benchmarks.row_files import Row
+
+__all__ = ["TABLES", "cpu"]
+
+_DOCUMENTED = "documented_before_rows.jsonl"
+_ACCURACY = "h200_2026-11-27_accuracy.jsonl"
+_TRAIN = "zen4_2026-11-27_train.jsonl"
+
+
+def _experiment(name: str) -> Callable[[Row], bool]:
+    return having(experiment=name)
+
+
+def cpu(line: Line) -> str:
+    """The CPU of a line, whose generation some rows say and otherwise the name of the file does."""
+    name = str(first(line, "machine__cpu"))
+    return "Zen 4" if line[0]["file"].startswith("zen4") else name.removeprefix("AMD EPYC, ")
+
+
+def _preset(line: Line) -> str:
+    """The preset of a line, which rows of runs on a GPU say in their command alone."""
+    words = line[0]["command"].split()
+    return f"`{first(line, 'preset') or words[words.index('--preset') + 1]}`"
+
+
+def _hardware(line: Line) -> str:
+    machine = line[0]["machine"]
+    return machine["gpu"]["name"] if machine["gpu"] else f"two cores of {cpu(line)}, {line[0]['precision']}"
+
+
+def _range(name: str, written: Callable[[float], str]) -> Column:
+    """The lowest and the highest value in a line."""
+
+    def cell(line: Line) -> str:
+        values = sorted(row[name] for row in line if row.get(name) is not None)
+        ends = dict.fromkeys(written(each) for each in (values[:1] + values[-1:]))
+        return " to ".join(ends)
+
+    return cell
+
+
+def _accuracy(top1: float) -> str:
+    return f"{top1:.2%}".replace("%", " %")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
+
+
+_TRAINING = _range("train_seconds", _duration)
+
+TABLES = {
+    "cifar10-runs": Table(
+        files=(_DOCUMENTED,),
+        where=_experiment("cifar10"),
+        columns={
+            "preset": _preset,
+            "epochs": text("epochs"),
+            "CPU": cpu,
+            "precision": text("precision"),
+            "seed": text("seed"),
+            "top-1, averaged": percent("top1_averaged", 2),
+            "top-1, one view": percent("top1", 2),
+            "training": _TRAINING,
+            "images/s": number("images_per_second"),
+            "waiting for data": percent("data_wait_fraction", 2),
+        },
+    ),
+    "readme-runs": Table(
+        files=(_DOCUMENTED, _ACCURACY),
+        where=lambda row: row.get("experiment") == "cifar10" or (row["file"] == _ACCURACY and row.get("epochs") == 12),
+        line=lambda row: (_preset([row]), row["epochs"], _hardware([row])),
+        columns={
+            "CIFAR-10": _preset,
+            "epochs": text("epochs"),
+            "seeds": lambda line: str(len(line)),
+            "top-1, averaged over views": _range("top1_averaged", _accuracy),
+            "top-1, one view": _range("top1", _accuracy),
+            "training": _TRAINING,
+            "on": _hardware,
+        },
+    ),
+    "quick-optimizers": Table(
+        files=(_DOCUMENTED,),
+        where=_experiment("quick-optimizers"),
+        columns={
+            "optimizer, batch": text("optimizer"),
+            "epochs at 16 px, 20 px, 32 px": text("epochs_at_16_20_32_px"),
+            "cost": number("cost_in_epochs_at_32_px", 2),
+            "top-1": percent("top1", 2),
+        },
+    ),
+    "quick-epochs": Table(
+        files=(_DOCUMENTED,),
+        where=_experiment("quick-epochs"),
+        line=by("epochs"),
+        columns={
+            "`--epochs`": text("epochs"),
+            "epochs at 16 px, 20 px, 32 px": text("epochs_at_16_20_32_px"),
+            "cost with Muon's own work": number("cost_in_epochs_at_32_px", 2),
+            **{f"top-1, seed {seed}": percent("top1", 2, seed=seed) for seed in range(3)},
+        },
+    ),
+    "vit-start": Table(
+        files=(_DOCUMENTED,),
+        where=_experiment("vit-start"),
+        columns={
+            "start": text("start"),
+            "options": code("options"),
+            "training accuracy, steps 181 to 200": percent("train_accuracy"),
+            "top-1": percent("top1"),
+        },
+    ),
+    "vit-rate": Table(
+        files=(_DOCUMENTED,),
+        where=_experiment("vit-rate"),
+        columns={
+            "change": text("change"),
+            "options": code("options"),
+            "steps": text("steps"),
+            "training accuracy": percent("train_accuracy"),
+        },
+    ),
+    "vit-step": Table(
+        files=(_DOCUMENTED,),
+        where=_experiment("vit-step"),
+        line=by("change"),
+        columns=lambda rows: {
+            "images/s, median of five": text("change"),
+            **{str(part): number("images_per_second", part=part) for part in distinct(rows, "part")},
+        },
+    ),
+    "muon-iterations": Table(
+        files=(_DOCUMENTED,),
+        where=_experiment("muon-iterations"),
+        columns={"iterations of Muon": text("iterations"), "time": number("step_milliseconds", unit=" ms")},
+    ),
+    "vit-run": Table(
+        files=(_DOCUMENTED,),
+        where=_experiment("vit-run"),
+        columns={
+            "of epochs": text("epochs"),
+            "epoch": text("epoch"),
+            "training": _TRAINING,
+            "resolution, patches dropped": text("phases"),
+            "training accuracy": percent("train_accuracy"),
+            "top-1": percent("top1", 2),
+            "averaged over flips": percent("top1_averaged", 2),
+        },
+    ),
+    "vit-parts": Table(
+        files=(_DOCUMENTED,),
+        where=_experiment("vit-parts"),
+        line=by("images_of_a_part"),
+        columns=lambda rows: {
+            "parts of": text("images_of_a_part"),
+            **{str(part): percent("ratio_to_matmuls", part=part) for part in distinct(rows, "part")},
+        },
+    ),
+    "train-split": Table(
+        files=(_TRAIN,),
+        where=lambda row: row["benchmark"] == "train" and row["contender"] != "verdict",
+        columns={
+            "preset": _preset,
+            "contender": code("contender"),
+            "images/s": rate(),
+            "share of the matmuls' rate": percent("ratio_to_matmuls"),
+            "CPU µs an image": number("cpu_seconds_per_image", scale=1e6),
+        },
+    ),
+    "train-shares": Table(
+        files=(_DOCUMENTED,),
+        where=having(experiment="small-vit-step", contender="train"),
+        columns={
+            "CPU": cpu,
+            "precision": text("precision"),
+            "images/s": rate(),
+            "share of the matmuls' rate": percent("ratio_to_matmuls"),
+            "times timm's `train.py`": number("ratio_to_timm", 1),
+        },
+    ),
+}

@@ -1,0 +1,144 @@
+"""The tables of figures that are measured again and again, from rows as the commands write them."""
+
+from benchmarks.documented.table import rendered
+from benchmarks.documented.tables import TABLES
+
+ORIGIN = {"command": "fastvit-bench", "commit": "1" * 40, "machine": {"cpu": "AMD EPYC", "cores": 2, "gpu": None}}
+
+
+def lines(name, *rows, file="zen4.jsonl"):
+    """The lines of a table, without its heading."""
+    made = rendered(TABLES[name], [{"file": file, **ORIGIN, **row} for row in rows])
+    return [line for line in made.splitlines() if line.startswith("|")]
+
+
+def loader(name, case, speed, ratio):
+    return {
+        "benchmark": "loader",
+        "suite_case": case,
+        "loader": name,
+        "case": "train",
+        "threads": 2,
+        "images_per_second": speed,
+        "images_per_second_interval": [speed - 1, speed + 1],
+        "ratio_to_first": ratio,
+        "cpu_seconds_per_image": 1 / speed,
+        "peak_rss_bytes": 2**30,
+    }
+
+
+LOADERS = [
+    loader("native", "train", 1000, 1.0),
+    loader("torch", "train", 250, 0.25),
+    loader("ffcv", "train", 400, 0.4),
+    loader("native", "val", 800, 1.0),
+    loader("torch", "val", 100, 0.125),
+]
+
+
+def test_loaders_by_case() -> None:
+    assert lines("loaders-cases", *LOADERS) == [
+        "| contender | train | val |",
+        "| --- | --- | --- |",
+        "| `native` | 1,000 (1.00) | 800 (1.00) |",
+        "| `torch` | 250 (4.00) | 100 (8.00) |",
+        "| `ffcv` | 400 (2.50) |  |",
+    ]
+
+
+def test_the_fastest_loader_comes_first() -> None:
+    assert lines("loaders", *LOADERS)[2:] == [
+        "| `native` | 1,000 (999\u20131,001) | 1.00 | 1,000 | 1,024 |",
+        "| `ffcv` | 400 (399\u2013401) | 2.50 | 2,500 | 1,024 |",
+        "| `torch` | 250 (249\u2013251) | 4.00 | 4,000 | 1,024 |",
+    ]
+
+
+def test_the_first_page_has_measured_and_documented_figures() -> None:
+    documented = {
+        "benchmark": "loader",
+        "experiment": "other-cpus",
+        "case": "train",
+        "restart_markers": False,
+        "loader": "native",
+        "images_per_second": 7458,
+        "times_others": {"ffcv": 3.51},
+        "times_others_lowest_and_highest": {"ffcv": [3.41, 4.18]},
+        "machine": {"cpu": "AMD EPYC, Zen 5"},
+    }
+    assert lines("loaders-home", *LOADERS)[2:] == [
+        "| of at most 500 px | 1,000 (999\u20131,001) | 2.50 | 4.00 | Zen 4 |"
+    ]
+    assert lines("loaders-home", documented, file="documented.jsonl")[2:] == [
+        "| of at most 500 px | 7,458 | 3.51 (3.41\u20134.18) | Zen 5 |"
+    ]
+
+
+def test_leaderboard() -> None:
+    mine = [row | {"file": "leaderboard/mine.jsonl"} for row in LOADERS]
+    alone = [{"file": "leaderboard/alone.jsonl", **LOADERS[0]}]
+    assert lines("leaderboard", *mine, *alone) == [
+        "| CPU | cores | threads | train | val |",
+        "| --- | --- | --- | --- | --- |",
+        "| AMD EPYC | 2 | 2 | 1,000 (2.50) | 800 (8.00) |",
+        "| AMD EPYC | 2 | 2 | 1,000 |  |",
+    ]
+
+
+def test_scaling() -> None:
+    row = {"benchmark": "scaling", "over": "threads", "loader": "native"}
+    one = {"threads": 1, "images_per_second": 500, "share_of_linear": 1.0}
+    two = {"threads": 2, "images_per_second": 900, "share_of_linear": 0.9}
+    assert lines("scaling-threads", row | one, row | two) == [
+        "| loader | images/s with 1 | images/s with 2 | share of linear with 2 |",
+        "| --- | --- | --- | --- |",
+        "| `native` | 500 | 900 | 90.0 % |",
+    ]
+    records = {"records": 1_000_000, "open_seconds": 0.123, "first_batch_seconds": 0.05, "peak_rss_bytes": 2**29}
+    assert lines("scaling-records", row | one | records | {"over": "records"})[2:] == [
+        "| `native` | 1,000,000 | 500 | 0.12 | 0.05 | 512 |"
+    ]
+
+
+def test_imread() -> None:
+    rows = [
+        {
+            "benchmark": "imread",
+            "decoder": name,
+            "version": "1.0",
+            "threads": threads,
+            "images_per_second": speed * threads,
+            "megapixels_per_second": speed / 5 * threads,
+        }
+        for name, speed in (("pillow", 100), ("fastvit", 300))
+        for threads in (1, 2)
+    ]
+    assert lines("imread", *rows) == [
+        "| decoder | version | images/s with 1 | MP/s with 1 | images/s with 2 | MP/s with 2 |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| fastvit | 1.0 | 300 | 60 | 600 | 120 |",
+        "| pillow | 1.0 | 100 | 20 | 200 | 40 |",
+    ]
+
+
+def test_the_doctor_is_compared_with_what_was_measured() -> None:
+    row = {
+        "benchmark": "doctor",
+        "data": "/data/keep.beton",
+        "case": "train",
+        "resolution": 224,
+        "threads": 2,
+        "limited_by": "decode",
+        "predicted_images_per_second": 950,
+    }
+    assert lines("doctor-check", row, row | {"measured_images_per_second": 1000, "miss": -0.05})[2:] == [
+        "| keep.beton | train | 224 | 2 | decode | 950 | 1,000 | -5.0 % |"
+    ]
+
+
+def test_a_training_step() -> None:
+    row = {"benchmark": "train", "preset": "cifar10-quick", "contender": "train", "images_per_second": 70}
+    verdict = row | {"contender": "verdict"}
+    assert lines("train-split", row | {"ratio_to_matmuls": 0.816}, verdict)[2:] == [
+        "| `cifar10-quick` | `train` | 70 | 81.6 % |"
+    ]
