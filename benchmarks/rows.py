@@ -130,6 +130,8 @@ def print_table(title: str, columns: Mapping[str, Sequence[str]], rows: Sequence
     if gpu := machine["gpu"]:
         caption += f"\n{gpu['name']}, driver {gpu['driver']}, CUDA {gpu['cuda']}, cuDNN {gpu['cudnn']}"
     print_columns(title, columns, caption=f"{caption}, torch {versions['torch']}")
+    for warning in dict.fromkeys(warning for row in rows for warning in row["noise"]["warnings"]):
+        _console().print(f"Warning: {warning}", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_columns(title: str, columns: Mapping[str, Sequence[str]], *, caption: str) -> None:
@@ -140,10 +142,11 @@ def print_columns(title: str, columns: Mapping[str, Sequence[str]], *, caption: 
         table.add_column(name, justify="right" if number else "left")
     for cells in zip(*filled.values(), strict=True):
         table.add_row(*cells)
-    console = Console(width=None if sys.stdout.isatty() else _TABLE_WIDTH)
-    console.print(table)
-    for warning in dict.fromkeys(warning for row in rows for warning in row["noise"]["warnings"]):
-        console.print(f"Warning: {warning}", markup=False, highlight=False, soft_wrap=True)
+    _console().print(table)
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else _TABLE_WIDTH)
 
 
 def speed_columns(rows: Sequence[Row]) -> dict[str, list[str]]:
