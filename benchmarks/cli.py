@@ -17,6 +17,7 @@ _PROG = "fastvit-bench"
 _BENCHMARKS = {
     "loader": "loaders side by side on one file",
     "imread": "libraries that decode whole JPEGs in memory, side by side",
+    "scaling": "loaders with more threads, or with more records",
     "train": "where a preset's training time goes",
     "augment": "augmentations side by side",
     "convert": "converters side by side on the same images",
