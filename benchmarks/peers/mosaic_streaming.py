@@ -1,4 +1,4 @@
-"""The contender `streaming`: MosaicML's Streaming, whose `StreamingDataset` reads MDS shards of its default size, 64 MB.
+"""The contender `streaming`: MosaicML's Streaming, whose `StreamingDataset` reads MDS shards of 64 MB.
 
 The shards hold the image files' bytes, uncompressed, and are local, so that nothing is downloaded or copied. The data
 set knows the batch size, which decides what each worker reads, and that there is one node. `py1e`, its default,
@@ -45,7 +45,8 @@ class _Pictures(StreamingDataset):  # type: ignore[misc]  # which has no types
 
 def write(folder: Path, files: Iterable[LabelledFile], _num_images: int) -> Path:
     """MDS shards and their index."""
-    with MDSWriter(out=str(folder), columns={"image": "bytes", "label": "int"}, exist_ok=True) as writer:
+    shards = folder / "shards"  # which must not be there yet
+    with MDSWriter(out=str(shards), columns={"image": "bytes", "label": "int"}) as writer:
         for data, label in files:
             writer.write({"image": data, "label": label})
-    return folder
+    return shards
