@@ -22,11 +22,11 @@ from benchmarks.options import check_positive, split_names
 from benchmarks.peers.decoders import DECODERS, problem_of, version_of
 from benchmarks.row_files import Row
 from benchmarks.rows import cost_columns, costs, measured_rows, print_table, ratio_column, ratios, speed_columns
-from loaders import _native
 from loaders.beton import Beton
 from loaders.cpus import usable_cpus
 from loaders.errors import FastvitError, reason_of
 from loaders.image_folder import images_below
+from tools.convert.encode_image import read_jpeg_header
 
 __all__ = ["BenchImread", "Decoding", "Jpegs", "bench_imread", "read_jpegs"]
 
@@ -95,7 +95,7 @@ class Decoding:
             FastvitError: It is no RGB image in one piece, or not of the size that the file has; or there is nothing.
         """
         for number, jpeg in enumerate(self._jpegs, 1):
-            height, width = _size(jpeg)
+            height, width, _ = read_jpeg_header(jpeg)
             try:
                 pixels = self._decode(jpeg)
             except Exception as error:  # each library has its own
@@ -131,7 +131,7 @@ def bench_imread(config: BenchImread) -> list[Row]:
         RuntimeError: A decoder failed.
     """
     jpegs, num_left_out = read_jpegs(config.data, config.num_images)
-    pixels = sum(height * width for height, width in map(_size, jpegs)) / len(jpegs)
+    pixels = sum(height * width for height, width, _ in map(read_jpeg_header, jpegs)) / len(jpegs)
     say(f"{len(jpegs)} JPEGs, {pixels / 1e6:.2f} megapixels each on average")
     if num_left_out:
         say(f"without {num_left_out} images that are no JPEGs, or grey, or CMYK")
@@ -167,7 +167,7 @@ def read_jpegs(path: Path, num_images: int) -> Jpegs:
     else:
         beton = Beton(path)
         found = [beton.image_bytes(index).tobytes() for index in _spread(range(beton.num_samples), num_images)]
-    jpegs = [data for data in found if data.startswith(b"\xff\xd8") and _num_components(data) == _COLOUR]
+    jpegs = [data for data in found if data.startswith(b"\xff\xd8") and read_jpeg_header(data)[2] == _COLOUR]
     if not jpegs:
         raise FastvitError(f"{path} has no JPEGs with colour; name a .beton file of JPEGs, or a folder of them")
     return Jpegs(jpegs, len(found) - len(jpegs))
@@ -177,15 +177,6 @@ def _spread(items: Sequence[_Item], number: int) -> list[_Item]:
     """So many of the items, evenly; all where there are fewer."""
     number = min(number, len(items))
     return [items[place * len(items) // number] for place in range(number)]
-
-
-def _num_components(jpeg: bytes) -> int:
-    return _native.read_jpeg_header(np.frombuffer(jpeg, np.uint8))[2]
-
-
-def _size(jpeg: bytes) -> tuple[int, int]:
-    height, width, _, _ = _native.read_jpeg_header(np.frombuffer(jpeg, np.uint8))
-    return height, width
 
 
 def _usable(config: BenchImread) -> tuple[list[str], list[str]]:

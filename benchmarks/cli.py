@@ -17,6 +17,7 @@ _PROG = "fastvit-bench"
 _BENCHMARKS = {
     "loader": "loaders side by side on one file",
     "imread": "libraries that decode whole JPEGs in memory, side by side",
+    "suite": "all of the loaders' cases, and whole images, into one file of rows",
     "train": "where a preset's training time goes",
     "augment": "augmentations side by side",
     "convert": "converters side by side on the same images",
