@@ -28,7 +28,10 @@ _IMAGES_PER_THREAD, _MOST_IMAGES = 1024, 16_384
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchSuite:
-    """Measure all loaders that are installed in all cases, how they scale, and whole images."""
+    """Measure all loaders that are installed in all cases, how they scale, and whole images.
+
+    The files that are measured are written into the temporary folder, which TMPDIR names: some gigabytes.
+    """
 
     out: Path
     """Rows are appended to this file, as JSON lines, after each case."""
@@ -101,7 +104,7 @@ CASES: Mapping[str, Measure] = {
     "train-128": partial(_loaders, file="small", resolution=128),
     "raw": partial(_loaders, file="raw"),
     "cifar10": partial(_loaders, file="cifar10", case="shift", resolution=32),
-    # "cold": partial(_loaders, file="small", cache="cold"),
+    "cold": partial(_loaders, file="small", cache="cold"),
     "scaling-threads": partial(_scaling, over="threads"),
     "scaling-records": partial(_scaling, over="records"),
     "imread": _imread,

@@ -24,7 +24,7 @@ _NUM_MADE = 256
 _NUM_SMALL = 50_000  # as many as CIFAR-10 has
 _MAX_SIDE = 500
 _RAW_MIN_SIDE = 256
-_QUALITY_OF_ORIGINALS = 98  # made photos of it have as many bytes a pixel as ImageNet's
+_QUALITY_OF_ORIGINALS = 99  # made photos of it have as many bytes a pixel as ImageNet's
 
 
 class SuiteData:
