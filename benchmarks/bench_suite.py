@@ -23,6 +23,7 @@ from loaders.errors import FastvitError
 
 __all__ = ["CASES", "BenchSuite", "Measure", "bench_suite"]
 
+_SCALED = ("native", "ffcv", "torch")
 _IMAGES_PER_THREAD, _MOST_IMAGES = 1024, 16_384
 
 
@@ -42,7 +43,7 @@ class BenchSuite:
     """Which, separated by spaces or commas, of: train, restart, val, original, train-160, train-128, raw, cifar10,
     cold, scaling-threads, scaling-records, imread."""
     loaders: tuple[str, ...] = ("installed",)
-    """Which, as for `fastvit-bench loader`; scaling has a choice of its own."""
+    """Which, as for `fastvit-bench loader`; of them, how native, ffcv and torch scale."""
     threads: int = field(default_factory=usable_cpus)
     """Threads or worker processes of each loader."""
     rounds: int = 5
@@ -87,7 +88,11 @@ def _loaders(
 
 
 def _scaling(config: BenchSuite, data: SuiteData, *, over: Literal["threads", "records"]) -> list[Row]:
-    return bench_scaling(BenchScaling(data=data.small, over=over, rounds=config.rounds))
+    names = config.loader_options(data.small).names
+    loaders = tuple(name for name in _SCALED if name in names)
+    if over == "records":  # of small images, which it makes itself
+        return bench_scaling(BenchScaling(over=over, loaders=loaders, threads=(config.threads,), rounds=config.rounds))
+    return bench_scaling(BenchScaling(over=over, data=data.small, loaders=loaders, rounds=config.rounds))
 
 
 def _imread(config: BenchSuite, data: SuiteData) -> list[Row]:

@@ -37,10 +37,10 @@ def measured(monkeypatch) -> list[tuple[str, object]]:
 
     def stand_in(name: str) -> Callable[[object], list[dict]]:
         def bench(config: object) -> list[dict]:
-            assert config.data.is_file()
             assert config.json is None
             found.append((name, config))
-            return [{"benchmark": name, "data": str(config.data), "rounds": config.rounds}] * 2
+            data = "made" if config.data is None else str(config.data.resolve(strict=True))
+            return [{"benchmark": name, "data": data, "rounds": config.rounds}] * 2
 
         return bench
 
@@ -52,14 +52,14 @@ def measured(monkeypatch) -> list[tuple[str, object]]:
 def test_each_case_is_measured_on_its_file_with_its_options(photos, tmp_path, monkeypatch, measured):
     monkeypatch.setattr("benchmarks.suite_data._NUM_SMALL", 10)
     out = tmp_path / "rows.jsonl"
-    rows = bench_suite(BenchSuite(out=out, photos=photos, loaders=("native",), threads=3, rounds=4, num_images=5))
+    rows = bench_suite(BenchSuite(out=out, photos=photos, loaders=("limit,native",), threads=3, rounds=4, num_images=5))
     assert rows == read_rows(out)
     assert [row["suite_case"] for row in rows[::2]] == list(CASES)
     assert {row["photos"] for row in rows} == {"photos"}
     assert {row["rounds"] for row in rows} == {4}
     names = {row["suite_case"]: row["data"] for row in rows}
     small = dict.fromkeys(["train", "val", "train-160", "train-128", "cold", "imread"], "500px.beton")
-    small |= dict.fromkeys(["scaling-threads", "scaling-records"], "500px.beton")
+    small |= {"scaling-threads": "500px.beton", "scaling-records": "made"}
     files = {"original": "original.beton", "restart": "500px_restart.beton", "raw": "raw256.beton"}
     assert names == small | files | {"cifar10": names["cifar10"]}
     kinds, options = zip(*measured, strict=True)
@@ -69,7 +69,9 @@ def test_each_case_is_measured_on_its_file_with_its_options(photos, tmp_path, mo
     assert [by_case[name].case for name in ("train", "val", "raw", "cifar10")] == ["train", "val", "train", "shift"]
     assert [by_case[name].cache for name in ("train", "cold")] == ["warm", "cold"]
     assert [by_case[f"scaling-{over}"].over for over in ("threads", "records")] == ["threads", "records"]
-    assert (by_case["train"].names, by_case["train"].threads, by_case["imread"].threads) == (["native"], 3, (1, 3))
+    assert (by_case["scaling-threads"].loaders, by_case["scaling-records"].threads) == (("native",), (3,))
+    assert (by_case["cold"].names, by_case["cold"].threads) == (["limit", "native"], 3)
+    assert by_case["imread"].threads == (1, 3)
 
 
 def test_the_files_have_the_same_photos_each_in_its_form(photos, tmp_path):
