@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from benchmarks.harness import Contender, Turn, say, take_turns
-from benchmarks.options import check_positive, split_names
+from benchmarks.options import INSTALLED, check_positive, split_names
 from benchmarks.peers.decoders import DECODERS, problem_of, version_of
 from benchmarks.row_files import Row
 from benchmarks.rows import cost_columns, costs, measured_rows, print_table, ratio_column, ratios, speed_columns
@@ -30,7 +30,6 @@ from tools.convert.encode_image import read_jpeg_header
 
 __all__ = ["BenchImread", "Decoding", "Jpegs", "bench_imread", "read_jpegs"]
 
-_INSTALLED = "installed"
 _COLOUR = 3
 _MOST_PASSES = 1000
 
@@ -43,7 +42,7 @@ class BenchImread:
 
     data: Path
     """A .beton file of JPEGs, or a folder of them."""
-    decoders: tuple[str, ...] = (_INSTALLED,)
+    decoders: tuple[str, ...] = (INSTALLED,)
     """Which, separated by spaces or commas: fastvit, imageio, opencv, pillow, simplejpeg, torchvision, turbojpeg; or
     `installed`, all of these that are."""
     threads: tuple[int, ...] = field(default_factory=lambda: tuple(sorted({1, usable_cpus()})))
@@ -61,7 +60,7 @@ class BenchImread:
         check_positive(self, "num_images", "rounds")
         if not self.threads or min(self.threads) < 1:
             raise FastvitError(f"threads must be one positive number or more, got {self.threads}")
-        split_names(self.decoders, [*DECODERS, _INSTALLED], kind="decoder")
+        split_names(self.decoders, [*DECODERS, INSTALLED], kind="decoder")
 
 
 class Jpegs(NamedTuple):
@@ -185,8 +184,8 @@ def _usable(config: BenchImread) -> tuple[list[str], list[str]]:
     Raises:
         FastvitError: One of those is asked for by its name, or there is none.
     """
-    asked = split_names(config.decoders, [*DECODERS, _INSTALLED], kind="decoder")
-    problems = {name: problem_of(name) for name in (DECODERS if _INSTALLED in asked else asked)}
+    asked = split_names(config.decoders, [*DECODERS, INSTALLED], kind="decoder")
+    problems = {name: problem_of(name) for name in (DECODERS if INSTALLED in asked else asked)}
     lines = {
         name: f"{name} is not installed ({problem}); install it with: {DECODERS[name].install}"
         for name, problem in problems.items()

@@ -14,8 +14,9 @@ from typing import Literal
 from benchmarks.bench_imread import BenchImread, bench_imread
 from benchmarks.bench_loader import BenchLoader, bench_loader
 from benchmarks.bench_scaling import BenchScaling, bench_scaling
+from benchmarks.contenders import installed_contenders
 from benchmarks.harness import say
-from benchmarks.options import check_positive, split_names
+from benchmarks.options import INSTALLED, check_positive, split_names
 from benchmarks.row_files import Row, append_rows
 from benchmarks.suite_data import SuiteData
 from loaders.cpus import usable_cpus
@@ -42,7 +43,7 @@ class BenchSuite:
     cases: tuple[str, ...] = field(default_factory=lambda: tuple(CASES))
     """Which, separated by spaces or commas, of: train, restart, val, original, train-160, train-128, raw, cifar10,
     cold, scaling-threads, scaling-records, imread."""
-    loaders: tuple[str, ...] = ("installed",)
+    loaders: tuple[str, ...] = (INSTALLED,)
     """Which, as for `fastvit-bench loader`; of them, how native, ffcv and torch scale."""
     threads: int = field(default_factory=usable_cpus)
     """Threads or worker processes of each loader."""
@@ -89,6 +90,8 @@ def _loaders(
 
 def _scaling(config: BenchSuite, data: SuiteData, *, over: Literal["threads", "records"]) -> list[Row]:
     names = config.loader_options(data.small).names
+    if INSTALLED in names:
+        names = installed_contenders()
     loaders = tuple(name for name in _SCALED if name in names)
     if over == "records":  # of small images, which it makes itself
         return bench_scaling(BenchScaling(over=over, loaders=loaders, threads=(config.threads,), rounds=config.rounds))
