@@ -18,19 +18,18 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from benchmarks.harness import Contender, Turn, say, take_turns
-from benchmarks.options import check_positive, split_names
+from benchmarks.options import INSTALLED, check_positive, split_names
 from benchmarks.peers.decoders import DECODERS, problem_of, version_of
 from benchmarks.row_files import Row
 from benchmarks.rows import cost_columns, costs, measured_rows, print_table, ratio_column, ratios, speed_columns
-from loaders import _native
 from loaders.beton import Beton
 from loaders.cpus import usable_cpus
 from loaders.errors import FastvitError, reason_of
 from loaders.image_folder import images_below
+from tools.convert.encode_image import read_jpeg_header
 
 __all__ = ["BenchImread", "Decoding", "Jpegs", "bench_imread", "read_jpegs"]
 
-_INSTALLED = "installed"
 _COLOUR = 3
 _MOST_PASSES = 1000
 
@@ -43,7 +42,7 @@ class BenchImread:
 
     data: Path
     """A .beton file of JPEGs, or a folder of them."""
-    decoders: tuple[str, ...] = (_INSTALLED,)
+    decoders: tuple[str, ...] = (INSTALLED,)
     """Which, separated by spaces or commas: fastvit, imageio, opencv, pillow, simplejpeg, torchvision, turbojpeg; or
     `installed`, all of these that are."""
     threads: tuple[int, ...] = field(default_factory=lambda: tuple(sorted({1, usable_cpus()})))
@@ -61,7 +60,7 @@ class BenchImread:
         check_positive(self, "num_images", "rounds")
         if not self.threads or min(self.threads) < 1:
             raise FastvitError(f"threads must be one positive number or more, got {self.threads}")
-        split_names(self.decoders, [*DECODERS, _INSTALLED], kind="decoder")
+        split_names(self.decoders, [*DECODERS, INSTALLED], kind="decoder")
 
 
 class Jpegs(NamedTuple):
@@ -95,7 +94,7 @@ class Decoding:
             FastvitError: It is no RGB image in one piece, or not of the size that the file has; or there is nothing.
         """
         for number, jpeg in enumerate(self._jpegs, 1):
-            height, width = _size(jpeg)
+            height, width, _ = read_jpeg_header(jpeg)
             try:
                 pixels = self._decode(jpeg)
             except Exception as error:  # each library has its own
@@ -131,7 +130,7 @@ def bench_imread(config: BenchImread) -> list[Row]:
         RuntimeError: A decoder failed.
     """
     jpegs, num_left_out = read_jpegs(config.data, config.num_images)
-    pixels = sum(height * width for height, width in map(_size, jpegs)) / len(jpegs)
+    pixels = sum(height * width for height, width, _ in map(read_jpeg_header, jpegs)) / len(jpegs)
     say(f"{len(jpegs)} JPEGs, {pixels / 1e6:.2f} megapixels each on average")
     if num_left_out:
         say(f"without {num_left_out} images that are no JPEGs, or grey, or CMYK")
@@ -167,7 +166,7 @@ def read_jpegs(path: Path, num_images: int) -> Jpegs:
     else:
         beton = Beton(path)
         found = [beton.image_bytes(index).tobytes() for index in _spread(range(beton.num_samples), num_images)]
-    jpegs = [data for data in found if data.startswith(b"\xff\xd8") and _num_components(data) == _COLOUR]
+    jpegs = [data for data in found if data.startswith(b"\xff\xd8") and read_jpeg_header(data)[2] == _COLOUR]
     if not jpegs:
         raise FastvitError(f"{path} has no JPEGs with colour; name a .beton file of JPEGs, or a folder of them")
     return Jpegs(jpegs, len(found) - len(jpegs))
@@ -179,23 +178,14 @@ def _spread(items: Sequence[_Item], number: int) -> list[_Item]:
     return [items[place * len(items) // number] for place in range(number)]
 
 
-def _num_components(jpeg: bytes) -> int:
-    return _native.read_jpeg_header(np.frombuffer(jpeg, np.uint8))[2]
-
-
-def _size(jpeg: bytes) -> tuple[int, int]:
-    height, width, _, _ = _native.read_jpeg_header(np.frombuffer(jpeg, np.uint8))
-    return height, width
-
-
 def _usable(config: BenchImread) -> tuple[list[str], list[str]]:
     """The decoders to measure, and a line for each one that is not installed.
 
     Raises:
         FastvitError: One of those is asked for by its name, or there is none.
     """
-    asked = split_names(config.decoders, [*DECODERS, _INSTALLED], kind="decoder")
-    problems = {name: problem_of(name) for name in (DECODERS if _INSTALLED in asked else asked)}
+    asked = split_names(config.decoders, [*DECODERS, INSTALLED], kind="decoder")
+    problems = {name: problem_of(name) for name in (DECODERS if INSTALLED in asked else asked)}
     lines = {
         name: f"{name} is not installed ({problem}); install it with: {DECODERS[name].install}"
         for name, problem in problems.items()

@@ -16,8 +16,9 @@ _PROG = "fastvit-bench"
 # Each NAME is a module bench_NAME with its options, BenchName, and the function bench_name that takes them.
 _BENCHMARKS = {
     "loader": "loaders side by side on one file",
-    "imread": "libraries that decode whole JPEGs in memory, side by side",
     "scaling": "loaders with more threads, or with more records",
+    "imread": "libraries that decode whole JPEGs in memory, side by side",
+    "suite": "the loaders in all cases, how they scale, and whole images, into one file of rows",
     "train": "where a preset's training time goes",
     "augment": "augmentations side by side",
     "convert": "converters side by side on the same images",

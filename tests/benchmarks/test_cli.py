@@ -14,7 +14,12 @@ def test_every_benchmark_has_its_options_and_its_function(name, monkeypatch, cap
     seen = []
     module = import_module(f"benchmarks.bench_{name}")
     monkeypatch.setattr(module, f"bench_{name}", seen.append)
-    required = {"loader": ["--data", "x"], "convert": ["--source", "x", "--work", "x"], "imread": ["--data", "x"]}
+    required = {
+        "loader": ["--data", "x"],
+        "convert": ["--source", "x", "--work", "x"],
+        "imread": ["--data", "x"],
+        "suite": ["--out", "x"],
+    }
     option = "minutes" if name == "accept" else "rounds"
     monkeypatch.setattr(sys, "argv", ["fastvit-bench", name, *required.get(name, []), f"--{option}", "7"])
     assert cli.main() == 0
