@@ -4,7 +4,7 @@ import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -27,13 +27,14 @@ from benchmarks.rows import (
 )
 from benchmarks.train.sweep import Choice, print_sweep, reason_of_failure, search, swept_options
 from benchmarks.train.verdict import print_verdict, verdict_of
-from fastvit_train.cli import parse
+from fastvit_train.cli import changed
 from fastvit_train.compilation import has_cpp_compiler
 from fastvit_train.config import CompileMode, Config, Precision
 from fastvit_train.device import DTYPES, dtype_of, has_bf16_matmul
 from fastvit_train.distributed import device_kind
 from fastvit_train.flops import flops_per_image
 from fastvit_train.models import build_model
+from fastvit_train.presets import build_preset, preset_of
 from fastvit_train.schedule import Phase, phase_of
 from loaders.cpus import usable_cpus
 from loaders.errors import FastvitError
@@ -120,23 +121,26 @@ class BenchTrain:
     @property
     def training(self) -> Config:
         """The run whose steps are measured: what `fastvit-train` makes of these options."""
-        preset = _PRESET if self.preset is None and self.arch is None else self.preset
         given = {
-            "preset": preset,
-            "arch": self.arch,
             "data.train": self.data,
             "data.val": self.data,
             "data.backend": self.backend,
             "data.resolution": self.resolution,
-            "data.num-workers": None if self.backend == "synthetic" else self.threads,
-            "batch-size": self.batch_size,
+            "phases": None if self.resolution is None else (),
+            "data.num_workers": None if self.backend == "synthetic" else self.threads,
+            "batch_size": self.batch_size,
             "accumulate": self.accumulate,
             "compile": self.compile,
             "precision": self.precision,
             "device": self.device,
         }
-        config = _parsed(*(f"--{name}={value}" for name, value in given.items() if value is not None))
-        return config if self.resolution is None else replace(config, phases=())
+        return changed(self._preset, {name: value for name, value in given.items() if value is not None})
+
+    @property
+    def _preset(self) -> Config:
+        if self.arch is None:
+            return build_preset(self.preset or _PRESET)
+        return build_preset(self.preset or preset_of(self.arch, resolution=self.resolution), arch=self.arch)
 
     @property
     def epoch(self) -> int:
@@ -176,11 +180,6 @@ class BenchTrain:
 
 
 _PRECISIONS: tuple[Precision, ...] = ("bf16", "fp16", "fp32")
-
-
-@cache
-def _parsed(*arguments: str) -> Config:
-    return parse(arguments)
 
 
 def _contenders_of(device: torch.device) -> tuple[str, ...]:

@@ -1,0 +1,16 @@
+"""What `fastvit-bench train` measures on a card, rehearsed on a pretended CUDA device."""
+
+import pytest
+
+from benchmarks.bench_train import CONTENDERS, BenchTrain
+
+
+@pytest.mark.usefixtures("cuda")
+@pytest.mark.parametrize(("name", "channels_last"), [("step", True), ("step", False), ("matmuls", True)])
+def test_steps_are_made_on_the_device(name, channels_last, raw_set, tmp_path):
+    options = {"preset": "cifar10-quick", "batch_size": 8, "compile": "off", "channels_last": channels_last}
+    config = BenchTrain(data=raw_set.path, **options)
+    assert config.torch_device.type == "cuda"
+    work = CONTENDERS[name](config, tmp_path)
+    work.start()
+    assert work.steps(4) == 32
