@@ -2,57 +2,33 @@
 
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from benchmarks.contenders import CONTENDERS
 from benchmarks.harness import Contender, Turn, take_turns
-from benchmarks.measured_data import as_class_folders, repeated
+from benchmarks.measured_data import as_form, repeated
 from benchmarks.options import check_positive, split_names
 from benchmarks.peers.epochs import Epochs
 from benchmarks.row_files import Row
 from benchmarks.rows import cost_columns, costs, measured_rows, print_table, ratio_column, ratios, speed_columns
-from loaders import BACKENDS, LoaderConfig, build_loader
+from loaders import LoaderConfig, build_loader
 from loaders.crop import Crop
 from loaders.errors import FastvitError
 
-__all__ = ["CONTENDERS", "CROPS", "BenchLoader", "Entrant", "Loading", "Measurement", "WarmUp", "bench_loader"]
+__all__ = ["CROPS", "BenchLoader", "Loading", "Measurement", "WarmUp", "bench_loader"]
 
 
-class Entrant(NamedTuple):
-    """What a contender is."""
-
-    module: str
-    """What it imports before its clock starts."""
-    backend: str | None = None
-    """The backend that it is. The module of any other has `open_epochs`."""
-    options: Mapping[str, Any] = {}
-    """Of the backend's `LoaderConfig`, or of `open_epochs`."""
-    takes_beton: bool = True
-    """Or image files and shards alone."""
-
-
-CONTENDERS = {name: Entrant(f"loaders.{name}_loader", name) for name in BACKENDS} | {
-    "dali": Entrant("loaders.dali_loader", "dali", {"decode": "cpu"}),
-    "dali-mixed": Entrant("loaders.dali_loader", "dali", {"decode": "mixed"}),
-    "dali-plain": Entrant("benchmarks.peers.dali", takes_beton=False),
-    "dali-plain-mixed": Entrant(
-        "benchmarks.peers.dali", options={"decodes_on": "mixed", "whole_images": True}, takes_beton=False
-    ),
-    "limit": Entrant("benchmarks.peers.limit"),
-    "torch": Entrant("benchmarks.peers.torchvision_loader"),
-}
-"""The contenders by name."""
 CROPS: dict[str, Crop] = {"train": "random_resized", "val": "center", "whole": "whole", "shift": "shift"}
 
-_DECODE_ON_GPU = ("dali-mixed", "dali-plain-mixed", "nvjpeg")
 # Round k makes epochs k * _MOST_EPOCHS and following: all loaders see the same crops, however many epochs they make.
 _MOST_EPOCHS = 1000
 
@@ -91,7 +67,7 @@ class BenchLoader:
 
     def __post_init__(self) -> None:
         check_positive(self, "resolution", "threads", "batch_size", "rounds", "repeat")
-        on_gpu = [name for name in self.names if name in _DECODE_ON_GPU]
+        on_gpu = [name for name in self.names if CONTENDERS[name].decodes_on_gpu]
         if on_gpu and self.device == "cpu":
             raise FastvitError(f"{on_gpu[0]} decodes on a GPU: add --device cuda, or leave it out of --loaders")
         if self.device == "cuda" and not torch.cuda.is_available():
@@ -203,10 +179,10 @@ def _data(config: BenchLoader) -> Iterator[dict[str, Path]]:
         folder, data = Path(name), config.data
         if config.repeat > 1:
             data = repeated(data, folder / "repeated", times=config.repeat)
-        places = dict.fromkeys(config.names, data)
-        if strangers := [name for name in config.names if not CONTENDERS[name].takes_beton]:
-            places |= dict.fromkeys(strangers, as_class_folders(data, folder / "files"))
-        yield places
+        forms = {name: CONTENDERS[name].form for name in config.names}
+        readers = {form: name for name, form in reversed(forms.items())}  # the first one that reads it
+        made = {form: as_form(form, data, folder / form, reader=name) for form, name in readers.items()}
+        yield {name: made[form] for name, form in forms.items()}
 
 
 def _backend_epochs(name: str, path: Path, config: LoaderConfig) -> Epochs:

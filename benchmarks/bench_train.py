@@ -1,16 +1,14 @@
 """Training side by side: ours with and without its loader, the loader alone, the step's matmuls, timm's."""
 
-import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
-from benchmarks.harness import Contender, Turn, say, take_turns
+from benchmarks.harness import say
 from benchmarks.options import check_positive, split_names
 from benchmarks.peers.our_training import Loading, Matmuls, Training, on_noise
 from benchmarks.peers.timm_train import TIMM_OPTIONS, TimmOptions, timm_training
@@ -22,11 +20,11 @@ from benchmarks.rows import (
     origin,
     print_table,
     ratio_column,
-    ratios,
     speed_columns,
 )
 from benchmarks.train.sweep import Choice, print_sweep, reason_of_failure, search, swept_options
-from benchmarks.train.verdict import print_verdict, verdict_of
+from benchmarks.train.verdict import print_verdict, ratio_of_rounds, verdict_of
+from benchmarks.train.work import Work, measure
 from fastvit_train.cli import changed
 from fastvit_train.compilation import has_cpp_compiler
 from fastvit_train.config import CompileMode, Config, Precision
@@ -39,10 +37,9 @@ from fastvit_train.schedule import Phase, phase_of
 from loaders.cpus import usable_cpus
 from loaders.errors import FastvitError
 
-__all__ = ["CONTENDERS", "BenchTrain", "Work", "bench_train", "model_flops_per_image"]
+__all__ = ["CONTENDERS", "BenchTrain", "bench_train", "model_flops_per_image"]
 
 _PRESET = "cifar10-vit-small-fast"
-_LEAST_STEPS, _ROUND_SECONDS = 4, 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,16 +186,6 @@ def _contenders_of(device: torch.device) -> tuple[str, ...]:
     return "train", "step", "loader", "matmuls", *timms
 
 
-class Work(Protocol):
-    """What a contender does."""
-
-    def start(self) -> int:
-        """What is not measured before each round; returns a number of images, as all work does."""
-
-    def steps(self, number: int) -> int:
-        """So many steps."""
-
-
 def _timm(config: BenchTrain, _: Path, *, options: TimmOptions) -> Work:
     return timm_training(config.training, epoch=config.epoch, num_workers=config.threads, options=options)
 
@@ -222,68 +209,69 @@ def _prepare(name: str, config: BenchTrain, folder: Path) -> Work:
     return CONTENDERS[name](config, folder)
 
 
-def _start(work: Work) -> int:
-    return work.start()
-
-
-def _steps(work: Work, number: int) -> int:
-    return work.steps(number)
-
-
-def _turn(contender: Contender[Work], num_steps: int) -> Turn:
-    contender.run(_start)
-    return contender.run(partial(_steps, number=num_steps))
-
-
-def _measure(config: BenchTrain, contenders: dict[str, Contender[Work]]) -> dict[str, list[Turn]]:
-    num_steps = {name: _warm_up(contender, config.steps) for name, contender in contenders.items()}
-    return take_turns(contenders, config.rounds, lambda name, _: _turn(contenders[name], num_steps[name]))
-
-
-def _warm_up(contender: Contender[Work], num_steps: int | None) -> int:
-    """Take steps that are not measured; returns how many a round is to have."""
-    _turn(contender, num_steps or _LEAST_STEPS)
-    if num_steps is not None:
-        return num_steps
-    return max(_LEAST_STEPS, math.ceil(_LEAST_STEPS * _ROUND_SECONDS / _turn(contender, _LEAST_STEPS).seconds))
-
-
 def bench_train(config: BenchTrain) -> list[Row]:
     """Run the benchmark, print what it found and return its rows.
 
     Raises:
-        RuntimeError: A contender failed.
+        OSError: The file for the rows cannot be written, which shows before anything is measured.
+        RuntimeError: A contender failed; what was measured before is printed and written.
         FastvitError: None of the settings of a sweep could be measured.
     """
-    setting = _setting(config)
+    rows: list[Row] = []
+    if config.json is not None:
+        append_rows(config.json, [])
     with tempfile.TemporaryDirectory() as folder:
         if config.sweep is not None:
-            return _sweep(config, setting, Path(folder))
-        rows = measured_rows(
+            rows = search(config.choice, config.swept, partial(_sweep_row, config, _setting(config), Path(folder)))
+            _write(config, rows)
+            print_sweep(rows)
+            return rows
+        try:
+            for measured in _measured(config, _setting(config), Path(folder)):
+                rows += measured
+        finally:
+            rows = _concluded(config, rows) if rows else []
+    return rows
+
+
+def _measured(config: BenchTrain, setting: Row, folder: Path) -> Iterator[list[Row]]:
+    """The rows of the contenders, of those together that take turns."""
+    on_cuda = config.torch_device.type == "cuda"  # whose memory is to be the contender's own
+    for names in [[name] for name in config.names] if on_cuda else [config.names]:
+        yield measured_rows(
             "train",
-            {name: partial(_prepare, name, config, Path(folder)) for name in config.names},
-            partial(_measure, config),
-            partial(_row, config.names[0], setting),
-            json=config.json,
-            together=config.torch_device.type == "cpu",
+            {name: partial(_prepare, name, config, folder) for name in names},
+            partial(measure, rounds=config.rounds, steps=config.steps),
+            lambda name, turns: {"contender": name, **setting, **costs(turns[name])},
+            json=None,
         )
+
+
+def _concluded(config: BenchTrain, rows: Sequence[Row]) -> list[Row]:
+    """Relate the rows to each other, print and write them, and the verdict where there is one."""
+    matmuls = next((row for row in rows if row["contender"] == "matmuls"), None)
+    rows = [_related(row, rows[0], matmuls) for row in rows]
     _print(rows)
     if verdict := verdict_of(rows, config.training.data.train):
         print_verdict(verdict)
         rows.append(verdict)
-        if config.json is not None:
-            append_rows(config.json, [verdict])
+    _write(config, rows)
     return rows
 
 
-def _sweep(config: BenchTrain, setting: Row, folder: Path) -> list[Row]:
-    if config.json is not None:
-        append_rows(config.json, [])  # whether it can be written shows before anything is measured
-    rows = search(config.choice, config.swept, partial(_sweep_row, config, setting, folder))
+def _related(row: Row, first: Row, matmuls: Row | None) -> Row:
+    trains = row["contender"] not in ("loader", "matmuls")
+    return {
+        **row,
+        **ratio_of_rounds("ratio_to_first", row, first),
+        **ratio_of_rounds("ratio_to_matmuls", row, matmuls if trains else None),
+        "model_flops_per_second": row["flops_per_image"] * row["images_per_second"] if trains else None,
+    }
+
+
+def _write(config: BenchTrain, rows: Sequence[Row]) -> None:
     if config.json is not None:
         append_rows(config.json, rows)
-    print_sweep(rows)
-    return rows
 
 
 def _sweep_row(config: BenchTrain, setting: Row, folder: Path, choice: Choice) -> Row:
@@ -295,7 +283,7 @@ def _sweep_row(config: BenchTrain, setting: Row, folder: Path, choice: Choice) -
         (measured,) = measured_rows(
             "train-sweep",
             {"step": partial(_prepare, "step", changed, folder)},
-            partial(_measure, changed),
+            partial(measure, rounds=config.rounds, steps=config.steps),
             lambda name, turns: row | costs(turns[name]),
             json=None,
         )
@@ -336,20 +324,6 @@ def model_flops_per_image(config: BenchTrain) -> float:
         phases=training.phases,
     )
     return flops_per_image(model, config.phase)
-
-
-def _row(first: str, setting: Row, name: str, turns: dict[str, list[Turn]]) -> Row:
-    mine, matmuls = turns[name], turns.get("matmuls")
-    speed = costs(mine)
-    trains = name not in ("loader", "matmuls")
-    return {
-        "contender": name,
-        **setting,
-        **speed,
-        **ratios("ratio_to_first", mine, turns[first]),
-        **ratios("ratio_to_matmuls", mine, matmuls if trains else None),
-        "model_flops_per_second": setting["flops_per_image"] * speed["images_per_second"] if trains else None,
-    }
 
 
 def _print(rows: Sequence[Row]) -> None:

@@ -14,6 +14,7 @@ from rich.table import Table
 from benchmarks.environment import environment
 from benchmarks.harness import Contender, Subject, Turn, started
 from benchmarks.intervals import Interval, median, median_ratio
+from benchmarks.noise import NoiseWatch
 from benchmarks.row_files import Row, append_rows
 
 __all__ = [
@@ -28,9 +29,9 @@ __all__ = [
     "speed_columns",
 ]
 
-_TABLE_WIDTH = 120  # in a file or a pipe, where there is no terminal to fit
+_TABLE_WIDTH = 160  # in a file or a pipe, where there is no terminal to fit
 
-_Measurement = TypeVar("_Measurement")
+_Measurements = TypeVar("_Measurements")
 
 
 def _speeds(turns: Sequence[Turn]) -> list[float]:
@@ -68,34 +69,31 @@ def costs(turns: Sequence[Turn]) -> Row:
 def measured_rows(
     benchmark: str,
     subjects: Mapping[str, Callable[[], Subject]],
-    measure: Callable[[dict[str, Contender[Subject]]], dict[str, _Measurement]],
-    row: Callable[[str, dict[str, _Measurement]], Row],
+    measure: Callable[[dict[str, Contender[Subject]]], _Measurements],
+    row: Callable[[str, _Measurements], Row],
     *,
     json: Path | None,
-    together: bool = True,
 ) -> list[Row]:
     """Start the contenders, measure them, and make a row of each.
 
     Args:
         benchmark: The command whose rows these are, as `fastvit-bench` has it.
         subjects: What makes each contender's subject, by name.
-        measure: Measures contenders.
+        measure: Measures all of them.
         row: Makes a contender's row, to which it is added when, how and where it was measured.
         json: The rows are appended to this file, a line of JSON each.
-        together: All contenders are there at the same time, so that they can take turns; else one after the other.
 
     Raises:
         OSError: The file cannot be written, which shows before anything is measured.
         RuntimeError: A contender failed.
     """
-    groups = [dict(subjects)] if together else [{name: prepare} for name, prepare in subjects.items()]
-    measured: dict[str, _Measurement] = {}
-    with _appended_rows(json) as rows:
-        for group in groups:
-            with started(group) as contenders:
-                measured |= measure(contenders)
+    with _appended_rows(json) as rows, started(subjects) as contenders:
+        with NoiseWatch() as watch:
+            measurements = measure(contenders)
         where = origin()
-        rows += [{"benchmark": benchmark} | row(name, measured) | where for name in subjects]
+        found = {name: row(name, measurements) for name in contenders}
+        noise = watch.noise({name: each["rounds"] for name, each in found.items()})
+        rows += [{"benchmark": benchmark, **each, "noise": noise, **where} for each in found.values()]
     return rows
 
 
@@ -116,7 +114,10 @@ def _appended_rows(path: Path | None) -> Iterator[list[Row]]:
 
 
 def print_table(title: str, columns: Mapping[str, Sequence[str]], rows: Sequence[Row]) -> None:
-    """Print columns of cells, made of the rows, the first one to the left; those without any text are left out."""
+    """Print columns of cells, made of the rows, the first one to the left, and below them the warnings of the rows.
+
+    Columns without any text are left out.
+    """
     machine, versions = rows[0]["machine"], rows[0]["versions"]
     caption = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB"
     if gpu := machine["gpu"]:
@@ -127,7 +128,10 @@ def print_table(title: str, columns: Mapping[str, Sequence[str]], rows: Sequence
         table.add_column(name, justify="right" if number else "left")
     for cells in zip(*filled.values(), strict=True):
         table.add_row(*cells)
-    Console(width=None if sys.stdout.isatty() else _TABLE_WIDTH).print(table)
+    console = Console(width=None if sys.stdout.isatty() else _TABLE_WIDTH)
+    console.print(table)
+    for warning in dict.fromkeys(warning for row in rows for warning in row["noise"]["warnings"]):
+        console.print(f"Warning: {warning}", markup=False, highlight=False, soft_wrap=True)
 
 
 def speed_columns(rows: Sequence[Row]) -> dict[str, list[str]]:

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.bench_loader import CONTENDERS, BenchLoader, Loading, bench_loader
+from benchmarks.bench_loader import BenchLoader, Loading, bench_loader
 from benchmarks.cli import main
+from benchmarks.contenders import CONTENDERS
+from benchmarks.noise import NoiseWatch
 from loaders.cpus import usable_cpus
 
 
@@ -36,8 +38,11 @@ def test_a_row_per_loader_with_all_rounds(raw_set, run):
     assert code == 0
     assert [row["loader"] for row in rows] == ["synthetic", "resident"]
     for row in rows:
+        assert row["benchmark"] == "loader"
         assert len(row["rounds"]) == 3
         assert row["images_per_second"] == sorted(row["rounds"])[1]
+        assert row["images_per_second_interval"] == [min(row["rounds"]), max(row["rounds"])]
+        assert 0 <= row["noise"]["spread"] < 10
         assert row["epochs_per_round"] > 1
         assert row["peak_rss_bytes"] > 50 * 2**20
         assert row["first_batch_seconds"] > 0
@@ -48,9 +53,22 @@ def test_a_row_per_loader_with_all_rounds(raw_set, run):
         assert row["machine"]["cores"] == usable_cpus()
         assert row["machine"]["cpu"]
         assert row["machine"]["memory_bytes"] > 2**30
-    assert [row["ratio_to_first"] for row in rows] == [1, sorted(b / a for a, b in zip(*_rounds(rows), strict=True))[1]]
+    ratios = sorted(b / a for a, b in zip(*_rounds(rows), strict=True))
+    assert [row["ratio_to_first"] for row in rows] == [1, ratios[1]]
+    assert [row["ratio_to_first_interval"] for row in rows] == [[1, 1], [ratios[0], ratios[2]]]
     assert "resident" in table
     assert "ratio to limit" not in table
+
+
+@pytest.mark.usefixtures("in_process")
+def test_what_disturbed_the_measurement_stands_under_the_table(raw_set, run, monkeypatch):
+    warning = "Other processes took 40% of the CPUs' time: stop them and measure again."
+    monkeypatch.setattr(NoiseWatch, "noise", lambda _, rounds: {"rounds": list(rounds), "warnings": [warning]})
+    options = ["--case", "whole", "--rounds", "1", "--round-seconds", "1e-9", "--loaders", "synthetic,resident"]
+    _, rows, table, _ = run(raw_set.path, *options)
+    assert table.splitlines()[-1] == f"Warning: {warning}"
+    assert table.count("Warning") == 1
+    assert all(row["noise"] == {"rounds": ["synthetic", "resident"], "warnings": [warning]} for row in rows)
 
 
 def _rounds(rows):

@@ -7,9 +7,10 @@ from contextlib import contextmanager, nullcontext
 import pytest
 import torch
 
-from benchmarks.bench_train import CONTENDERS, BenchTrain, _measure, bench_train, model_flops_per_image
+from benchmarks.bench_train import CONTENDERS, BenchTrain, bench_train, model_flops_per_image
 from benchmarks.cli import main
 from benchmarks.harness import Turn
+from benchmarks.train.work import measure
 from fastvit_train.models import MODELS
 from loaders.cpus import usable_cpus
 from runs import tiny_cifar_vit
@@ -35,6 +36,7 @@ def test_a_row_per_contender_with_all_rounds(small, tmp_path, monkeypatch, capsy
     train, loader, matmuls = (json.loads(line) for line in out.read_text().splitlines())
     assert [row["contender"] for row in (train, loader, matmuls)] == ["train", "loader", "matmuls"]
     for row in (train, loader, matmuls):
+        assert row["benchmark"] == "train"
         assert len(row["rounds"]) == 3
         assert row["images_per_second"] == sorted(row["rounds"])[1]
         assert (row["preset"], row["resolution"], row["patch_drop"]) == ("cifar10-vit-small-fast", 24, 0.5)
@@ -79,6 +81,18 @@ def test_a_card_has_one_contender_at_a_time(small, monkeypatch, device, groups):
     rows = bench_train(BenchTrain(**small, contenders=("train", "matmuls"), precision="fp32", rounds=2, steps=3))
     assert seen == groups
     assert rows[0]["ratio_to_matmuls"] == 1
+
+
+@pytest.mark.usefixtures("in_process")
+def test_what_was_measured_before_a_contender_failed_is_written(small, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "rows.jsonl"
+    monkeypatch.setattr(BenchTrain, "torch_device", property(lambda config: torch.device("cuda")))
+    monkeypatch.setitem(CONTENDERS, "timm", "no contender at all")
+    options = BenchTrain(**small, contenders=("matmuls", "timm"), precision="fp32", rounds=2, steps=1, json=out)
+    with pytest.raises(TypeError):
+        bench_train(options)
+    assert [json.loads(line)["contender"] for line in out.read_text().splitlines()] == ["matmuls"]
+    assert "matmuls" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("in_process")
@@ -154,7 +168,7 @@ class _Steps:
 @pytest.mark.parametrize(("given", "taken"), [(None, 34), (7, 7)])
 def test_rounds_last_a_second_where_nobody_says_how_many_steps(given, taken):
     contender = _Steps()
-    turns = _measure(BenchTrain(steps=given, rounds=2), {"train": contender})
+    turns = measure({"train": contender}, rounds=2, steps=given)
     assert contender.numbers[-2:] == [taken, taken]
     assert len(turns["train"]) == 2
 
