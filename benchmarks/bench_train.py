@@ -1,16 +1,14 @@
 """Training side by side: ours with and without its loader, the loader alone, the step's matmuls, timm's."""
 
-import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
-from benchmarks.harness import Contender, Turn, say, take_turns
+from benchmarks.harness import say
 from benchmarks.options import check_positive, split_names
 from benchmarks.peers.our_training import Loading, Matmuls, Training, on_noise
 from benchmarks.peers.timm_train import TIMM_OPTIONS, TimmOptions, timm_training
@@ -22,26 +20,26 @@ from benchmarks.rows import (
     origin,
     print_table,
     ratio_column,
-    ratios,
     speed_columns,
 )
 from benchmarks.train.sweep import Choice, print_sweep, reason_of_failure, search, swept_options
-from benchmarks.train.verdict import print_verdict, verdict_of
-from fastvit_train.cli import parse
+from benchmarks.train.verdict import print_verdict, ratio_of_rounds, verdict_of
+from benchmarks.train.work import Work, measure
+from fastvit_train.cli import changed
 from fastvit_train.compilation import has_cpp_compiler
 from fastvit_train.config import CompileMode, Config, Precision
 from fastvit_train.device import DTYPES, dtype_of, has_bf16_matmul
 from fastvit_train.distributed import device_kind
 from fastvit_train.flops import flops_per_image
 from fastvit_train.models import build_model
+from fastvit_train.presets import build_preset, preset_of
 from fastvit_train.schedule import Phase, phase_of
 from loaders.cpus import usable_cpus
 from loaders.errors import FastvitError
 
-__all__ = ["CONTENDERS", "BenchTrain", "Work", "bench_train", "model_flops_per_image"]
+__all__ = ["CONTENDERS", "BenchTrain", "bench_train", "model_flops_per_image"]
 
 _PRESET = "cifar10-vit-small-fast"
-_LEAST_STEPS, _ROUND_SECONDS = 4, 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,23 +118,26 @@ class BenchTrain:
     @property
     def training(self) -> Config:
         """The run whose steps are measured: what `fastvit-train` makes of these options."""
-        preset = _PRESET if self.preset is None and self.arch is None else self.preset
         given = {
-            "preset": preset,
-            "arch": self.arch,
             "data.train": self.data,
             "data.val": self.data,
             "data.backend": self.backend,
             "data.resolution": self.resolution,
-            "data.num-workers": None if self.backend == "synthetic" else self.threads,
-            "batch-size": self.batch_size,
+            "phases": None if self.resolution is None else (),
+            "data.num_workers": None if self.backend == "synthetic" else self.threads,
+            "batch_size": self.batch_size,
             "accumulate": self.accumulate,
             "compile": self.compile,
             "precision": self.precision,
             "device": self.device,
         }
-        config = _parsed(*(f"--{name}={value}" for name, value in given.items() if value is not None))
-        return config if self.resolution is None else replace(config, phases=())
+        return changed(self._preset, {name: value for name, value in given.items() if value is not None})
+
+    @property
+    def _preset(self) -> Config:
+        if self.arch is None:
+            return build_preset(self.preset or _PRESET)
+        return build_preset(self.preset or preset_of(self.arch, resolution=self.resolution), arch=self.arch)
 
     @property
     def epoch(self) -> int:
@@ -178,26 +179,11 @@ class BenchTrain:
 _PRECISIONS: tuple[Precision, ...] = ("bf16", "fp16", "fp32")
 
 
-@cache
-def _parsed(*arguments: str) -> Config:
-    return parse(arguments)
-
-
 def _contenders_of(device: torch.device) -> tuple[str, ...]:
     has_bf16 = has_bf16_matmul(device)
     can_compile = device.type == "cuda" or has_cpp_compiler()
     timms = ("timm", *(["timm-amp-bf16"] if has_bf16 else []), *(["timm-compiled"] if can_compile else []))
     return "train", "step", "loader", "matmuls", *timms
-
-
-class Work(Protocol):
-    """What a contender does."""
-
-    def start(self) -> int:
-        """What is not measured before each round; returns a number of images, as all work does."""
-
-    def steps(self, number: int) -> int:
-        """So many steps."""
 
 
 def _timm(config: BenchTrain, _: Path, *, options: TimmOptions) -> Work:
@@ -223,68 +209,69 @@ def _prepare(name: str, config: BenchTrain, folder: Path) -> Work:
     return CONTENDERS[name](config, folder)
 
 
-def _start(work: Work) -> int:
-    return work.start()
-
-
-def _steps(work: Work, number: int) -> int:
-    return work.steps(number)
-
-
-def _turn(contender: Contender[Work], num_steps: int) -> Turn:
-    contender.run(_start)
-    return contender.run(partial(_steps, number=num_steps))
-
-
-def _measure(config: BenchTrain, contenders: dict[str, Contender[Work]]) -> dict[str, list[Turn]]:
-    num_steps = {name: _warm_up(contender, config.steps) for name, contender in contenders.items()}
-    return take_turns(contenders, config.rounds, lambda name, _: _turn(contenders[name], num_steps[name]))
-
-
-def _warm_up(contender: Contender[Work], num_steps: int | None) -> int:
-    """Take steps that are not measured; returns how many a round is to have."""
-    _turn(contender, num_steps or _LEAST_STEPS)
-    if num_steps is not None:
-        return num_steps
-    return max(_LEAST_STEPS, math.ceil(_LEAST_STEPS * _ROUND_SECONDS / _turn(contender, _LEAST_STEPS).seconds))
-
-
 def bench_train(config: BenchTrain) -> list[Row]:
     """Run the benchmark, print what it found and return its rows.
 
     Raises:
-        RuntimeError: A contender failed.
+        OSError: The file for the rows cannot be written, which shows before anything is measured.
+        RuntimeError: A contender failed; what was measured before is printed and written.
         FastvitError: None of the settings of a sweep could be measured.
     """
-    setting = _setting(config)
+    rows: list[Row] = []
+    if config.json is not None:
+        append_rows(config.json, [])
     with tempfile.TemporaryDirectory() as folder:
         if config.sweep is not None:
-            return _sweep(config, setting, Path(folder))
-        rows = measured_rows(
+            rows = search(config.choice, config.swept, partial(_sweep_row, config, _setting(config), Path(folder)))
+            _write(config, rows)
+            print_sweep(rows)
+            return rows
+        try:
+            for measured in _measured(config, _setting(config), Path(folder)):
+                rows += measured
+        finally:
+            rows = _concluded(config, rows) if rows else []
+    return rows
+
+
+def _measured(config: BenchTrain, setting: Row, folder: Path) -> Iterator[list[Row]]:
+    """The rows of the contenders, of those together that take turns."""
+    on_cuda = config.torch_device.type == "cuda"  # whose memory is to be the contender's own
+    for names in [[name] for name in config.names] if on_cuda else [config.names]:
+        yield measured_rows(
             "train",
-            {name: partial(_prepare, name, config, Path(folder)) for name in config.names},
-            partial(_measure, config),
-            partial(_row, config.names[0], setting),
-            json=config.json,
-            together=config.torch_device.type == "cpu",
+            {name: partial(_prepare, name, config, folder) for name in names},
+            partial(measure, rounds=config.rounds, steps=config.steps),
+            lambda name, turns: {"contender": name, **setting, **costs(turns[name])},
+            json=None,
         )
+
+
+def _concluded(config: BenchTrain, rows: Sequence[Row]) -> list[Row]:
+    """Relate the rows to each other, print and write them, and the verdict where there is one."""
+    matmuls = next((row for row in rows if row["contender"] == "matmuls"), None)
+    rows = [_related(row, rows[0], matmuls) for row in rows]
     _print(rows)
     if verdict := verdict_of(rows, config.training.data.train):
         print_verdict(verdict)
         rows.append(verdict)
-        if config.json is not None:
-            append_rows(config.json, [verdict])
+    _write(config, rows)
     return rows
 
 
-def _sweep(config: BenchTrain, setting: Row, folder: Path) -> list[Row]:
-    if config.json is not None:
-        append_rows(config.json, [])  # whether it can be written shows before anything is measured
-    rows = search(config.choice, config.swept, partial(_sweep_row, config, setting, folder))
+def _related(row: Row, first: Row, matmuls: Row | None) -> Row:
+    trains = row["contender"] not in ("loader", "matmuls")
+    return {
+        **row,
+        **ratio_of_rounds("ratio_to_first", row, first),
+        **ratio_of_rounds("ratio_to_matmuls", row, matmuls if trains else None),
+        "model_flops_per_second": row["flops_per_image"] * row["images_per_second"] if trains else None,
+    }
+
+
+def _write(config: BenchTrain, rows: Sequence[Row]) -> None:
     if config.json is not None:
         append_rows(config.json, rows)
-    print_sweep(rows)
-    return rows
 
 
 def _sweep_row(config: BenchTrain, setting: Row, folder: Path, choice: Choice) -> Row:
@@ -296,7 +283,7 @@ def _sweep_row(config: BenchTrain, setting: Row, folder: Path, choice: Choice) -
         (measured,) = measured_rows(
             "train-sweep",
             {"step": partial(_prepare, "step", changed, folder)},
-            partial(_measure, changed),
+            partial(measure, rounds=config.rounds, steps=config.steps),
             lambda name, turns: row | costs(turns[name]),
             json=None,
         )
@@ -337,20 +324,6 @@ def model_flops_per_image(config: BenchTrain) -> float:
         phases=training.phases,
     )
     return flops_per_image(model, config.phase)
-
-
-def _row(first: str, setting: Row, name: str, turns: dict[str, list[Turn]]) -> Row:
-    mine, matmuls = turns[name], turns.get("matmuls")
-    speed = costs(mine)
-    trains = name not in ("loader", "matmuls")
-    return {
-        "contender": name,
-        **setting,
-        **speed,
-        **ratios("ratio_to_first", mine, turns[first]),
-        **ratios("ratio_to_matmuls", mine, matmuls if trains else None),
-        "model_flops_per_second": setting["flops_per_image"] * speed["images_per_second"] if trains else None,
-    }
 
 
 def _print(rows: Sequence[Row]) -> None:

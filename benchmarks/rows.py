@@ -32,7 +32,7 @@ __all__ = [
 
 _TABLE_WIDTH = 160  # in a file or a pipe, where there is no terminal to fit
 
-_Measurement = TypeVar("_Measurement")
+_Measurements = TypeVar("_Measurements")
 
 
 def _speeds(turns: Sequence[Turn]) -> list[float]:
@@ -72,35 +72,29 @@ def costs(turns: Sequence[Turn]) -> Row:
 def measured_rows(
     benchmark: str,
     subjects: Mapping[str, Callable[[], Subject]],
-    measure: Callable[[dict[str, Contender[Subject]]], dict[str, _Measurement]],
-    row: Callable[[str, dict[str, _Measurement]], Row],
+    measure: Callable[[dict[str, Contender[Subject]]], _Measurements],
+    row: Callable[[str, _Measurements], Row],
     *,
     json: Path | None,
-    together: bool = True,
 ) -> list[Row]:
     """Start the contenders, measure them, and make a row of each.
 
     Args:
         benchmark: The command whose rows these are, as `fastvit-bench` has it.
         subjects: What makes each contender's subject, by name.
-        measure: Measures contenders.
+        measure: Measures all of them.
         row: Makes a contender's row, to which it is added when, how and where it was measured.
         json: The rows are appended to this file, a line of JSON each.
-        together: All contenders are there at the same time, so that they can take turns; else one after the other.
 
     Raises:
         OSError: The file cannot be written, which shows before anything is measured.
         RuntimeError: A contender failed.
     """
-    groups = [dict(subjects)] if together else [{name: prepare} for name, prepare in subjects.items()]
-    measured: dict[str, _Measurement] = {}
-    with _appended_rows(json) as rows:
+    with _appended_rows(json) as rows, started(subjects) as contenders:
         with NoiseWatch() as watch:
-            for group in groups:
-                with started(group) as contenders:
-                    measured |= measure(contenders)
+            measurements = measure(contenders)
         where = origin()
-        found = {name: row(name, measured) for name in subjects}
+        found = {name: row(name, measurements) for name in contenders}
         noise = watch.noise({name: each["rounds"] for name, each in found.items()})
         rows += [{"benchmark": benchmark, **each, "noise": noise, **where} for each in found.values()]
     return rows

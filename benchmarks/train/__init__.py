@@ -1,1 +1,1 @@
-"""What `fastvit-bench train` makes of its measurements: the verdict, and the search for faster settings."""
+"""The parts of `fastvit-bench train`: how steps are measured, the verdict, and the search for faster settings."""

@@ -115,7 +115,7 @@ def _fastest(rows: Mapping[Choice, Row]) -> Choice | None:
 
 def reason_of_failure(error: Exception) -> str:
     """Why a choice could not be measured, in one line: the first error of a traceback, which caused the others."""
-    text = str(error)
+    text = str(error).removeprefix("step failed: ")
     if "out of memory" in text.lower():
         return "out of memory"
     _, _, trace = text.partition("Traceback (most recent call last):")
@@ -149,8 +149,11 @@ def print_sweep(rows: Sequence[Row]) -> None:
 def _worth_of_best(measured: Sequence[Row]) -> Iterator[str]:
     first = measured[0]
     best = next(row for row in measured if row["is_best"])
-    gain = best["images_per_second"] / first["images_per_second"]
-    yield f"best: {_choice_of(best).text()}; {gain:.2f} times the images/s of {_choice_of(first).text()}"
+    if best is first:
+        yield f"best: {_choice_of(best).text()}, the settings as they are"
+    else:
+        gain = best["images_per_second"] / first["images_per_second"]
+        yield f"best: {_choice_of(best).text()}; {gain:.2f} times the images/s of {_choice_of(first).text()}"
     low, _ = best["images_per_second_interval"]
     if close := sum(row["images_per_second_interval"][1] >= low for row in measured) - 1:
         yield f"{close} of the others may be as fast: their intervals reach into that of the best"

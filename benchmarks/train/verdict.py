@@ -13,7 +13,7 @@ from benchmarks.intervals import median_ratio
 from benchmarks.row_files import Row
 from loaders.cpus import usable_cpus
 
-__all__ = ["CONTENDERS", "print_verdict", "verdict_of"]
+__all__ = ["CONTENDERS", "print_verdict", "ratio_of_rounds", "verdict_of"]
 
 CONTENDERS = ("train", "step", "loader")
 """Whose rows it takes."""
@@ -42,8 +42,8 @@ def verdict_of(rows: Sequence[Row], data: Path) -> Row | None:
         **shared,
         "contender": "verdict",
         "bottleneck": "loader" if loader["images_per_second"] < step["images_per_second"] else "step",
-        **_headroom("loader", loader, train),
-        **_headroom("step", step, train),
+        **ratio_of_rounds("loader_headroom", loader, train),
+        **ratio_of_rounds("step_headroom", step, train),
         "loader_cores": loader["cpu_seconds_per_image"] * step["images_per_second"],
         "share_of_matmul_ceiling": train["ratio_to_matmuls"],
         "share_of_matmul_ceiling_interval": train["ratio_to_matmuls_interval"],
@@ -55,10 +55,16 @@ def verdict_of(rows: Sequence[Row], data: Path) -> Row | None:
     return verdict | {"advice": advice}
 
 
-def _headroom(name: str, alone: Row, train: Row) -> Row:
-    """How much faster than the run a side is alone, in the same rounds."""
-    ratio = median_ratio(alone["rounds"], train["rounds"])
-    return {f"{name}_headroom": ratio.value, f"{name}_headroom_interval": ratio.interval}
+def ratio_of_rounds(name: str, row: Row, other: Row | None) -> Row:
+    """The part of a row that says how its speed relates to another's, round by round.
+
+    Args:
+        name: The figure's; its interval is called after it.
+        row: The contender's.
+        other: The other's; None where there is no such contender.
+    """
+    ratio = None if other is None else median_ratio(row["rounds"], other["rounds"])
+    return {name: ratio and ratio.value, f"{name}_interval": ratio and ratio.interval}
 
 
 def _advice_on_loader(verdict: Row, step: Row, loader: Row, data: Path) -> Iterator[str]:
