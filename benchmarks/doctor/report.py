@@ -41,7 +41,9 @@ def _sentences(row: Row, facts: Row) -> list[str]:
             "files may have: the disk counts in every epoch."
         )
     elif row["first_epoch_images_per_second"] < row["predicted_images_per_second"]:
-        lines.append(f"The first epoch comes from the disk: {row['first_epoch_images_per_second']:,.0f} images/s.")
+        lines.append(
+            f"The first epoch comes from the disk: about {row['first_epoch_images_per_second']:,.0f} images/s."
+        )
     if row["training_images_per_second"] is not None:
         lines.append(f"Training as {row['preset']} does: {row['training_images_per_second']:,.0f} images/s.")
     if scaling := row["scaling"]:
@@ -52,13 +54,21 @@ def _sentences(row: Row, facts: Row) -> list[str]:
         )
     cores = ", ".join(f"{name} {number}" for name, number in row["cores_for_gpus"].items())
     lines.append(f"Cores like these that keep one GPU busy with {row['gpu_preset']}: {cores}.")
-    best = next((option for option in row["options"] if option["gain"] >= _WORTH), None)
-    lines.append(f"What gains most: {best['how']}" if best else "No change of these data or options gains anything.")
+    lines.append(_advice(row))
     if "miss" in row:
         lines.append(
             f"The loader made {row['measured_images_per_second']:,.0f}: the prediction is off by {row['miss']:+.1%}."
         )
     return [*lines, *row["notes"]]
+
+
+def _advice(row: Row) -> str:
+    """What to do next."""
+    loader, training = row["predicted_images_per_second"], row["training_images_per_second"]
+    if training is not None and row["limits"]["step"] / training < _WORTH:
+        return f"The loader keeps up: it makes {loader / row['limits']['step']:,.1f} times what the step takes."
+    best = next((option for option in row["options"] if option["gain"] >= _WORTH), None)
+    return f"What gains most: {best['how']}" if best else "No change of these data or options gains anything."
 
 
 def _size(num_bytes: float) -> str:
