@@ -145,7 +145,8 @@ def _step(question: Question, storage: Storage, flops: float) -> tuple[float | N
         )
     except (RuntimeError, TimeoutError) as error:
         problem = f"The step of {question.preset} was not measured: {error}."
-        if on == "cpu" or (rate := step_on(torch.cuda.get_device_name(), question.training, flops)) is None:
+        known = None if on == "cpu" else step_on(torch.cuda.get_device_name(), question.training, flops)
+        if known is None:
             return None, problem
-        return rate, f"{problem} It counts as a step that reaches the share of the card's peak that an H200 reached."
+        return known, f"{problem} It counts as a step that reaches the share of the card's peak that an H200 reached."
     return rate, None

@@ -34,7 +34,7 @@ def _print_options(row: Row) -> None:
 def _sentences(row: Row, facts: Row) -> list[str]:
     limits = {name: rate for name, rate in row["limits"].items() if rate is not None}
     rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in limits.items())
-    lines = [f"Limits in images/s: {rates}; {row['limited_by']} is the lowest."]
+    lines = [_machine(facts), f"Limits in images/s: {rates}; {row['limited_by']} is the lowest."]
     if not facts["data_fits_in_cache"]:
         lines.append(
             f"The data, {_size(facts['data_bytes'])}, do not fit into the {_size(facts['cache_bytes'])} of memory that "
@@ -60,6 +60,16 @@ def _sentences(row: Row, facts: Row) -> list[str]:
             f"The loader made {row['measured_images_per_second']:,.0f}: the prediction is off by {row['miss']:+.1%}."
         )
     return [*lines, *row["notes"]]
+
+
+def _machine(facts: Row) -> str:
+    quota = "" if facts["cgroup_quota"] is None else f", of which the container gets {facts['cgroup_quota']:g}"
+    disk = facts["disk_bytes_per_second"]
+    reads = "" if disk is None else f"; the disk gives {_size(disk)}/s"
+    return (
+        f"{facts['affinity']} CPUs on {facts['physical_cores']} cores{quota}, {facts['simd']}; "
+        f"{_size(facts['data_bytes'])} of data, of which memory has {facts['cached_fraction']:.0%}{reads}."
+    )
 
 
 def _advice(row: Row) -> str:
