@@ -2,10 +2,13 @@
 
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
+
+import torch
 
 from loaders import ImageLoader, LoaderConfig, build_loader
 
@@ -32,29 +35,53 @@ def measure_variants(
         deadline: On `time.monotonic`'s clock: no round begins later but for the first.
     """
     speeds: dict[str, list[float]] = {name: [] for name in variants}
-    for number in range(num_rounds):
-        if number and time.monotonic() > deadline:
-            break
-        for name, variant in variants.items():
-            speeds[name].append(_speed(variant, turn_seconds))
+    with ExitStack() as stack:
+        loaders = {name: stack.enter_context(closing(_Loader(variant))) for name, variant in variants.items()}
+        for number in range(num_rounds):
+            if number and time.monotonic() > deadline:
+                break
+            for name, loader in loaders.items():
+                speeds[name].append(loader.speed(turn_seconds))
     return speeds
 
 
-def _speed(variant: Variant, seconds: float) -> float:
-    # A sample that cannot be decoded is no reason to end: the run itself says by name which one that is.
-    loader = build_loader(variant.backend, variant.path, replace(variant.config, on_error="skip"))
-    try:
-        _epoch(loader, 0)
-        start, num_images = time.perf_counter(), 0
-        for number in count(1):
-            num_images += _epoch(loader, number)
-            if (passed := time.perf_counter() - start) >= seconds:
-                return num_images / passed
-        raise AssertionError("count() does not end")
-    finally:
-        loader.close()
+class _Loader:
+    """A variant's loader, which is closed between its turns, as its memory would be too much of many loaders."""
+
+    def __init__(self, variant: Variant) -> None:
+        # A sample that cannot be decoded is no reason to end: the run itself says by name which one that is.
+        self._variant = variant._replace(config=replace(variant.config, on_error="skip"))
+        self._loader: ImageLoader | None = None
+
+    def speed(self, seconds: float) -> float:
+        start = time.perf_counter()
+        if self._loader is None:
+            self._loader = build_loader(self._variant.backend, self._variant.path, self._variant.config)
+        opening_seconds = time.perf_counter() - start
+        speed = _speed(self._loader, seconds)
+        if opening_seconds < seconds:  # else it decodes all that there is, as `resident` does
+            self.close()
+        return speed
+
+    def close(self) -> None:
+        loader, self._loader = self._loader, None
+        if loader is not None:
+            loader.close()
+
+
+def _speed(loader: ImageLoader, seconds: float) -> float:
+    _epoch(loader, 0)
+    start, num_images = time.perf_counter(), 0
+    for number in count(1):
+        num_images += _epoch(loader, number)
+        if (passed := time.perf_counter() - start) >= seconds:
+            return num_images / passed
+    raise AssertionError("count() does not end")
 
 
 def _epoch(loader: ImageLoader, number: int) -> int:
     loader.set_epoch(number)
-    return sum(len(batch.labels) for batch in loader)
+    num_images = sum(len(batch.labels) for batch in loader)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()  # a GPU may still be at the last batches
+    return num_images

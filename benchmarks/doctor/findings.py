@@ -39,7 +39,7 @@ class Findings:
     """To the GPU, if there is one."""
     step_images_per_second: float | None
     step_problem: str | None
-    """Why there is none, where one was wanted."""
+    """Why it was not measured, where one was wanted."""
     steps_on_gpus: Mapping[str, float]
     """Images per second of cards."""
 

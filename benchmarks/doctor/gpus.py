@@ -9,7 +9,7 @@ from fastvit_train.flops import flops_per_image, peak_flops_per_second
 from fastvit_train.models import build_model
 from fastvit_train.schedule import Phase, phase_of
 
-__all__ = ["GPUS", "MEASURED_SHARES", "last_phase", "step_flops_per_image", "steps_on_gpus"]
+__all__ = ["GPUS", "MEASURED_SHARES", "last_phase", "step_flops_per_image", "step_on", "steps_on_gpus"]
 
 GPUS = {
     "L4": "NVIDIA L4",
@@ -38,10 +38,16 @@ def steps_on_gpus(config: Config, flops: float) -> dict[str, float]:
         config: The preset; one that was not measured counts as the measured one whose model is most like its own.
         flops: Of an image.
     """
+    rates = {name: step_on(full_name, config, flops) for name, full_name in GPUS.items()}
+    return {name: rate for name, rate in rates.items() if rate is not None}
+
+
+def step_on(card: str, config: Config, flops: float) -> float | None:
+    """The same for one card, by the name that CUDA gives it; None for cards whose peak is not known."""
     relative = "imagenet-resnet50-ffcv" if "resnet" in config.arch else "imagenet-vit-b16-130"
     share = MEASURED_SHARES.get(str(config.preset), MEASURED_SHARES[relative])
-    peaks = {name: peak_flops_per_second(full_name, torch.bfloat16) for name, full_name in GPUS.items()}
-    return {name: share * peak / flops for name, peak in peaks.items() if peak is not None}
+    peak = peak_flops_per_second(card, torch.bfloat16)
+    return None if peak is None else share * peak / flops
 
 
 def last_phase(config: Config) -> Phase:

@@ -19,8 +19,9 @@ def test_every_benchmark_has_its_options_and_its_function(name, monkeypatch, cap
         "convert": ["--source", "x", "--work", "x"],
         "imread": ["--data", "x"],
         "suite": ["--out", "x"],
+        "doctor": ["x.beton"],
     }
-    option = "minutes" if name == "accept" else "rounds"
+    option = {"accept": "minutes", "doctor": "seconds"}.get(name, "rounds")
     monkeypatch.setattr(sys, "argv", ["fastvit-bench", name, *required.get(name, []), f"--{option}", "7"])
     assert cli.main() == 0
     assert getattr(seen[0], option) == 7
