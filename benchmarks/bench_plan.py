@@ -101,7 +101,8 @@ class BenchPlan:
             raise FastvitError("give one of --measure and --images-per-second-per-gpu")
         if self.watts_per_gpu is None and self.watts_per_node:
             raise FastvitError("--watts-per-node has no use without --watts-per-gpu")
-        _ = self.training(1)
+        for num_gpus in self.gpus:
+            self.training(num_gpus)
 
     def training(self, num_gpus: int) -> Config:
         """The run on so many GPUs.

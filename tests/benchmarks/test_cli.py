@@ -15,7 +15,7 @@ def test_every_benchmark_has_its_options_and_its_function(name, monkeypatch, cap
     module = import_module(f"benchmarks.bench_{name}")
     monkeypatch.setattr(module, f"bench_{name}", seen.append)
     required = {"loader": ["--data", "x"], "convert": ["--source", "x", "--work", "x"]}
-    option = "minutes" if name == "accept" else "rounds"
+    option = {"accept": "minutes", "plan": "cores"}.get(name, "rounds")
     monkeypatch.setattr(sys, "argv", ["fastvit-bench", name, *required.get(name, []), f"--{option}", "7"])
     assert cli.main() == 0
     assert getattr(seen[0], option) == 7
