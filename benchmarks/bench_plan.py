@@ -51,7 +51,7 @@ class BenchPlan:
     px when not given."""
     val: Path | None = None
     """Validation images; 50,000 when not given. --measure evaluates on them."""
-    gpus: tuple[int, ...] = (1, 8)
+    gpus: tuple[int, ...] = (1,)
     """A plan for each of these numbers of GPUs."""
     gpus_per_node: int = 8
     """GPUs of a machine; fewer GPUs than that are in one machine."""

@@ -44,7 +44,7 @@ def test_a_row_for_each_number_of_gpus(tmp_path, monkeypatch, capsys):
 
 def test_given_rates_and_a_batch_for_each_gpu():
     given = {"images_per_second_per_gpu": 1000.0, "batch_size_per_gpu": 128, "epochs": 2.0}
-    (one, eight) = bench_plan(BenchPlan(preset="cifar10-resnet50", **given))
+    one, eight = bench_plan(BenchPlan(preset="cifar10-resnet50", **given, gpus=(1, 8)))
     assert (one["batch_size"], eight["batch_size"]) == (128, 1024)
     assert one["images_per_second"] == pytest.approx(1000)
     assert one["kilowatt_hours"] is one["price"] is None
