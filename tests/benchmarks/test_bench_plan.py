@@ -17,15 +17,15 @@ from runs import tiny_cifar_vit
 
 def test_a_row_for_each_number_of_gpus(tmp_path, monkeypatch, capsys):
     out = tmp_path / "plan.jsonl"
-    options = ["--gpus", "1", "8", "64", "--watts-per-gpu", "700", "--watts-per-node", "4000", "--price", "3"]
+    options = ["--gpus", "1", "8", "64", "--watts-per-gpu", "700", "--price", "3"]
     monkeypatch.setattr(sys, "argv", ["fastvit-bench", "plan", *options, "--json", str(out)])
     assert main() == 0
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["num_gpus"] for row in rows] == [1, 8, 64]
-    for row, nodes in zip(rows, (1, 1, 8), strict=True):
+    for row in rows:
         assert (row["benchmark"], row["preset"], row["num_images"]) == ("plan", "imagenet-vit-b16-130", 880_000)
         assert (row["epochs"], row["batch_size"]) == (130, 1024)
-        assert row["kilowatt_hours"] == pytest.approx(row["hours"] * (0.7 * row["num_gpus"] + 4 * nodes))
+        assert row["kilowatt_hours"] == pytest.approx(0.7 * row["hours"] * row["num_gpus"])
         assert row["price"] == pytest.approx(3 * row["hours"] * row["num_gpus"])
         assert sum(row["shares"].values()) == pytest.approx(1)
         assert row["command"].startswith("fastvit-bench plan --gpus")
@@ -68,7 +68,6 @@ def test_given_rates_and_a_batch_for_each_gpu():
         ({"cores": 0}, "cores must be positive, got 0"),
         ({"batch_size": 8, "batch_size_per_gpu": 8}, "give one of --batch-size and --batch-size-per-gpu"),
         ({"measure": True}, "--measure loads and evaluates: give it --data and --val"),
-        ({"watts_per_node": 100.0}, "--watts-per-node has no use without --watts-per-gpu"),
         ({"gpus": (1, 7)}, "batch_size 1024 is over all devices and must be a multiple of 7 devices"),
     ],
 )
