@@ -103,7 +103,7 @@ def test_rates_of_this_machine(make_set, monkeypatch, capsys):
     assert assumptions["evaluation_images_per_second"] > 0
     assert assumptions["on_cpu"]
     assert assumptions["cores"] == usable_cpus()
-    assert assumptions["start_seconds"] > 0
+    assert assumptions["rest_seconds"] > 0
     assert 0 < assumptions["disk_bytes_per_second"] < 1e12
     assert row["shares"]["loader_wait"] > 0
     assert "measured on cpu" in capsys.readouterr().out

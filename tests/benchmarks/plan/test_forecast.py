@@ -29,7 +29,7 @@ RATES = Rates(
     phases={SMALL: PhaseRates(4000.0, 500.0), LARGE: PhaseRates(2000.0, 400.0)},
     evaluation_images_per_second=8000.0,
     host_seconds_per_step=0.01,
-    start_seconds=10.0,
+    rest_seconds=10.0,
     first_steps_seconds=30.0,
     disk_bytes_per_second=1e9,
 )
