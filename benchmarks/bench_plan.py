@@ -51,7 +51,7 @@ class BenchPlan:
     px when not given."""
     val: Path | None = None
     """Validation images; 50,000 when not given. --measure evaluates on them."""
-    gpus: tuple[int, ...] = (1, 8)
+    gpus: tuple[int, ...] = (1,)
     """A plan for each of these numbers of GPUs."""
     gpus_per_node: int = 8
     """GPUs of a machine; fewer GPUs than that are in one machine."""
@@ -75,9 +75,7 @@ class BenchPlan:
     network_bytes_per_second: float = 3.2e11
     """What a machine sends to others; the default is 80 % of eight ports of 400 Gb/s."""
     watts_per_gpu: float | None = None
-    """Power of a GPU at work (an H200: up to 700), for the energy."""
-    watts_per_node: float = 0
-    """Power of the rest of a machine."""
+    """Power of a GPU at work with its share of the machine, for the energy; a DGX H200 takes up to 10,200 for eight."""
     price: float | None = None
     """Of a GPU for an hour."""
     json: Path | None = None
@@ -88,9 +86,8 @@ class BenchPlan:
         for name in _POSITIVE:
             if (value := getattr(self, name)) is not None and not value > 0:
                 raise FastvitError(f"{name} must be positive, got {value:g}")
-        for name in ("cache_bytes", "watts_per_node"):
-            if not getattr(self, name) >= 0:
-                raise FastvitError(f"{name} must not be negative, got {getattr(self, name):g}")
+        if not self.cache_bytes >= 0:
+            raise FastvitError(f"cache_bytes must not be negative, got {self.cache_bytes:g}")
         if not self.gpus or min(self.gpus) < 1:
             raise FastvitError(f"gpus must be positive numbers, got {' '.join(map(str, self.gpus)) or 'none'}")
         if self.batch_size is not None and self.batch_size_per_gpu is not None:
@@ -99,9 +96,8 @@ class BenchPlan:
             raise FastvitError("--measure loads and evaluates: give it --data and --val")
         if self.measure and self.images_per_second_per_gpu is not None:
             raise FastvitError("give one of --measure and --images-per-second-per-gpu")
-        if self.watts_per_gpu is None and self.watts_per_node:
-            raise FastvitError("--watts-per-node has no use without --watts-per-gpu")
-        _ = self.training(1)
+        for num_gpus in self.gpus:
+            self.training(num_gpus)
 
     def training(self, num_gpus: int) -> Config:
         """The run on so many GPUs.
@@ -212,9 +208,7 @@ def _row(config: BenchPlan, data: _Data, job: Job, rates: Rates, num_gpus: int) 
         network_bytes_per_second=config.network_bytes_per_second,
     )
     plan = forecast(job, rates, cluster)
-    watts = None
-    if config.watts_per_gpu is not None:
-        watts = num_gpus * config.watts_per_gpu + cluster.num_nodes * config.watts_per_node
+    gpu_hours = num_gpus * plan.hours
     return {
         "benchmark": "plan",
         "preset": config.preset,
@@ -224,8 +218,8 @@ def _row(config: BenchPlan, data: _Data, job: Job, rates: Rates, num_gpus: int) 
         "epochs": job.config.epochs,
         "batch_size": job.config.batch_size,
         "hours": plan.hours,
-        "kilowatt_hours": None if watts is None else plan.hours * watts / 1000,
-        "price": None if config.price is None else plan.hours * num_gpus * config.price,
+        "kilowatt_hours": None if config.watts_per_gpu is None else gpu_hours * config.watts_per_gpu / 1000,
+        "price": None if config.price is None else gpu_hours * config.price,
         "shares": {name: seconds / 3600 / plan.hours for name, seconds in plan.seconds.items()},
         "limited_by": plan.limited_by,
         "images_per_second": _training_rate(job, plan),
@@ -254,7 +248,7 @@ def _assumptions(job: Job, rates: Rates, config: BenchPlan) -> dict[str, Any]:
         }
         for phase, of_phase in rates.phases.items()
     ]
-    return values | {"watts_per_gpu": config.watts_per_gpu, "watts_per_node": config.watts_per_node}
+    return values | {"watts_per_gpu": config.watts_per_gpu, "price_per_gpu_hour": config.price}
 
 
 _SHARE_NAMES = {"network_wait": "network", "loader_wait": "loader", "storage_wait": "storage"}

@@ -49,8 +49,8 @@ class Case:
 _TRAIN, _TEST = "cifar10_train.beton", "cifar10_test.beton"
 
 CASES = {
-    "phases": Case(preset="cifar10-quick", epochs=2.2, train=_TRAIN, val=_TEST),
-    "views": Case(preset="cifar10-resnet-fast", epochs=2, train=_TEST, val=_TEST),
+    "phases": Case(preset="cifar10-quick", epochs=4.5, train=_TEST, val=_TEST),
+    "views": Case(preset="cifar10-resnet-fast", epochs=1, train=_TEST, val=_TEST),
     "jpegs": Case(preset="imagenet-resnet50-ffcv", arch="timm/test_resnet", epochs=2, batch_size=250, train=""),
 }
 """Small images first; six views of each validation image; JPEGs, whose loader takes time from the steps."""

@@ -147,7 +147,7 @@ def forecast(job: Job, rates: Rates, cluster: Cluster) -> Forecast:
             seconds[name] += epoch.num_steps * of_step
         limits[step.limit] += epoch.num_steps * sum(shares.values())
     seconds["evaluation"] = job.num_evaluations * _evaluation_seconds(job, rates, cluster)
-    seconds["startup"] = rates.start_seconds + rates.first_steps_seconds * len(rates.phases)
+    seconds["startup"] = rates.rest_seconds + rates.first_steps_seconds * len(rates.phases)
     written = job.num_checkpoints * job.checkpoint_bytes + job.num_evaluations * job.best_bytes
     seconds["checkpoints"] = written / rates.disk_bytes_per_second
     return Forecast(

@@ -15,6 +15,7 @@ from fastvit_train.config import Config
 from fastvit_train.data import build_loaders
 from fastvit_train.device import device_name
 from fastvit_train.evaluate import evaluate
+from fastvit_train.report import plot_run
 from fastvit_train.run import Run, save_best, save_checkpoint
 from fastvit_train.run_folder import BEST, CHECKPOINT
 from fastvit_train.schedule import Phase
@@ -35,14 +36,14 @@ def measure_rates(config: Config, folder: Path) -> Rates:
         config: The run, with the number of images that a step of this machine has.
         folder: For files that may go.
     """
-    start_seconds, phases, extra = seconds_since_start(), dict[Phase, PhaseRates](), list[float]()
+    rest_seconds, phases, extra = [seconds_since_start()], dict[Phase, PhaseRates](), list[float]()
     for phase, epoch in first_epochs(config).items():
         say(f"measuring steps at {phase.resolution} px")
         before = time.perf_counter()
         training = Training(on_noise(config), folder, epoch=epoch)
         training.start()
         if not phases:
-            start_seconds += time.perf_counter() - before
+            rest_seconds.append(time.perf_counter() - before)
         first = _seconds(partial(training.steps, FIRST_STEPS))
         step = _seconds_each(training.steps)
         extra.append(max(0.0, first - FIRST_STEPS * step))
@@ -52,11 +53,15 @@ def measure_rates(config: Config, folder: Path) -> Rates:
         phases[phase] = PhaseRates(config.batch_size / step, config.batch_size / batch / usable_cpus())
     say("measuring evaluation and checkpoints")
     run = training.run
+    before = time.perf_counter()
+    _, loader, _ = build_loaders(config, run.world)
+    rest_seconds.append(time.perf_counter() - before)
+    rest_seconds.append(_seconds(partial(plot_run, run.folder)))
     return Rates(
         source=f"measured on {device_name(run.world.device)}",
         phases=phases,
-        evaluation_images_per_second=_evaluation_rate(run, config),
-        start_seconds=start_seconds,
+        evaluation_images_per_second=_evaluation_rate(run, loader),
+        rest_seconds=sum(rest_seconds),
         first_steps_seconds=sum(extra) / len(extra),
         disk_bytes_per_second=_disk_rate(run),
         on_cpu=run.world.device.type == "cpu",
@@ -99,22 +104,21 @@ class _Some:
         self._loader.close()
 
 
-def _evaluation_rate(run: Run, config: Config) -> float:
-    """Images per second of an evaluation, its loader included."""
-    _, loader, _ = build_loaders(config, run.world)
+def _evaluation_rate(run: Run, loader: ImageLoader) -> float:
+    """Images per second of an evaluation, its loader included, which is closed."""
 
     def evaluated(num_batches: int) -> float:
         some = _Some(loader, num_batches)
         seconds = _seconds(
             lambda: evaluate(
-                run.evaluated_model, some, config, world=run.world, dtype=run.dtype, autocast=run.autocast()
+                run.evaluated_model, some, run.config, world=run.world, dtype=run.dtype, autocast=run.autocast()
             )
         )
         return some.num_images / seconds
 
     evaluated(1)  # compiles
     rate = evaluated(1)
-    rate = evaluated(min(len(loader), max(1, math.ceil(_SECONDS * rate / config.batch_size))))
+    rate = evaluated(min(len(loader), max(1, math.ceil(_SECONDS * rate / run.config.batch_size))))
     loader.close()
     return rate
 

@@ -20,7 +20,7 @@ _RESULTS = Path(__file__).parents[1] / "results"
 # Random crops to 224 px from photos of at most 500 px with restart markers, as `fastvit-data write-ffcv` stores them.
 _LOADER_ROWS, _LOADER_DATA = "zen4_2026-11-27_loaders.jsonl", "photos_restart.beton"
 # Where no row has the model: of ViT-B/16 on an H200, in h200_2026-11-27_accept.jsonl and h200_2026-11-27_before.jsonl.
-_START_SECONDS, _FIRST_STEPS_SECONDS, _HOST_SECONDS = 11.0, 37.0, 0.024
+_REST_SECONDS, _FIRST_STEPS_SECONDS, _HOST_SECONDS = 11.0, 37.0, 0.024
 _DISK_BYTES_PER_SECOND = 1e9
 
 
@@ -44,8 +44,8 @@ class Rates:
     host_seconds_per_step: float = _HOST_SECONDS
     """What the host needs to queue a step for one of several GPUs, however few images that has: a single one has its
     steps from CUDA graphs, which take it next to nothing."""
-    start_seconds: float = _START_SECONDS
-    """Until the first step begins."""
+    rest_seconds: float = _REST_SECONDS
+    """Until the first step begins, and from the last one to the end of the program."""
     first_steps_seconds: float = _FIRST_STEPS_SECONDS
     """What the first steps of a phase take longer than others, compilation above all."""
     disk_bytes_per_second: float = _DISK_BYTES_PER_SECOND
