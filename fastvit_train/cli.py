@@ -1,7 +1,6 @@
 """The command `fastvit-train`: a preset or a saved config, changed by options."""
 
 import argparse
-import importlib.metadata
 import json
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -15,6 +14,7 @@ import tyro
 from fastvit_train.commands.options import COMMANDS, Eval, Export, Predict
 from fastvit_train.config import Config
 from fastvit_train.config_json import read_config, to_dict
+from fastvit_train.installed import installed_version
 from fastvit_train.option_rules import reset_unused, with_option
 from fastvit_train.presets import PRESETS, build_preset, preset_of, summary
 from loaders.command import run_command
@@ -189,7 +189,7 @@ def _use(name: str, arguments: Sequence[str]) -> int:
 def _train() -> int:
     command, config = _parse(sys.argv[1:])
     if command.version:
-        print(f"fastvit {importlib.metadata.version('fastvit')}")
+        print(f"fastvit {installed_version('fastvit') or 'from sources, not installed'}")
     elif command.print_config:
         print(json.dumps(to_dict(config), indent=2))
     else:

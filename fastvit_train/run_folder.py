@@ -21,6 +21,7 @@ __all__ = [
     "BEST",
     "CHECKPOINT",
     "CONFIG",
+    "CURVES",
     "METRICS",
     "REPORT",
     "RESULT",
@@ -35,6 +36,7 @@ __all__ = [
 CHECKPOINT = "checkpoint.pt"
 BEST = "best.pt"
 CONFIG = "config.json"
+CURVES = "curves.png"
 METRICS = "metrics.jsonl"
 REPORT = "report.html"
 RESULT = "result.json"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from benchmarks.accept.tables import accept_sections
 from benchmarks.row_files import Row
-from fastvit_train.page.content import Block, Bullets, Facts, Notes, Page, Paragraph, Section
+from fastvit_train.page.content import Block, Bullets, Facts, Notes, Page, Section
 from fastvit_train.page.html import to_html
 from fastvit_train.page.markdown import to_markdown
 from fastvit_train.page.runs import environment_facts
@@ -36,7 +36,7 @@ def _summary(rows: Sequence[Row], *, minutes: float, seconds: float, is_done: bo
     )
     verdict = "Not finished." if not is_done else "FAILED." if failed else "All that ran passed."
     counts = f"{len(passed)} rows, {len(failed)} failures, {len(left_out)} left out"
-    yield Paragraph(f"{verdict} {counts}; {seconds / 60:.1f} of {minutes:g} minutes.")
+    yield Bullets([f"{verdict} {counts}; {seconds / 60:.1f} of {minutes:g} minutes."])
     if rows and rows[0]["device"] == "cpu":
         yield Notes(["A rehearsal on the CPU with small sizes: its figures mean nothing."])
     if failed:

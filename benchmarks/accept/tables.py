@@ -216,10 +216,10 @@ def accept_sections(rows: Sequence[Row]) -> list[Section]:
 def _sections(rows: Sequence[Row]) -> list[Section]:
     matmul = next((row["value"] for row in rows if row.get("what") == "matmul"), None)
     known = [{**row, "matmul_teraflops": matmul} for row in rows]
-    found = []
+    found: list[Section] = []
     for layout in _LAYOUTS:
         mine = [row for row in known if row["stage"] == layout.stage and layout.figure in row]
         if mine:
-            blocks = [*warnings(mine), table(mine, layout.columns), how_it_was_measured(mine)]
-            found.append(Section(layout.title, blocks))
+            how = [] if found else [how_it_was_measured(mine)]
+            found.append(Section(layout.title, [*warnings(mine), table(mine, layout.columns), *how]))
     return found

@@ -137,7 +137,8 @@ def svg(plot: Plot, width: int) -> str:
     text = re.sub(r"font: ([^;\"]*?)([\d.]+px) [^;\"]*", r"font: \1\2 var(--font)", text)
     names = {light: name for name, (light, _) in COLORS.items()}
     text = re.sub(r"#[0-9a-f]{6}\b", lambda found: f"var(--{names[found[0]]})", text)
-    text = re.sub(r'(<svg [^>]*?)width="[\d.]+pt" height="[\d.]+pt"', r"\1", text, count=1)
+    # Inside HTML neither its size nor its name spaces are wanted.
+    text = re.sub(r' (width|height)="[\d.]+pt"| xmlns(:xlink)?="[^"]*"', "", text).replace("xlink:href", "href")
     return re.sub(r"\n\s*\n", "\n", text).strip()
 
 

@@ -25,6 +25,7 @@ __all__ = ["to_html"]
 # A browser asks for nothing then, whatever the page's data may hold.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 _NUMBER = ' class="number"'
+_SHORT, _LONG = 20, 50  # letters of a cell that stays in one line, and of one that may be broken anywhere
 _WIDTHS = {"wide": WIDE, "narrow": NARROW}  # by their class in the style
 
 
@@ -120,9 +121,10 @@ def _table(table: Table) -> str:
 
 
 def _cell(cell: Cell, *, is_number: bool) -> str:
-    name = _NUMBER if is_number else ""
     if isinstance(cell, Number):
-        return f'<td{name} data-value="{cell.value!r}">{escape(cell.text)}</td>'
+        return f'<td{_NUMBER} data-value="{cell.value!r}">{escape(cell.text)}</td>'
+    length = "short" if len(cell) <= _SHORT else "long" if len(cell) >= _LONG else ""
+    name = _NUMBER if is_number else f' class="{length}"' if length else ""
     return f"<td{name}>{escape(cell)}</td>"
 
 

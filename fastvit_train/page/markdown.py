@@ -25,8 +25,8 @@ def _block(block: Block) -> str:
             return _bullets([f"{name}: {text}" for name, text in pairs if text])
         case Cards(figures):
             return _bullets([f"{label}: {text}{remark and f' ({remark})'}" for label, text, remark in figures])
-        case Folded(_, blocks):
-            return "".join(map(_block, blocks))
+        case Folded(summary, blocks):
+            return f"\n**{_plain(summary)}**\n{''.join(map(_block, blocks))}"
         case Table():
             return _table(block)
         case _:

@@ -10,6 +10,7 @@ from fastvit_train.metrics import flop_rate, read_metrics
 from fastvit_train.page.content import (
     Block,
     Cards,
+    Cell,
     Facts,
     Folded,
     Notes,
@@ -29,6 +30,9 @@ from loaders.errors import FastvitError
 __all__ = ["RunRecord", "curves", "environment_facts", "is_run_folder", "read_run", "run_sections", "write_run_page"]
 
 Values = Mapping[str, Any]
+
+_OF_EACH_RUN = {"out"}  # options in which runs always differ
+_MANY_OPTIONS = 15
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,12 +159,12 @@ def _comparison(runs: Sequence[RunRecord]) -> Section:
             number(run.figure("train_seconds"), 1, scale=1 / 60),
             number(run.metrics[-1]["step"] if run.metrics else None),
             number(run.result.get("num_parameters"), 1, scale=1e-6),
-            "yes" if run.result else "no",
+            "" if run.result else "not finished",
         ]
         for run in runs
     ]
     headings = ["run", "top-1 %", "averaged %", "best %", "images/s", "waiting for data %"]
-    headings += ["training min", "steps", "M parameters", "finished"]
+    headings += ["training min", "steps", "M parameters", "state"]
     blocks: list[Block] = []
     if accuracies[best] >= 0:
         blocks.append(Paragraph(f"{runs[best].name} has the highest accuracy: {100 * accuracies[best]:.2f} %."))
@@ -210,35 +214,37 @@ def _line(
 
 def _curves_blocks(runs: Sequence[RunRecord]) -> Iterator[Block]:
     yield curves(runs)
-    speed = [_line(run.name, run.lines("train"), "images_per_second") for run in runs]
-    rates = [_line(run.name, run.lines("train"), "lr") for run in runs]
-    timed = [
-        _line(run.name, minutes, "top1", scale=100, x="minutes", has_points=True)
-        for run in runs
-        if (minutes := [{**line, "minutes": line["train_seconds"] / 60} for line in run.lines("eval")])
+    panels = [
+        Panel("Images/s", "step", [_line(run.name, run.lines("train"), "images_per_second") for run in runs]),
+        Panel("Learning rate", "step", [_line(run.name, run.lines("train"), "lr") for run in runs]),
     ]
-    panels = [Panel("Images/s", "step", speed, from_zero=True), Panel("Learning rate", "step", rates, from_zero=True)]
-    if len(runs) > 1 and timed:
-        panels.insert(0, Panel("Accuracy (%)", "training time (min)", timed))
-    yield Lines(name="speed", caption="Speed and learning rate, as the log lines have them", panels=panels)
-    lines = [
-        [
-            run.name,
-            number(line["step"]),
-            number(line["epoch"]),
-            number(line.get("train_seconds"), 2, scale=1 / 60),
-            number(line.get("top1"), 2, scale=100),
-            number(line.get("top1_averaged"), 2, scale=100),
-            number(line.get("loss"), 4),
-        ]
-        for run in runs
-        for line in run.lines("eval")
-    ]
-    if lines:
+    panels = [panel._replace(from_zero=True) for panel in panels]
+    caption = "Speed and learning rate, as the log lines have them"
+    if len(runs) > 1:
+        panels.insert(0, Panel("Accuracy (%)", "training time (min)", [_over_time(run) for run in runs]))
+        caption = "Accuracy over the time in training; speed and learning rate, as the log lines have them"
+    yield Lines(name="speed", caption=caption, panels=panels)
+    if lines := [[run.name, *_evaluation(line)] for run in runs for line in run.lines("eval")]:
         headings = ["run", "step", "epoch", "training min", "top-1 %", "averaged %", "loss"]
         start = 1 if len(runs) == 1 else 0
         table = Table(headings[start:], [line[start:] for line in lines])
         yield Folded(f"All {len(lines)} evaluations", [_without_empty(table)])
+
+
+def _over_time(run: RunRecord) -> Series:
+    lines = [{**line, "minutes": line["train_seconds"] / 60} for line in run.lines("eval") if line.get("train_seconds")]
+    return _line(run.name, lines, "top1", scale=100, x="minutes", has_points=True)
+
+
+def _evaluation(line: Values) -> list[Cell]:
+    return [
+        number(line["step"]),
+        number(line.get("epoch")),
+        number(line.get("train_seconds"), 2, scale=1 / 60),
+        number(line.get("top1"), 2, scale=100),
+        number(line.get("top1_averaged"), 2, scale=100),
+        number(line.get("loss"), 4),
+    ]
 
 
 def _times(runs: Sequence[RunRecord]) -> list[Block]:
@@ -280,20 +286,11 @@ def _parts(run: RunRecord) -> dict[str, float]:
 def _setting(runs: Sequence[RunRecord]) -> Iterator[Block]:
     flat = [dict(_flattened(run.config)) for run in runs]
     if len(runs) > 1:
-        names = list(dict.fromkeys(name for options in flat for name in options))
-        texts = {name: [json.dumps(options.get(name)) for options in flat] for name in names}
-        different = {name: values for name, values in texts.items() if len(set(values)) > 1 and name != "out"}
-        if different:
-            yield Paragraph("Options that are not the same in all runs:")
-            yield Table(
-                ["option", *(run.name for run in runs)], [[name, *values] for name, values in different.items()]
-            )
-        else:
-            yield Paragraph("The runs have the same options.")
+        yield from _differences(runs, flat)
     for run, options in zip(runs, flat, strict=True):
         blocks: list[Block] = [Facts([("device", _devices(run.result)), *environment_facts(run.result)])]
         if options:
-            table = Table(["option", "value"], [[name, json.dumps(value)] for name, value in options.items()])
+            table = Table(["option", "value"], [[name, text] for name, text in options.items()])
             blocks.append(Folded(f"All {len(options)} options", [table]))
         if len(runs) == 1:
             yield from blocks
@@ -301,16 +298,34 @@ def _setting(runs: Sequence[RunRecord]) -> Iterator[Block]:
             yield Folded(run.name, blocks)
 
 
+def _differences(runs: Sequence[RunRecord], options: Sequence[Mapping[str, str]]) -> Iterator[Block]:
+    names = list(dict.fromkeys(name for each in options for name in each if name not in _OF_EACH_RUN))
+    lines = [[name, *(each.get(name, "") for each in options)] for name in names]
+    different = [line for line in lines if len(set(line[1:])) > 1]
+    if not different:
+        yield Paragraph("The runs have the same options.")
+        return
+    table = Table(["option", *(run.name for run in runs)], different)
+    if len(different) > _MANY_OPTIONS:
+        yield Folded(f"{len(different)} options that are not the same in all runs", [table])
+    else:
+        yield Paragraph("Options that are not the same in all runs:")
+        yield table
+
+
 def _devices(result: Values) -> str:
     return f"{result['world_size']} × {result['device']}" if {"world_size", "device"} <= result.keys() else ""
 
 
-def _flattened(values: Values, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flattened(values: Values, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Options by their dotted names, with their values as text."""
     for name, value in values.items():
         if isinstance(value, dict):
             yield from _flattened(value, f"{prefix}{name}.")
+        elif isinstance(value, float):
+            yield prefix + name, f"{value:.12g}"
         else:
-            yield prefix + name, value
+            yield prefix + name, value if isinstance(value, str) else json.dumps(value)
 
 
 def environment_facts(origin: Values) -> list[tuple[str, str]]:
