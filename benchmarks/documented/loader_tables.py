@@ -179,13 +179,13 @@ TABLES = {
         },
     ),
     "scaling-threads": Table(
-        files=(_SCALING,),
+        files=(_SUITE, _SCALING),
         where=having(benchmark="scaling", over="threads"),
         line=by("loader"),
         columns=_threads,
     ),
     "scaling-records": Table(
-        files=(_SCALING,),
+        files=(_SUITE, _SCALING),
         where=having(benchmark="scaling", over="records"),
         columns={
             "loader": _LOADER,
@@ -197,7 +197,7 @@ TABLES = {
         },
     ),
     "imread": Table(
-        files=(_IMREAD,),
+        files=(_SUITE, _IMREAD),
         where=having(benchmark="imread"),
         line=by("decoder"),
         order=lambda line: -figure(line, "images_per_second"),
@@ -211,6 +211,7 @@ TABLES = {
             "case": text("case"),
             "px": text("resolution"),
             "threads": text("threads"),
+            "changed": text("option"),
             "limited by": text("limited_by"),
             "predicted, images/s": number("predicted_images_per_second"),
             "measured, images/s": number("measured_images_per_second"),

@@ -49,7 +49,7 @@ def row_problems(row: Row) -> Iterator[str]:
             yield f"{name} must be positive, got {number}"
     for name, interval in row.items():
         median = row.get(name.removesuffix("_interval"))
-        if name.endswith("_interval") and interval and not interval[0] <= median <= interval[1]:
+        if name.endswith("_interval") and interval and median is not None and not interval[0] <= median <= interval[1]:
             yield f"{name} {interval} does not hold {median}"
 
 

@@ -163,7 +163,8 @@ def rendered(table: Table, rows: Sequence[Row]) -> str:
     cells = {name: [column(line) for line in lines] for name, column in columns.items()}
     filled = {name: column for name, column in cells.items() if any(column)}
     markdown = [list(filled), ["---"] * len(filled), *zip(*filled.values(), strict=True)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in markdown) + f"\n{_origin(rows)}\n"
+    escaped = ([cell.replace("|", r"\|") for cell in line] for line in markdown)
+    return "".join(f"| {' | '.join(line)} |\n" for line in escaped) + f"\n{_origin(rows)}\n"
 
 
 def _lines(rows: Sequence[Row], key: Callable[[Row], Hashable] | None) -> list[Line]:
@@ -176,11 +177,10 @@ def _lines(rows: Sequence[Row], key: Callable[[Row], Hashable] | None) -> list[L
 
 
 def _origin(rows: Sequence[Row]) -> str:
-    """The files of the rows, with what measured them."""
+    """The files of the rows, with the commits that were measured where they are known."""
     parts = []
     for name in distinct(rows, "file"):
-        measured = [row for row in rows if row["file"] == name and "source" not in row]
-        commits = ", ".join(str(commit)[:7] for commit in distinct(measured, "commit"))
-        origin = f"commit {commits}" if measured else "as documented, their rounds were not kept"
-        parts.append(f"`benchmarks/results/{name}` ({origin})")
+        commits = distinct([row for row in rows if row["file"] == name], "commit")
+        measured = f" (commit {', '.join(str(commit)[:7] for commit in commits)})" if commits else ""
+        parts.append(f"`benchmarks/results/{name}`{measured}")
     return f"Rows: {', '.join(parts)}."

@@ -37,8 +37,10 @@ def cpu(line: Line) -> str:
 
 def _preset(line: Line) -> str:
     """The preset of a line, which rows of runs on a GPU say in their command alone."""
+    if preset := first(line, "preset"):
+        return f"`{preset}`"
     words = line[0]["command"].split()
-    return f"`{first(line, 'preset') or words[words.index('--preset') + 1]}`"
+    return f"`{words[words.index('--preset') + 1]}`"
 
 
 def _hardware(line: Line) -> str:
@@ -55,6 +57,12 @@ def _range(name: str, written: Callable[[float], str]) -> Column:
         return " to ".join(ends)
 
     return cell
+
+
+def _noted_accuracy(line: Line) -> str:
+    """Training accuracy, with the digits that were noted."""
+    found = first(line, "train_accuracy")
+    return f"{100 * found:g} %" if isinstance(found, float) else ""
 
 
 def _accuracy(top1: float) -> str:
@@ -151,7 +159,14 @@ TABLES = {
     "muon-iterations": Table(
         files=(_DOCUMENTED,),
         where=_experiment("muon-iterations"),
-        columns={"iterations of Muon": text("iterations"), "time": number("step_milliseconds", unit=" ms")},
+        line=by(),
+        columns=lambda rows: {
+            "iterations of Muon (4 are taken)": lambda _: "time",
+            **{
+                str(number_of): number("step_milliseconds", unit=" ms", iterations=number_of)
+                for number_of in distinct(rows, "iterations")
+            },
+        },
     ),
     "vit-run": Table(
         files=(_DOCUMENTED,),
@@ -161,7 +176,7 @@ TABLES = {
             "epoch": text("epoch"),
             "training": _TRAINING,
             "resolution, patches dropped": text("phases"),
-            "training accuracy": percent("train_accuracy"),
+            "training accuracy": _noted_accuracy,
             "top-1": percent("top1", 2),
             "averaged over flips": percent("top1_averaged", 2),
         },
@@ -184,6 +199,31 @@ TABLES = {
             "images/s": rate(),
             "share of the matmuls' rate": percent("ratio_to_matmuls"),
             "CPU µs an image": number("cpu_seconds_per_image", scale=1e6),
+        },
+    ),
+    "train-verdict": Table(
+        files=(_TRAIN,),
+        where=having(benchmark="train", contender="verdict"),
+        columns={
+            "preset": _preset,
+            "bottleneck": text("bottleneck"),
+            "loader alone, times the run": number("loader_headroom", 2),
+            "step alone, times the run": number("step_headroom", 2),
+            "cores that the loader needs for the step": number("loader_cores", 3),
+            "share of the matmuls' rate": percent("share_of_matmul_ceiling"),
+        },
+    ),
+    "train-sweep": Table(
+        files=(_TRAIN,),
+        where=having(benchmark="train-sweep"),
+        columns={
+            "preset": _preset,
+            "precision": text("precision"),
+            "compile": text("compile"),
+            "channels last": lambda line: "yes" if line[0]["channels_last"] else "no",
+            "batch": number("batch_size"),
+            "images/s": rate(),
+            "": lambda line: line[0]["problem"] or ("best" if line[0]["is_best"] else ""),
         },
     ),
     "train-shares": Table(
