@@ -15,7 +15,7 @@ from fastvit_train.config import Config
 from fastvit_train.data import build_loaders
 from fastvit_train.device import device_name
 from fastvit_train.evaluate import evaluate
-from fastvit_train.report import plot_run
+from fastvit_train.report import draw_run
 from fastvit_train.run import Run, save_best, save_checkpoint
 from fastvit_train.run_folder import BEST, CHECKPOINT
 from fastvit_train.schedule import Phase
@@ -56,7 +56,7 @@ def measure_rates(config: Config, folder: Path) -> Rates:
     before = time.perf_counter()
     _, loader, _ = build_loaders(config, run.world)
     rest_seconds.append(time.perf_counter() - before)
-    rest_seconds.append(_seconds(partial(plot_run, run.folder)))
+    rest_seconds.append(_seconds(partial(draw_run, run.folder)))
     return Rates(
         source=f"measured on {device_name(run.world.device)}",
         phases=phases,
