@@ -1,7 +1,7 @@
 # Every target sets up what it needs, once: a virtual environment in .venv and, as root or with sudo, system packages.
 #   make train      CIFAR-10 to a trained model: fetch, convert, train (ARGS="--seed 1" passes options on)
 #   make test       the tests that need no GPU, in minutes (ARGS="-k resume" passes options on)
-#   make test-all   those, the slow ones, and those that need NVIDIA DALI, which it installs (591 MB)
+#   make test-all   those, the slow ones, and those that need NVIDIA DALI (591 MB) or a browser, which it installs
 #   make lint       ruff and mypy
 #   make docs       the documentation as a site in build/site; fails where a figure in it is not that of a row
 #   make bench      loader benchmark on CIFAR-10
@@ -42,7 +42,7 @@ test: .venv/.test
 	@$(BIN)/python -c 'import nvidia.dali' 2>/dev/null || echo 'Tests that need NVIDIA DALI are skipped; make test-all installs it (591 MB).'
 	$(PYTEST) -m "not slow" $(ARGS)
 
-test-all: .venv/.dali
+test-all: .venv/.dali .venv/.browser
 	$(PYTEST) $(ARGS)
 
 lint: .venv/.test
@@ -193,6 +193,12 @@ EXTRA = import sys, tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["
 
 .venv/.dali: .venv/.test
 	$(PIP) $$($(BIN)/python -c '$(EXTRA)' dali)
+	touch $@
+
+# Headless Chromium, in which reports are looked at. The browsers that playwright could fetch itself are not needed.
+.venv/.browser: .venv/.test
+	$(call packages,command -v chromium || command -v chromium-browser || command -v google-chrome,chromium)
+	$(PIP) $$($(BIN)/python -c '$(EXTRA)' browser)
 	touch $@
 
 # The site is made from the sources without importing them: neither torch nor a compiler is needed.

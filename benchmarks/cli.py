@@ -16,10 +16,16 @@ _PROG = "fastvit-bench"
 # Each NAME is a module bench_NAME with its options, BenchName, and the function bench_name that takes them.
 _BENCHMARKS = {
     "loader": "loaders side by side on one file",
+    "scaling": "loaders with more threads, or with more records",
+    "imread": "libraries that decode whole JPEGs in memory, side by side",
+    "suite": "the loaders in all cases, how they scale, and whole images, into one file of rows",
     "train": "where a preset's training time goes",
     "augment": "augmentations side by side",
     "convert": "converters side by side on the same images",
+    "doctor": "what to expect on your own data and machine, and what to change",
+    "plan": "hours, energy and price of the full job, and what it needs",
     "accept": "what a machine with a new card does, within a given time",
+    "report": "rows of benchmarks and run folders as one page",
 }
 
 
@@ -28,12 +34,13 @@ def main() -> int:
     return run_command(_run, name=_PROG, interrupted=f"{_PROG}: interrupted")
 
 
-def _run() -> None:
+def _run() -> int:
     name, arguments = _split(sys.argv[1:])
     try:
         module = import_module(f"benchmarks.bench_{name}")  # here, as a library may be missing, and as it takes seconds
         options = tyro.cli(getattr(module, f"Bench{name.capitalize()}"), prog=f"{_PROG} {name}", args=arguments)
-        getattr(module, f"bench_{name}")(options)
+        result = getattr(module, f"bench_{name}")(options)  # rows, but for a benchmark with exit codes of its own
+        return result if isinstance(result, int) else 0
     except RuntimeError as error:
         raise FastvitError(str(error)) from error
 

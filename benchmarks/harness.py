@@ -1,6 +1,7 @@
 """Measuring side by side: each contender in its own process, all taking turns, with what each one cost."""
 
 import multiprocessing
+import re
 import sys
 import time
 import traceback
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
@@ -24,7 +26,16 @@ except ImportError as error:
         f"benchmarks need psutil ({error}); install it with: pip install 'fastvit[bench]'"
     ) from error
 
-__all__ = ["Contender", "Subject", "Turn", "say", "seconds_since_start", "started", "take_turns"]
+__all__ = [
+    "Contender",
+    "Subject",
+    "Turn",
+    "cpu_seconds",
+    "say",
+    "seconds_since_start",
+    "started",
+    "take_turns",
+]
 
 Subject = TypeVar("Subject")
 
@@ -100,6 +111,10 @@ class Contender(Generic[Subject]):
         turn = self._answer()
         assert turn is not None
         return max(peak_rss_bytes, turn.peak_rss_bytes)
+
+    def anonymous_rss_bytes(self) -> int:
+        """The resident memory of the process and its children, without that of files, which others share."""
+        return sum(_anonymous_rss_bytes(process.pid) for process in _family(psutil.Process(self._process.pid)))
 
     def kill(self) -> None:
         """End the process and its children at once."""
@@ -198,14 +213,14 @@ def _serve(prepare: Callable[[], Subject], connection: Connection) -> None:
 
 
 def _measure(work: Callable[[Subject], int], subject: Subject) -> Turn:
-    cpu_before, time_before, start = _cpu_seconds(), time.time(), time.perf_counter()
+    cpu_before, time_before, start = cpu_seconds(), time.time(), time.perf_counter()
     num_images = work(subject)
     seconds = time.perf_counter() - start
     uses_device = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     return Turn(
         num_images=num_images,
         seconds=seconds,
-        cpu_seconds=_cpu_seconds() - cpu_before,
+        cpu_seconds=cpu_seconds() - cpu_before,
         peak_rss_bytes=_peak_rss_bytes(psutil.Process()),
         peak_device_memory_bytes=torch.cuda.max_memory_allocated() if uses_device else None,
         device_busy_fraction=busy_fraction(since=time_before) if uses_device else None,
@@ -221,15 +236,13 @@ def _family(process: psutil.Process) -> list[psutil.Process]:
     return [process, *process.children(recursive=True)]
 
 
-def _cpu_seconds() -> float:
-    own = psutil.Process().cpu_times()
-    total = float(own.children_user + own.children_system)
+def cpu_seconds() -> float:
+    """What this process and its children have computed so far, with the children that have ended."""
+    total = 0.0
     for process in _family(psutil.Process()):
-        try:
+        with suppress(psutil.NoSuchProcess):
             times = process.cpu_times()
-        except psutil.NoSuchProcess:
-            continue
-        total += times.user + times.system
+            total += times.user + times.system + times.children_user + times.children_system
     return total
 
 
@@ -240,3 +253,12 @@ def _peak_rss_bytes(ancestor: psutil.Process) -> int:
         with suppress(FileNotFoundError, ProcessLookupError):
             total += peak_rss_bytes(process.pid)
     return total
+
+
+def _anonymous_rss_bytes(pid: int) -> int:
+    """As the kernel has it in kB; 0 of a process that has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return sum(1024 * int(number) for number in re.findall(r"^RssAnon:\s+(\d+) kB$", status, re.MULTILINE))

@@ -4,7 +4,10 @@ from collections.abc import Collection, Sequence
 
 from loaders.errors import FastvitError
 
-__all__ = ["check_positive", "split_names"]
+__all__ = ["INSTALLED", "check_positive", "split_names"]
+
+INSTALLED = "installed"
+"""What the command line calls all contenders that are installed."""
 
 
 def check_positive(options: object, *names: str) -> None:

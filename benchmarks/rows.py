@@ -14,6 +14,7 @@ from rich.table import Table
 from benchmarks.environment import environment
 from benchmarks.harness import Contender, Subject, Turn, started
 from benchmarks.intervals import Interval, median, median_ratio
+from benchmarks.noise import NoiseWatch
 from benchmarks.row_files import Row, append_rows
 
 __all__ = [
@@ -21,13 +22,15 @@ __all__ = [
     "costs",
     "interval_text",
     "measured_rows",
+    "origin",
+    "print_columns",
     "print_table",
     "ratio_column",
     "ratios",
     "speed_columns",
 ]
 
-_TABLE_WIDTH = 120  # in a file or a pipe, where there is no terminal to fit
+_TABLE_WIDTH = 160  # in a file or a pipe, where there is no terminal to fit
 
 _Measurements = TypeVar("_Measurements")
 
@@ -37,15 +40,17 @@ def _speeds(turns: Sequence[Turn]) -> list[float]:
     return [turn.num_images / turn.seconds for turn in turns]
 
 
-def ratios(name: str, turns: Sequence[Turn], others: Sequence[Turn] | None) -> Row:
+def ratios(name: str, turns: Sequence[Turn], others: Sequence[Turn] | None, *, scale: float = 1.0) -> Row:
     """The part of a row that says how a contender's speed relates to another's in the same rounds.
 
     Args:
         name: The figure's; its interval is called after it.
         turns: The contender's.
         others: The other's; None where there is no such contender.
+        scale: What ratios are multiplied by.
     """
-    estimate = None if others is None else median_ratio(_speeds(turns), _speeds(others))
+    mine = [scale * speed for speed in _speeds(turns)]
+    estimate = None if others is None else median_ratio(mine, _speeds(others))
     return {name: estimate and estimate.value, f"{name}_interval": estimate and estimate.interval}
 
 
@@ -86,10 +91,18 @@ def measured_rows(
         RuntimeError: A contender failed.
     """
     with _appended_rows(json) as rows, started(subjects) as contenders:
-        measurements = measure(contenders)
-        origin = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **environment()}
-        rows += [{"benchmark": benchmark} | row(name, measurements) | origin for name in contenders]
+        with NoiseWatch() as watch:
+            measurements = measure(contenders)
+        where = origin()
+        found = {name: row(name, measurements) for name in contenders}
+        noise = watch.noise({name: each["rounds"] for name, each in found.items()})
+        rows += [{"benchmark": benchmark, **each, "noise": noise, **where} for each in found.values()]
     return rows
+
+
+def origin() -> Row:
+    """The part of a row that says when, how and where it was measured."""
+    return {"date": datetime.now(UTC).isoformat(timespec="seconds"), **environment()}
 
 
 @contextmanager
@@ -103,19 +116,40 @@ def _appended_rows(path: Path | None) -> Iterator[list[Row]]:
         append_rows(path, rows)
 
 
-def print_table(title: str, columns: Mapping[str, Sequence[str]], rows: Sequence[Row]) -> None:
-    """Print columns of cells, made of the rows, the first one to the left; those without any text are left out."""
+def print_table(
+    title: str, columns: Mapping[str, Sequence[str]], rows: Sequence[Row], *, notes: Sequence[str] = ()
+) -> None:
+    """Print what rows say as a table, and below it lines of text, of which the last ones are the rows' warnings.
+
+    Args:
+        title: What stands above.
+        columns: The cells by heading, the first column to the left; a column without any text is left out.
+        rows: What the cells were made of.
+        notes: The first lines below.
+    """
     machine, versions = rows[0]["machine"], rows[0]["versions"]
     caption = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB"
     if gpu := machine["gpu"]:
         caption += f"\n{gpu['name']}, driver {gpu['driver']}, CUDA {gpu['cuda']}, cuDNN {gpu['cudnn']}"
-    table = Table(title=title, caption=f"{caption}, torch {versions['torch']}")
+    print_columns(title, columns, caption=f"{caption}, torch {versions['torch']}")
+    warnings = dict.fromkeys(f"Warning: {warning}" for row in rows for warning in row["noise"]["warnings"])
+    for line in (*notes, *warnings):
+        _console().print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_columns(title: str, columns: Mapping[str, Sequence[str]], *, caption: str) -> None:
+    """Print columns of cells, the first one to the left; those without any text are left out."""
+    table = Table(title=title, caption=caption)
     filled = {name: cells for name, cells in columns.items() if any(cells)}
     for number, name in enumerate(filled):
         table.add_column(name, justify="right" if number else "left")
     for cells in zip(*filled.values(), strict=True):
         table.add_row(*cells)
-    Console(width=None if sys.stdout.isatty() else _TABLE_WIDTH).print(table)
+    _console().print(table)
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else _TABLE_WIDTH)
 
 
 def speed_columns(rows: Sequence[Row]) -> dict[str, list[str]]:

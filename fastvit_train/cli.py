@@ -1,10 +1,9 @@
 """The command `fastvit-train`: a preset or a saved config, changed by options."""
 
 import argparse
-import importlib.metadata
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -15,11 +14,12 @@ import tyro
 from fastvit_train.commands.options import COMMANDS, Eval, Export, Predict
 from fastvit_train.config import Config
 from fastvit_train.config_json import read_config, to_dict
-from fastvit_train.option_rules import reset_unused
+from fastvit_train.installed import installed_version
+from fastvit_train.option_rules import reset_unused, with_option
 from fastvit_train.presets import PRESETS, build_preset, preset_of, summary
 from loaders.command import run_command
 
-__all__ = ["CommandLine", "main", "parse"]
+__all__ = ["CommandLine", "changed", "main", "parse"]
 
 _PROG = "fastvit-train"
 _DESCRIPTION = f"""\
@@ -95,8 +95,34 @@ def _parse(arguments: Sequence[str]) -> tuple[CommandLine, Config]:
         default=CommandLine(**_options(start) | known),
         args=arguments,
     )
-    useful = reset_unused(command, keep=_typed(arguments))
-    return command, Config(**_options(useful) | {"preset": start.preset})
+    return command, _config(command, typed=_typed(arguments), preset=start.preset)
+
+
+def changed(start: Config, options: Mapping[str, object]) -> Config:
+    """A config with options changed as by the command line: what they leave without use gets its default.
+
+    Args:
+        start: The config, such as a preset.
+        options: Their values by dotted names, such as `data.backend`.
+
+    Raises:
+        FastvitError: A value is not usable, or an option is of no use.
+
+    Examples:
+        >>> from fastvit_train.cli import changed
+        >>> from fastvit_train.presets import build_preset
+        >>> changed(build_preset("cifar10-quick"), {"precision": "fp32", "data.backend": "native"}).precision
+        'fp32'
+    """
+    command = CommandLine(**_options(start) | {"preset": None})
+    for name, value in options.items():
+        command = with_option(command, name, value)
+    return _config(command, typed=options, preset=start.preset)
+
+
+def _config(command: CommandLine, *, typed: Collection[str], preset: str | None) -> Config:
+    useful = reset_unused(command, keep=typed)
+    return Config(**_options(useful) | {"preset": preset})
 
 
 def _typed(arguments: Sequence[str]) -> set[str]:
@@ -163,7 +189,7 @@ def _use(name: str, arguments: Sequence[str]) -> int:
 def _train() -> int:
     command, config = _parse(sys.argv[1:])
     if command.version:
-        print(f"fastvit {importlib.metadata.version('fastvit')}")
+        print(f"fastvit {installed_version('fastvit') or 'from sources, not installed'}")
     elif command.print_config:
         print(json.dumps(to_dict(config), indent=2))
     else:

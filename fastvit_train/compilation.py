@@ -15,7 +15,7 @@ from fastvit_train.config import Config
 from fastvit_train.models.vit_regions import compute_in_regions, has_regions
 from fastvit_train.sharding import is_sharded, units
 
-__all__ = ["compile_models", "compiles_augmentation", "resolve_compile"]
+__all__ = ["compile_models", "compiles_augmentation", "has_cpp_compiler", "resolve_compile"]
 
 _MOST_VERSIONS = 64
 """Of the code of one function: for each shape, in training and evaluation, and of a ResNet's blocks."""
@@ -52,10 +52,10 @@ def compiles_augmentation(config: Config, device: torch.device) -> bool:
     On the CPU torch needs a C++ compiler for that, which a machine that a wheel was installed on need not have.
     """
     if config.compile == "auto":
-        return device.type == "cuda" or (not config.augment.is_plain and _has_cpp_compiler())
+        return device.type == "cuda" or (not config.augment.is_plain and has_cpp_compiler())
     return config.compile != "off"
 
 
-def _has_cpp_compiler() -> bool:
+def has_cpp_compiler() -> bool:
     """Whether the compiler that torch.compile calls for the CPU is there."""
     return shutil.which(os.environ.get("CXX", "g++")) is not None

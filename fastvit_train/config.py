@@ -16,13 +16,18 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "AugmentConfig",
+    "CompileMode",
     "Config",
     "DataConfig",
     "ModelConfig",
     "MuonConfig",
     "OptimConfig",
+    "Precision",
     "ScheduleConfig",
 ]
+
+CompileMode = Literal["auto", "off", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+Precision = Literal["auto", "bf16", "fp16", "fp32", "fp8"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -327,7 +332,7 @@ class Config:
     and the patch dropout. After the last, data.resolution and model.patch_drop hold; the schedule spans them all."""
     device: str = "auto"
     """cuda, cpu, or auto: cuda where there is one."""
-    precision: Literal["auto", "bf16", "fp16", "fp32", "fp8"] = "auto"
+    precision: Precision = "auto"
     """Autocast to bf16, or to fp16 with a scaled loss (for GPUs before Ampere); auto takes bf16 where the device
     computes in it, else fp16 on cuda and fp32 on the CPU. fp8 is bf16 with the large matmuls of a ViT's blocks in
     float8, on cards from Ada and Hopper on; it needs pip install 'fastvit[fp8]'."""
@@ -339,7 +344,7 @@ class Config:
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
     """Send the metrics to these as well: tensorboard (into the run folder), wandb, mlflow (where their own environment
     variables say). They need pip install 'fastvit[track]'."""
-    compile: Literal["auto", "off", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "auto"
+    compile: CompileMode = "auto"
     """torch.compile mode; auto is default on cuda and off on the CPU, where it gains nothing for
     the model: there it compiles the augmentation alone, where that does more than flip and shift and a C++ compiler is
     there."""

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from loaders.errors import FastvitError
 
-__all__ = ["World", "start_world"]
+__all__ = ["World", "device_kind", "start_world"]
 
 _TORCHRUN_SETS = ("RANK", "MASTER_ADDR", "MASTER_PORT")
 # torch 2.14 has a new name for it and warns of the old one.
@@ -148,24 +148,38 @@ def _own_store(world_size: int, *, timeout: timedelta) -> dict[str, Any]:
     }
 
 
+def device_kind(device: str) -> str:
+    """The kind of device that an option asks for: `cuda` or `cpu`.
+
+    Args:
+        device: `cuda`, `cpu`, or `auto`: cuda where there is one.
+
+    Raises:
+        FastvitError: The device is unknown or not there.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device not in ("cuda", "cpu"):
+        raise FastvitError(f"device must be auto, cuda or cpu, got {device}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise FastvitError(
+            "device is cuda, but torch sees no CUDA device; use --device cpu, or install torch for your CUDA"
+        )
+    return device
+
+
 @contextmanager
 def start_world(device: str, *, timeout_seconds: float = 1800.0) -> Iterator[World]:
     """Join the ranks that torchrun started, or be the only one.
 
     Args:
-        device: `cuda`, `cpu`, or `auto`: cuda where there is one.
+        device: See `device_kind`.
         timeout_seconds: How long a rank waits for the others before it ends the run.
 
     Raises:
         FastvitError: The device is unknown or not there, or torchrun has not said all that a rank has to know.
     """
-    kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    if kind not in ("cuda", "cpu"):
-        raise FastvitError(f"device must be auto, cuda or cpu, got {device}")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise FastvitError(
-            "device is cuda, but torch sees no CUDA device; use --device cpu, or install torch for your CUDA"
-        )
+    kind = device_kind(device)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     wanted = (*_TORCHRUN_SETS, "LOCAL_RANK") if kind == "cuda" else _TORCHRUN_SETS
     missing = [name for name in wanted if name not in os.environ]

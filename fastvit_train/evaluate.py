@@ -17,7 +17,7 @@ from fastvit_train.sharding import is_sharded
 from loaders import Batch, ImageLoader
 from loaders.errors import FastvitError
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["Evaluation", "evaluate", "num_views"]
 
 
 class Evaluation(NamedTuple):
@@ -51,6 +51,11 @@ _VIEWS: dict[str, tuple[_View, ...]] = {
         *(_View(0.5, mirrored, shift) for shift in (1, -1) for mirrored in (False, True)),
     ),
 }
+
+
+def num_views(averaging: str) -> int:
+    """How often the model sees each image in an evaluation with this `Config.eval_averaging`."""
+    return 1 + len(_VIEWS[averaging])
 
 
 @torch.no_grad()

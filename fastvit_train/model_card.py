@@ -1,12 +1,12 @@
 """The README of an exported model: what it is, how good it is, how to load it."""
 
-import importlib.metadata
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fastvit_train.config import Config
 from fastvit_train.data import validation_crop
+from fastvit_train.installed import installed_version
 from fastvit_train.models import timm_equivalent
 from fastvit_train.restore import Restored
 from fastvit_train.run_folder import BEST, RESULT
@@ -119,7 +119,7 @@ def _training(restored: Restored) -> dict[str, str]:
         "optimizer": f"{config.optim.name}, learning rate {config.optim.lr:g}, decay {config.optim.weight_decay:g}",
         "loss": f"{config.loss}, label smoothing {config.label_smoothing:g}",
         "weights": restored.weights,
-        "fastvit": importlib.metadata.version("fastvit"),
+        "fastvit": installed_version("fastvit") or "not installed",
     }
     result = restored.path.with_name(RESULT)
     if result.is_file():  # the run has ended
@@ -127,7 +127,7 @@ def _training(restored: Restored) -> dict[str, str]:
             ended = json.loads(result.read_bytes())
             if ended["images_per_second"] is not None:  # the run had more than its first steps
                 rows["speed"] = f"{ended['images_per_second']:,.0f} images/s on {ended['device']}"
-            rows["fastvit"] = f"{ended['versions']['fastvit']}, torch {ended['versions']['torch']}"
+            rows["fastvit"] = f"{ended['versions']['fastvit'] or 'not installed'}, torch {ended['versions']['torch']}"
         except (ValueError, LookupError, TypeError) as error:
             raise FastvitError(f"{result} is damaged ({error}); move it away to export without it") from error
     return rows

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from loaders.errors import FastvitError
 
-__all__ = ["RULES", "Rule", "refuse_unused", "reset_unused", "unused_options"]
+__all__ = ["RULES", "Rule", "refuse_unused", "reset_unused", "unused_options", "with_option"]
 
 _T = TypeVar("_T")
 
@@ -175,8 +175,16 @@ def reset_unused(config: _T, *, keep: Collection[str]) -> _T:
     """The config with its options that are of no use at their defaults, all but those to `keep`, by dotted names."""
     for option, _ in list(unused_options(config)):
         if option not in keep:
-            config = _with_default(config, option.split("."))
+            config = with_option(config, option, _default(config, option))
     return config
+
+
+def with_option(config: _T, option: str, value: object) -> _T:
+    """The config with an option, by its dotted name, changed."""
+    name, _, rest = option.partition(".")
+    if rest:
+        value = with_option(getattr(config, name), rest, value)
+    return replace(config, **{name: value})  # type: ignore[type-var]
 
 
 def _value(config: Any, option: str) -> Any:  # noqa: ANN401
@@ -187,9 +195,3 @@ def _default(config: Any, option: str) -> Any:  # noqa: ANN401
     *sections, name = option.split(".")
     owner = reduce(getattr, sections, config)
     return next(field.default for field in fields(owner) if field.name == name)
-
-
-def _with_default(config: Any, path: list[str]) -> Any:  # noqa: ANN401
-    name, *rest = path
-    value = _with_default(getattr(config, name), rest) if rest else _default(config, name)
-    return replace(config, **{name: value})

@@ -1,6 +1,5 @@
 """What was run, with what and where: for the result of a run and the rows of a benchmark."""
 
-import importlib.metadata
 import os
 import platform
 import re
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from fastvit_train.device import cpu_name
+from fastvit_train.installed import installed_version
 from loaders.cpus import usable_cpus
 
 __all__ = ["machine", "provenance"]
@@ -26,15 +26,15 @@ _DRIVER = Path("/proc/driver/nvidia/version")
 def provenance() -> dict[str, Any]:
     """Command, commit, versions and machine.
 
-    Outside a checkout of fastvit, `commit` and `dirty` are None; `dirty` says whether tracked files differ from it.
+    The version of what is not installed is None. Outside a checkout of fastvit, `commit` and `dirty` are None; `dirty`
+    says whether tracked files differ from it.
     """
     commit, dirty = _commit(_CHECKOUT)
     return {
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "commit": commit,
         "dirty": dirty,
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "versions": {"python": platform.python_version()} | {name: installed_version(name) for name in _PACKAGES},
         "machine": machine(),
     }
 

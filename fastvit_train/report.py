@@ -1,23 +1,22 @@
 """What a run says of itself: before it starts, and when it has ended, with its curves as a picture."""
 
-import os
-import warnings
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
 from torch import nn
 
 from fastvit_train.data import share_of_batch
 from fastvit_train.device import DTYPES, device_name, peak_memory
-from fastvit_train.metrics import finite_or_null, flop_rate, read_metrics
+from fastvit_train.metrics import finite_or_null, flop_rate
+from fastvit_train.page.figures import png
+from fastvit_train.page.runs import curves, read_run, write_run_page
 from fastvit_train.presets import PRESETS, build_preset, expectation
 from fastvit_train.provenance import provenance
 from fastvit_train.run import Run
-from fastvit_train.run_folder import BEST, CHECKPOINT, METRICS, RESULT, write_json
+from fastvit_train.run_folder import BEST, CHECKPOINT, CURVES, REPORT, RESULT, write_json
 from fastvit_train.step_timer import Rates, rates
 
-__all__ = ["announce", "count_parameters", "plot_run", "report"]
+__all__ = ["announce", "count_parameters", "draw_run", "report"]
 
 
 def announce(run: Run) -> None:
@@ -83,7 +82,7 @@ def report(run: Run, *, total_seconds: float) -> dict[str, Any]:
     }
     if run.world.is_main:
         write_json(run.folder / RESULT, finite_or_null(result))
-        curves = plot_run(run.folder)
+        draw_run(run.folder)
         rest_seconds = max(0.0, total_seconds - progress.train_seconds - progress.eval_seconds)
         averaged = "" if progress.top1_averaged is None else f" ({100 * progress.top1_averaged:.2f} % averaged)"
         weights = "" if run.ema is None else ", with the moving average of the weights"
@@ -98,7 +97,8 @@ def report(run: Run, *, total_seconds: float) -> dict[str, Any]:
             f"evaluation {progress.eval_seconds / 60:.1f} min; start and checkpoints {rest_seconds / 60:.1f} min"
         )
         run.metrics.say(f"checkpoint  {run.folder / CHECKPOINT}")
-        run.metrics.say(f"curves      {curves}")
+        run.metrics.say(f"curves      {run.folder / CURVES}")
+        run.metrics.say(f"report      {run.folder / REPORT}")
     return result
 
 
@@ -119,25 +119,7 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def plot_run(folder: Path) -> Path:
-    """Draw loss and accuracy over the steps from `metrics.jsonl` into `curves.png`; returns its path."""
-    lines = read_metrics(folder / METRICS)
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    losses, accuracies = figure.subplots(1, 2)
-    for kind, accuracy, style in (("train", "accuracy", "-"), ("eval", "top1", "o-")):
-        points = [line for line in lines if line["kind"] == kind]
-        steps = [line["step"] for line in points]
-        losses.plot(steps, [line["loss"] for line in points], style, label=kind)
-        accuracies.plot(steps, [100 * line[accuracy] for line in points], style, label=kind)
-    losses.set(xlabel="step", ylabel="loss")
-    # A name can hold formulas, bytes that are no text, and characters that the font does not have.
-    losses.set_title(os.fsencode(folder.name).decode(errors="replace"), parse_math=False)
-    accuracies.set(xlabel="step", ylabel="accuracy (%)", title="accuracy")
-    for axes in (losses, accuracies):
-        axes.grid(alpha=0.3)
-        axes.legend()
-    path = folder / "curves.png"
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        figure.savefig(path, dpi=120)
-    return path
+def draw_run(folder: Path) -> None:
+    """Make `curves.png`, loss and accuracy over the steps, and `report.html` of what a run folder holds."""
+    (folder / CURVES).write_bytes(png(curves([read_run(folder)])))
+    write_run_page(folder)

@@ -182,7 +182,14 @@ class Run:
 
 
 def start_run(
-    config: Config, world: World, folder: Path, loader: ImageLoader, num_classes: int, *, is_resumed: bool = False
+    config: Config,
+    world: World,
+    folder: Path,
+    loader: ImageLoader,
+    num_classes: int,
+    *,
+    is_resumed: bool = False,
+    memory_format: torch.memory_format = torch.channels_last,
 ) -> Run:
     """Make the model and optimizer of a run that is at its first step; nothing is written.
 
@@ -193,13 +200,14 @@ def start_run(
         loader: Of the training set.
         num_classes: What the model tells apart.
         is_resumed: Leave the weights for a checkpoint to replace.
+        memory_format: Of the weights of convolutions; benchmarks compare it with others.
     """
     torch.manual_seed(config.seed)
     choose_fast_kernels(world.device)
     steps_per_epoch = len(loader)
     metrics = Metrics(folder, is_main=world.is_main, num_steps=last_step(config, steps_per_epoch=steps_per_epoch))
     dtype = dtype_of(config, world.device)
-    model = build_placed_model(config, world, num_classes)
+    model = build_placed_model(config, world, num_classes, memory_format=memory_format)
     flops = {phase: flops_per_image(model, phase) for phase in phases_of(config)}
     if not is_resumed:
         set_initial_weights(model, config, loader, metrics)
@@ -248,7 +256,9 @@ def start_run(
     )
 
 
-def build_placed_model(config: Config, world: World, num_classes: int) -> nn.Module:
+def build_placed_model(
+    config: Config, world: World, num_classes: int, *, memory_format: torch.memory_format = torch.channels_last
+) -> nn.Module:
     """The model on its device, with random weights."""
     model = build_model(
         config.arch,
@@ -257,7 +267,7 @@ def build_placed_model(config: Config, world: World, num_classes: int) -> nn.Mod
         config=config.model,
         phases=config.phases,
     )
-    model = model.to(world.device).to(memory_format=torch.channels_last)
+    model = model.to(world.device).to(memory_format=memory_format)
     use_fast_modules(model, world.device)
     return model
 

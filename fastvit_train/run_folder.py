@@ -21,7 +21,9 @@ __all__ = [
     "BEST",
     "CHECKPOINT",
     "CONFIG",
+    "CURVES",
     "METRICS",
+    "REPORT",
     "RESULT",
     "claim_folder",
     "find_checkpoints",
@@ -34,7 +36,9 @@ __all__ = [
 CHECKPOINT = "checkpoint.pt"
 BEST = "best.pt"
 CONFIG = "config.json"
+CURVES = "curves.png"
 METRICS = "metrics.jsonl"
+REPORT = "report.html"
 RESULT = "result.json"
 _LOCK = ".lock"
 
@@ -62,7 +66,7 @@ def claim_folder(config: Config) -> Iterator[Path]:
     try:
         if config.resume == "never" and find_checkpoints(folder):
             raise FastvitError(f"{folder} holds a run already; continue it with --resume auto, or name another --out")
-        for name in (CHECKPOINT, BEST, CONFIG, METRICS, RESULT):
+        for name in (CHECKPOINT, BEST, CONFIG, METRICS, REPORT, RESULT):
             remove_leftovers(folder / name)
         try:
             yield folder

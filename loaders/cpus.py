@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from loaders.errors import FastvitError
 
-__all__ = ["automatic_workers", "num_threads", "usable_cpus"]
+__all__ = ["automatic_workers", "cpu_quota", "num_threads", "usable_cpus"]
 
 _CGROUPS = Path("sys/fs/cgroup")
 
@@ -27,8 +27,22 @@ def usable_cpus(*, root: Path = Path("/")) -> int:
         >>> usable_cpus() >= 1
         True
     """
-    shares = [ceil(quota) for quota in _quotas(root) if quota > 0]
-    return min([len(os.sched_getaffinity(0)), *shares])
+    num_cpus, quota = len(os.sched_getaffinity(0)), cpu_quota(root=root)
+    return num_cpus if quota is None else min(num_cpus, ceil(quota))
+
+
+def cpu_quota(*, root: Path = Path("/")) -> float | None:
+    """The CPUs' time that this process's container gives it, in CPUs; None without a limit.
+
+    Args:
+        root: Where `proc` and `sys` are.
+
+    Examples:
+        >>> from loaders.cpus import cpu_quota
+        >>> (cpu_quota() or 1) > 0
+        True
+    """
+    return min((quota for quota in _quotas(root) if quota > 0), default=None)
 
 
 def automatic_workers(*, root: Path = Path("/")) -> int:

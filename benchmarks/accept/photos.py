@@ -10,7 +10,7 @@ from PIL import Image
 from loaders.beton import Beton, BetonWriter, EncodedImage, FieldKind, ImageMode
 from tools.convert.encode_image import Chroma, ImageEncoder
 
-__all__ = ["make_photos", "make_small_images", "with_restart_markers", "without_restart_markers"]
+__all__ = ["make_photos", "make_small_images", "with_restart_markers", "without_restart_markers", "write_records"]
 
 _FIELDS = {"image": FieldKind.RGB_IMAGE, "label": FieldKind.INT}
 _HEIGHT, _WIDTH = 375, 500  # as most of ImageNet's photos
@@ -21,11 +21,11 @@ _RESTART_INTERVAL = b"\xff\xdd"
 _SUBSAMPLING = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2}  # Pillow's numbers for it
 
 
-def make_photos(path: Path, *, num_images: int, chroma: Chroma = "4:2:0") -> Path:
+def make_photos(path: Path, *, num_images: int, chroma: Chroma = "4:2:0", quality: int = 90) -> Path:
     """Write a `.beton` file of JPEGs of 500 x 375 px, each of at most 32 some times; returns its path."""
     random = np.random.default_rng(0)
-    jpegs = [_jpeg(_scene(random), chroma) for _ in range(min(_DIFFERENT, num_images // 8))]
-    return _write(path, [EncodedImage(jpeg, ImageMode.JPG, _HEIGHT, _WIDTH) for jpeg in jpegs], num_images)
+    jpegs = [_jpeg(_scene(random), chroma, quality) for _ in range(min(_DIFFERENT, num_images // 8))]
+    return write_records(path, [EncodedImage(jpeg, ImageMode.JPG, _HEIGHT, _WIDTH) for jpeg in jpegs], num_images)
 
 
 def without_restart_markers(photos: Path, path: Path, *, num_images: int) -> Path:
@@ -35,9 +35,9 @@ def without_restart_markers(photos: Path, path: Path, *, num_images: int) -> Pat
     for index in range(min(beton.num_samples, _MOST_REWRITTEN)):
         jpeg = beton.image_bytes(index).tobytes()
         if _RESTART_INTERVAL in jpeg:
-            jpeg = _jpeg(np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")), "4:2:0")
+            jpeg = _jpeg(np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")))
         records.append(EncodedImage(jpeg, ImageMode.JPG, int(beton.heights[index]), int(beton.widths[index])))
-    return _write(path, records, num_images)
+    return write_records(path, records, num_images)
 
 
 def with_restart_markers(photos: Path, path: Path, *, num_images: int) -> Path:
@@ -50,7 +50,7 @@ def with_restart_markers(photos: Path, path: Path, *, num_images: int) -> Path:
             raise image
         assert isinstance(image.data, bytes)
         records.append(EncodedImage(image.data, ImageMode.JPG, image.height, image.width))
-    return _write(path, records, num_images)
+    return write_records(path, records, num_images)
 
 
 def make_small_images(path: Path, *, num_images: int, seed: int) -> Path:
@@ -83,13 +83,13 @@ def _scene(random: np.random.Generator) -> NDArray[np.uint8]:
     return pixels
 
 
-def _jpeg(pixels: NDArray[np.uint8], chroma: Chroma) -> bytes:
+def _jpeg(pixels: NDArray[np.uint8], chroma: Chroma = "4:2:0", quality: int = 90) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=90, subsampling=_SUBSAMPLING[chroma])
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling=_SUBSAMPLING[chroma])
     return file.getvalue()
 
 
-def _write(path: Path, images: list[EncodedImage], num_records: int) -> Path:
+def write_records(path: Path, images: list[EncodedImage], num_records: int) -> Path:
     """A file of so many records: all images, again and again."""
     with BetonWriter(path, _FIELDS, num_samples=num_records) as writer:
         for number in range(num_records):

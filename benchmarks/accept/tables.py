@@ -1,72 +1,59 @@
 """The tables of the report of `fastvit-bench accept`: of which rows, and with which columns."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from benchmarks.report.parts import (
+    ORIGIN,
+    Columns,
+    how_it_was_measured,
+    number_column,
+    split,
+    table,
+    text_column,
+    warnings,
+)
 from benchmarks.row_files import Row
+from fastvit_train.page.content import Cell, Number, Section, number
 
-__all__ = ["Table", "tables"]
-
-Columns = Mapping[str, Callable[[Row], str]]
-
-
-class Table(NamedTuple):
-    """As it is to be read."""
-
-    title: str
-    headings: list[str]
-    lines: list[list[str]]
+__all__ = ["accept_sections"]
 
 
-def _number(name: str, digits: int = 0, *, scale: float = 1.0, unit: str = "") -> Callable[[Row], str]:
-    """A column: a figure of the row, empty where it has none."""
+def _rounds(row: Row) -> Cell:
+    low, high = min(row["rounds"]), max(row["rounds"])
+    return Number(low, f"{low:,.0f}-{high:,.0f}")
 
-    def cell(row: Row) -> str:
-        value = row.get(name)
-        return "" if value is None else f"{value * scale:,.{digits}f}{unit}"
+
+def _goal(row: Row) -> Cell:
+    goal = row.get("goal_images_per_second")
+    return "" if goal is None else Number(goal, f"{goal:,} ({row['images_per_second'] / goal:.0%})")
+
+
+def _accuracy(row: Row) -> Cell:
+    averaged = "" if row["top1_averaged"] is None else f" ({row['top1_averaged']:.2%} averaged)"
+    return Number(row["top1"], f"{row['top1']:.2%}{averaged}")
+
+
+def _accuracy_goal(row: Row) -> str:
+    accuracy, seconds = row.get("goal_top1"), row.get("goal_train_seconds")
+    return " in ".join([*([] if accuracy is None else [f"{accuracy:.0%}"]), *([f"{seconds:g} s"] if seconds else [])])
+
+
+def _share_of(key: str, *, scale: float = 1.0) -> Callable[[Row], Cell]:
+    """The share that the model's operations are of a rate."""
+
+    def cell(row: Row) -> Cell:
+        ceiling, flops = row.get(key), row.get("flops_per_image")
+        share = row["images_per_second"] * flops / (scale * ceiling) if ceiling and flops else None
+        return number(share, 1, scale=100, unit="%")
 
     return cell
 
 
-def _text(name: str) -> Callable[[Row], str]:
-    return lambda row: str(row.get(name, ""))
-
-
-def _spread(row: Row) -> str:
-    return f"{min(row['rounds']):,.0f}-{max(row['rounds']):,.0f}"
-
-
-def _goal(row: Row) -> str:
-    goal = row.get("goal_images_per_second")
-    return "" if goal is None else f"{goal:,} ({row['images_per_second'] / goal:.0%})"
-
-
-def _accuracy(row: Row) -> str:
-    averaged = "" if row["top1_averaged"] is None else f" ({row['top1_averaged']:.2%} averaged)"
-    return f"{row['top1']:.2%}{averaged}"
-
-
-def _accuracy_goal(row: Row) -> str:
-    parts = ["" if row["goal_top1"] is None else f"{row['goal_top1']:.0%}"]
-    parts += ["" if row["goal_train_seconds"] is None else f"{row['goal_train_seconds']:g} s"]
-    return " in ".join(filter(None, parts))
-
-
-def _share_of_ceiling(row: Row) -> str:
-    """Of the rate that a large matmul reaches."""
-    ceiling = row["matmul_teraflops"]
-    return "" if ceiling is None else f"{row['images_per_second'] * row['flops_per_image'] / (1e12 * ceiling):.1%}"
-
-
-def _utilization(row: Row) -> str:
-    peak = row["peak_flops_per_second"]
-    return "" if peak is None else f"{row['images_per_second'] * row['flops_per_image'] / peak:.1%}"
-
-
-def _splicing(row: Row) -> str:
+def _splicing(row: Row) -> Cell:
     """The ratio to the first of those that took turns, and what it should be."""
-    goal = "" if row["goal_ratio"] is None else f" (goal {row['goal_ratio']:g})"
-    return f"{row['ratio_to_first']:.2f}{goal}"
+    goal = "" if row.get("goal_ratio") is None else f" (goal {row['goal_ratio']:g})"
+    return Number(row["ratio_to_first"], f"{row['ratio_to_first']:.2f}{goal}")
 
 
 def _waits(row: Row) -> str:
@@ -88,29 +75,29 @@ _LAYOUTS = (
         "Tests on the device",
         "tests",
         "skipped",
-        {"passed": _number("passed"), "failed": _number("failed"), "skipped": _number("skipped")},
+        {"passed": number_column("passed"), "failed": number_column("failed"), "skipped": number_column("skipped")},
     ),
     _Layout(
         "Ceilings of the device",
         "ceilings",
         "value",
-        {"what": _text("what"), "value": _number("value", 3), "unit": _text("unit")},
+        {"what": text_column("what"), "value": number_column("value", 3), "unit": text_column("unit")},
     ),
     _Layout(
         "Training on noise in memory",
         "train",
         "images_per_second",
         {
-            "model": _text("model"),
-            "variant": _text("variant"),
-            "images/s": _number("images_per_second"),
-            "rounds": _spread,
+            "model": text_column("model"),
+            "variant": text_column("variant"),
+            "images/s": number_column("images_per_second"),
+            "rounds": _rounds,
             "goal": _goal,
-            "share of the matmul ceiling": _share_of_ceiling,
-            "of the maker's peak": _utilization,
-            "ms per step": _number("step_milliseconds", 2),
-            "GiB": _number("peak_device_memory_bytes", 1, scale=2**-30),
-            "first step s": _number("first_step_seconds", 1),
+            "share of the matmul ceiling": _share_of("matmul_teraflops", scale=1e12),
+            "of the maker's peak": _share_of("peak_flops_per_second"),
+            "ms per step": number_column("step_milliseconds", 2),
+            "GiB": number_column("peak_device_memory_bytes", 1, scale=2**-30),
+            "first step s": number_column("first_step_seconds", 1),
         },
     ),
     _Layout(
@@ -118,12 +105,12 @@ _LAYOUTS = (
         "train",
         "longest_kernels",
         {
-            "model": _text("model"),
-            "variant": _text("variant"),
-            "device ms": _number("device_milliseconds", 2),
-            "device idle": _number("device_idle_fraction", 1, scale=100, unit=" %"),
-            "host ms": _number("host_milliseconds", 2),
-            "kernels": _number("kernels_per_step"),
+            "model": text_column("model"),
+            "variant": text_column("variant"),
+            "device ms": number_column("device_milliseconds", 2),
+            "device idle": number_column("device_idle_fraction", 1, scale=100, unit=" %"),
+            "host ms": number_column("host_milliseconds", 2),
+            "kernels": number_column("kernels_per_step"),
             "waits of the host in 4 steps": _waits,
             "kernels that take most, ms": lambda row: "; ".join(
                 f"{ms:.2f} {name}" for name, ms, _ in row["longest_kernels"][:5]
@@ -135,11 +122,11 @@ _LAYOUTS = (
         "jpegs",
         "threads",
         {
-            "what": _text("what"),
-            "threads": _text("threads"),
-            "images/s": _number("images_per_second"),
+            "what": text_column("what"),
+            "threads": text_column("threads"),
+            "images/s": number_column("images_per_second"),
             "goal": _goal,
-            "device without data": _number("data_wait_fraction", 2, scale=100, unit=" %"),
+            "device without data": number_column("data_wait_fraction", 2, scale=100, unit=" %"),
         },
     ),
     _Layout(
@@ -147,9 +134,9 @@ _LAYOUTS = (
         "resume",
         "steps",
         {
-            "preset": _text("preset"),
-            "steps": _number("steps"),
-            "resumed at": _number("resumed_at_step"),
+            "preset": text_column("preset"),
+            "steps": number_column("steps"),
+            "resumed at": number_column("resumed_at_step"),
             "result": lambda row: ", ".join(row["different"]) or "the same bits",
             "without a deterministic kernel": lambda row: "; ".join(row["without_deterministic_kernels"]),
         },
@@ -159,12 +146,12 @@ _LAYOUTS = (
         "augmentation",
         "policy",
         {
-            "policy": _text("policy"),
-            "images": _number("batch_size"),
-            "px": _number("resolution"),
-            "ms": _number("milliseconds_per_batch", 2),
-            "device ms": _number("device_milliseconds_per_batch", 2),
-            "kernels": _number("kernels_per_batch"),
+            "policy": text_column("policy"),
+            "images": number_column("batch_size"),
+            "px": number_column("resolution"),
+            "ms": number_column("milliseconds_per_batch", 2),
+            "device ms": number_column("device_milliseconds_per_batch", 2),
+            "kernels": number_column("kernels_per_batch"),
         },
     ),
     _Layout(
@@ -172,16 +159,16 @@ _LAYOUTS = (
         "decoding",
         "decoder",
         {
-            "decoder": _text("decoder"),
-            "photos": _text("photos"),
-            "threads": _text("threads"),
-            "images/s": _number("images_per_second"),
-            "rounds": _spread,
+            "decoder": text_column("decoder"),
+            "photos": text_column("photos"),
+            "threads": text_column("threads"),
+            "images/s": number_column("images_per_second"),
+            "rounds": _rounds,
             "goal": _goal,
             "ratio to the first": _splicing,
-            "CPU us/image": _number("cpu_seconds_per_image", scale=1e6),
-            "busy CPUs": _number("busy_cores", 2),
-            "device busy": _number("device_busy_fraction", scale=100, unit=" %"),
+            "CPU us/image": number_column("cpu_seconds_per_image", scale=1e6),
+            "busy CPUs": number_column("busy_cores", 2),
+            "device busy": number_column("device_busy_fraction", scale=100, unit=" %"),
         },
     ),
     _Layout(
@@ -189,12 +176,12 @@ _LAYOUTS = (
         "corruption",
         "steps",
         {
-            "decoder": _text("suspect"),
-            "steps": _number("steps"),
-            "images": _number("images"),
-            "wrong batches": _number("corrupted_batches"),
-            "overwritten tensors": _number("overwritten_tensors"),
-            "largest difference, levels": _number("largest_difference"),
+            "decoder": text_column("suspect"),
+            "steps": number_column("steps"),
+            "images": number_column("images"),
+            "wrong batches": number_column("corrupted_batches"),
+            "overwritten tensors": number_column("overwritten_tensors"),
+            "largest difference, levels": number_column("largest_difference"),
         },
     ),
     _Layout(
@@ -202,38 +189,37 @@ _LAYOUTS = (
         "accuracy",
         "top1",
         {
-            "preset": _text("preset"),
-            "epochs": _text("epochs"),
+            "preset": text_column("preset"),
+            "epochs": text_column("epochs"),
             "top-1": _accuracy,
-            "training s": _number("train_seconds", 1),
+            "training s": number_column("train_seconds", 1),
             "goal": _accuracy_goal,
-            "of it first steps s": _number("startup_seconds", 1),
-            "evaluation s": _number("eval_seconds", 1),
-            "images/s": _number("images_per_second"),
+            "of it first steps s": number_column("startup_seconds", 1),
+            "evaluation s": number_column("eval_seconds", 1),
+            "images/s": number_column("images_per_second"),
         },
     ),
     _Layout(
         "First steps, all at the same time",
         "prepare",
         "first_step_seconds",
-        {"what": _text("model"), "s": _number("first_step_seconds", 1)},
+        {"what": text_column("model"), "s": number_column("first_step_seconds", 1)},
     ),
 )
 
 
-def tables(rows: list[Row]) -> list[Table]:
-    """All that rows say; a table without lines is of a stage that found nothing."""
+def accept_sections(rows: Sequence[Row]) -> list[Section]:
+    """All that the rows of each run of the command say."""
+    return [section for group in split(rows, *ORIGIN) for section in _sections(group)]
+
+
+def _sections(rows: Sequence[Row]) -> list[Section]:
     matmul = next((row["value"] for row in rows if row.get("what") == "matmul"), None)
     known = [{**row, "matmul_teraflops": matmul} for row in rows]
-    return [
-        Table(
-            layout.title,
-            list(layout.columns),
-            [
-                [cell(row) for cell in layout.columns.values()]
-                for row in known
-                if row["stage"] == layout.stage and layout.figure in row
-            ],
-        )
-        for layout in _LAYOUTS
-    ]
+    found: list[Section] = []
+    for layout in _LAYOUTS:
+        mine = [row for row in known if row["stage"] == layout.stage and layout.figure in row]
+        if mine:
+            how = [] if found else [how_it_was_measured(mine)]
+            found.append(Section(layout.title, [*warnings(mine), table(mine, layout.columns), *how]))
+    return found

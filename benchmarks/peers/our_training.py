@@ -43,15 +43,19 @@ class Training:
         config: The run.
         folder: For the run's files.
         epoch: Whose steps they are.
+        channels_last: Lay images and the weights of convolutions out as `fastvit-train` does; else channels first.
     """
 
-    def __init__(self, config: Config, folder: Path, *, epoch: int) -> None:
+    def __init__(self, config: Config, folder: Path, *, epoch: int, channels_last: bool = True) -> None:
         self._cleanup = ExitStack()
         world = self._cleanup.enter_context(start_world(config.device))
         if world.device.type == "cpu":
             keep_freed_memory()
         self._loader, _, num_classes = build_loaders(config, world)
-        self.run = start_run(config, world, folder, self._loader, num_classes)
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.run = start_run(config, world, folder, self._loader, num_classes, memory_format=memory_format)
+        if not channels_last:
+            self.run.model.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
         self.run.model.train()
         self.run.progress.epoch = epoch
         self._phase = phase_of(config, epoch)
@@ -94,15 +98,18 @@ class Loading(Training):
     """The loader alone."""
 
     def steps(self, number: int) -> int:
-        """Take so many batches."""
-        return sum(len(batch.labels) for batch in islice(self._batches, number))
+        """Take so many batches and wait until they are on the device; returns how many images that were."""
+        num_images = sum(len(batch.labels) for batch in islice(self._batches, number))
+        self.clock.now()
+        return num_images
 
 
 class Matmuls(Training):
     """The matmuls and convolutions of a training step, its optimizer's included, one after the other."""
 
-    def __init__(self, config: Config, folder: Path, *, epoch: int) -> None:
-        super().__init__(replace(on_noise(config), compile="off", cuda_graph="off"), folder, epoch=epoch)
+    def __init__(self, config: Config, folder: Path, *, epoch: int, channels_last: bool = True) -> None:
+        uncompiled = replace(on_noise(config), compile="off", cuda_graph="off")
+        super().__init__(uncompiled, folder, epoch=epoch, channels_last=channels_last)
         use_plain_attention(self.run.model)
         self.start()
         super().steps(1)

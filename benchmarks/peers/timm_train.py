@@ -1,10 +1,10 @@
 """The contenders `timm…`: what each step of timm's train.py does, from timm's own parts.
 
 The script is not part of the package. Its `train_one_epoch` (huggingface/pytorch-image-models, train.py) reads the loss
-after every step and, by default, trains in float32 with Nesterov SGD on batches from `create_loader` with four workers,
-random resized crops and colour jitter. `--amp` is float16 autocast where `--amp-dtype` says nothing else;
-`--grad-accum-steps` computes a batch in parts, as our `--accumulate` does: here as many as ours would take in that
-precision.
+after every step and, by default, trains in float32 with Nesterov SGD on batches from `create_loader`, with random
+resized crops and colour jitter. It has as many `--workers` as our loader has threads. `--amp` is float16 autocast where
+`--amp-dtype` says nothing else; `--grad-accum-steps` computes a batch in parts, as our `--accumulate` does: here as
+many as ours would take in that precision.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,13 +27,13 @@ from torch.utils.data import Dataset
 from fastvit_train.accumulation import resolve_accumulate
 from fastvit_train.config import Config
 from fastvit_train.data import build_loaders
+from fastvit_train.device import has_bf16_matmul
 from fastvit_train.distributed import start_world
 from fastvit_train.models import build_model, set_patch_drop
 from fastvit_train.schedule import phase_of
 
 __all__ = ["TIMM_OPTIONS", "TimmOptions", "TimmTraining", "timm_training"]
 
-_WORKERS = 4
 _DIFFERENT_BATCHES = 2
 _MOST_BATCHES = 10_000
 
@@ -43,15 +43,15 @@ class TimmOptions(NamedTuple):
 
     amp_dtype: torch.dtype | None
     """What autocast computes in; None trains in float32."""
-    is_compiled: bool = False
-    """--torchcompile and --channels-last."""
+    is_fastest: bool = False
+    """--torchcompile and --channels-last, and float32 where the device has no matmuls in amp_dtype."""
 
 
 TIMM_OPTIONS = {
     "timm": TimmOptions(None),
     "timm-amp": TimmOptions(torch.float16),
     "timm-amp-bf16": TimmOptions(torch.bfloat16),
-    "timm-compiled": TimmOptions(torch.bfloat16, is_compiled=True),
+    "timm-compiled": TimmOptions(torch.bfloat16, is_fastest=True),
 }
 """The contenders: train.py's default, its --amp, that with --amp-dtype bfloat16, and all that is fast."""
 
@@ -84,6 +84,7 @@ class TimmTraining:
         batch_size: Images per step.
         accumulate: Parts that a step is computed in.
         device: The model's.
+        num_workers: Processes that transform images.
         options: Those of train.py.
     """
 
@@ -96,13 +97,14 @@ class TimmTraining:
         batch_size: int,
         accumulate: int,
         device: torch.device,
+        num_workers: int,
         options: TimmOptions,
     ) -> None:
         self._model = model.train()
-        if options.is_compiled:
+        if options.is_fastest:
             self._model = self._model.to(memory_format=torch.channels_last)
             self._model.compile()
-        self._memory_format = torch.channels_last if options.is_compiled else torch.contiguous_format
+        self._memory_format = torch.channels_last if options.is_fastest else torch.contiguous_format
         self._accumulate = accumulate
         self._loss = LabelSmoothingCrossEntropy(0.1)
         self._optimizer = create_optimizer_v2(model, opt="sgd", lr=0.05, momentum=0.9, weight_decay=2e-5)
@@ -116,7 +118,7 @@ class TimmTraining:
             batch_size=batch_size // accumulate,
             is_training=True,
             color_jitter=0.4,
-            num_workers=_WORKERS,
+            num_workers=num_workers,
             persistent_workers=False,
             device=device,
         )
@@ -143,7 +145,7 @@ class TimmTraining:
         return num_images
 
 
-def timm_training(config: Config, *, epoch: int, options: TimmOptions) -> TimmTraining:
+def timm_training(config: Config, *, epoch: int, num_workers: int, options: TimmOptions) -> TimmTraining:
     """Timm's training of the model and the images that a run of ours has in an epoch."""
     phase = phase_of(config, epoch)
     with start_world(config.device) as world:
@@ -158,6 +160,8 @@ def timm_training(config: Config, *, epoch: int, options: TimmOptions) -> TimmTr
             config=replace(config.model, bf16_residual=False),
             phases=config.phases,
         ).to(world.device)
+        if options.is_fastest and not has_bf16_matmul(world.device):
+            options = options._replace(amp_dtype=None)
         accumulate = resolve_accumulate(config, model, world, dtype=options.amp_dtype or torch.float32)
     set_patch_drop(model, phase.patch_drop)
     return TimmTraining(
@@ -167,5 +171,6 @@ def timm_training(config: Config, *, epoch: int, options: TimmOptions) -> TimmTr
         batch_size=config.batch_size,
         accumulate=accumulate,
         device=world.device,
+        num_workers=num_workers,
         options=options,
     )

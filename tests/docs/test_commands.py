@@ -4,16 +4,13 @@ import json
 import re
 import shlex
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import tyro
 
-from benchmarks.bench_accept import BenchAccept
-from benchmarks.bench_augment import BenchAugment
-from benchmarks.bench_convert import BenchConvert
-from benchmarks.bench_loader import BenchLoader
-from benchmarks.bench_train import BenchTrain
+from benchmarks.cli import _BENCHMARKS
 from fastvit_train.cli import parse
 from fastvit_train.commands.options import COMMANDS
 from fastvit_train.config import Config
@@ -34,13 +31,7 @@ DATA = {
     "merge": Merge,
     "verify": Verify,
 }
-BENCH = {
-    "loader": BenchLoader,
-    "train": BenchTrain,
-    "convert": BenchConvert,
-    "augment": BenchAugment,
-    "accept": BenchAccept,
-}
+BENCH = {name: getattr(import_module(f"benchmarks.bench_{name}"), f"Bench{name.capitalize()}") for name in _BENCHMARKS}
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 # Options of torchrun, timm's train.py, MkDocs and tyro.
 FOREIGN = {"--nnodes", "--rdzv-endpoint", "--no-prefetcher", "--mixup", "--cutmix", "--smoothing", "--aa", "--reprob"}

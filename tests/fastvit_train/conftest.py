@@ -36,8 +36,8 @@ def trained(tmp_path_factory, data_sets) -> Trained:
 
 @pytest.fixture
 def config(tmp_path, data_sets, monkeypatch) -> Config:
-    """A run that is not trained yet, in the test's folder; without the picture of its curves, which takes longest."""
-    monkeypatch.setattr("fastvit_train.report.plot_run", lambda folder: folder / "curves.png")
+    """A run that is not trained yet, in the test's folder; without its pictures, which take longest."""
+    monkeypatch.setattr("fastvit_train.report.draw_run", lambda folder: None)
     return tiny_run(tmp_path / "run", data_sets)
 
 

@@ -7,7 +7,7 @@ import warnings
 import pytest
 
 from fastvit_train.metrics import Metrics, read_metrics
-from fastvit_train.report import plot_run
+from fastvit_train.report import draw_run
 
 
 @pytest.fixture
@@ -26,7 +26,9 @@ def test_numbers_that_are_not_finite_are_null(metrics, tmp_path, capsys):
     lines = [json.loads(line, parse_constant=refuse) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["loss"] for line in lines if line["kind"] == "eval"] == [1.5, None, None]
     assert "loss nan" in capsys.readouterr().out
-    assert plot_run(tmp_path).exists()
+    draw_run(tmp_path)
+    assert (tmp_path / "curves.png").exists()
+    assert "nan" not in (tmp_path / "report.html").read_text()
 
 
 def test_a_line_that_was_cut_short_is_left_out(metrics, tmp_path):
@@ -41,13 +43,15 @@ def test_a_line_that_was_cut_short_is_left_out(metrics, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["$\\frac$", "猫", os.fsdecode(b"caf\xe9"), "a\nb"])
-def test_the_curves_of_a_folder_of_any_name(tmp_path, name):
+def test_curves_and_report_of_a_folder_of_any_name(tmp_path, name):
     metrics = Metrics(tmp_path / name, is_main=True, num_steps=10)
     (tmp_path / name).mkdir()
     metrics.log("train", step=1, epoch=0, loss=1.0, accuracy=0.5)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert plot_run(tmp_path / name).exists()
+        draw_run(tmp_path / name)
+    assert (tmp_path / name / "curves.png").exists()
+    assert "<h1>" in (tmp_path / name / "report.html").read_text()
 
 
 def test_other_ranks_write_nothing(tmp_path):

@@ -32,7 +32,7 @@ def steps_per_epoch(name: str, config: Config) -> int:
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_it_trains_a_few_steps(name, make_set, tmp_path, monkeypatch):
     monkeypatch.setitem(MODELS, "vit_small_cifar", tiny_cifar_vit)
-    monkeypatch.setattr("fastvit_train.report.plot_run", lambda folder: folder / "curves.png")
+    monkeypatch.setattr("fastvit_train.report.draw_run", lambda folder: None)
     config = build_preset(name)
     if config.init_from is not None:
         start = train(small(build_preset("imagenet-vit-b16-130"), make_set, tmp_path / "start", num_classes=5))
@@ -194,7 +194,7 @@ def test_of_another_preset_a_model_keeps_its_own_shape():
 @pytest.mark.parametrize("arch", ["timm/test_resnet", "timm/test_vit", "timm/test_convnext"])
 def test_a_familys_recipe_trains_another_model(arch, make_set, tmp_path, monkeypatch, capsys):
     """What the family's own model has and this one may not have is left out; the run says where its recipe is from."""
-    monkeypatch.setattr("fastvit_train.report.plot_run", lambda folder: folder / "curves.png")
+    monkeypatch.setattr("fastvit_train.report.draw_run", lambda folder: None)
     config = parse(["--arch", arch, "--epochs", "1"])
     assert train(small(config, make_set, tmp_path / "run"))["steps"] == 2
     preset = build_preset(config.preset)

@@ -1,5 +1,6 @@
 """Results say with what they were made."""
 
+import importlib.metadata
 import subprocess
 from pathlib import Path
 
@@ -111,3 +112,15 @@ def test_memory_is_named_for_what_it_is(monkeypatch):
     assert peak_memory(torch.device("cpu")) == {"peak_rss_bytes": peak_rss_bytes()}
     monkeypatch.setattr("torch.cuda.max_memory_allocated", lambda device: 5)
     assert peak_memory(torch.device("cuda")) == {"peak_device_memory_bytes": 5}
+
+
+def test_sources_on_the_path_that_are_not_installed_have_no_version(monkeypatch):
+    """As on a machine that has a checkout in PYTHONPATH: a run there must not fail after its training."""
+
+    def version(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    versions = provenance()["versions"]
+    assert versions["fastvit"] is None
+    assert versions["python"]

@@ -51,6 +51,7 @@ def test_a_run_learns_and_reports(trained):
     assert [(line["step"], line["num_images"]) for line in evaluations] == [(4, 50), (8, 50), (12, 50)]
     assert evaluations[-1]["top1"] == result["top1"]
     assert (config.out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert f"{100 * result['top1']:.2f} %" in (config.out / "report.html").read_text()
     assert json.loads((config.out / "config.json").read_text())["arch"] == config.arch
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from loaders.cpus import automatic_workers, num_threads, usable_cpus
+from loaders.cpus import automatic_workers, cpu_quota, num_threads, usable_cpus
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +45,13 @@ def test_without_cgroups_the_affinity_counts(tmp_path):
 )
 def test_quota_of_version_2(tmp_path, text, expected):
     assert cpus(tmp_path, "0::/\n", **limit("", text)) == expected
+
+
+def test_the_quota_itself_is_not_rounded(tmp_path):
+    cpus(tmp_path, "0::/\n", **limit("", "150000 100000"))
+    assert cpu_quota(root=tmp_path) == 1.5
+    cpus(tmp_path, "0::/\n", **limit("", "max 100000"))
+    assert cpu_quota(root=tmp_path) is None
 
 
 def test_groups_above_limit_as_well(tmp_path):

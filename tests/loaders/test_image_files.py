@@ -7,6 +7,7 @@ import sys
 import zlib
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -376,3 +377,35 @@ def test_what_pillow_says_of_memory_is_a_reason(monkeypatch: pytest.MonkeyPatch)
 def test_jpegs_are_decoded_by_our_own_decoder():
     data = jpeg(photo(229, 307))
     np.testing.assert_array_equal(decode_image(data), _native.decode_jpeg(array(data), max_side=0, min_side=0))
+
+
+def test_a_jpegs_pixels_are_no_other_images():
+    first, second = (decode_image(jpeg(photo(height, 307))) for height in (229, 230))
+    np.testing.assert_array_equal(first, decode_image(jpeg(photo(229, 307))))
+    assert not np.shares_memory(first, second)
+
+
+KEPT = r"""
+import sys
+from pathlib import Path
+from loaders.image_files import ImageError, decode_image
+def resident():  # KB
+    return 4 * int(Path("/proc/self/statm").read_text().split()[1])
+small, cut = (Path(name).read_bytes() for name in sys.argv[1:])
+kept, before = [decode_image(small)], resident()
+for _ in range(30):
+    try:
+        decode_image(cut)
+    except ImageError:
+        kept.append(decode_image(small))
+print(len(kept), resident() - before)
+"""
+
+
+def test_a_small_image_does_not_keep_the_memory_of_a_large_one_that_failed(tmp_path: Path):
+    (tmp_path / "small.jpg").write_bytes(jpeg(photo(29, 43)))
+    (tmp_path / "cut.jpg").write_bytes(jpeg(photo(2000, 2000))[:-4000])
+    script = [sys.executable, "-c", KEPT, tmp_path / "small.jpg", tmp_path / "cut.jpg"]
+    result = subprocess.run(script, capture_output=True, check=True, timeout=50)
+    number, grown = map(int, result.stdout.split())
+    assert (number, grown < 100_000) == (31, True), f"{grown} KB"

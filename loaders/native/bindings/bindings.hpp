@@ -21,16 +21,20 @@ void bind_encoded(nb::module_& module);  // encoded.cpp
 using Int64Vector = nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using ByteVector = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
-// An array that Python owns, left uninitialised for the caller to fill.
+// An array of this memory, which Python owns from now on.
 template <typename T, typename... Sizes>
-nb::ndarray<nb::numpy, T> new_array(Sizes... sizes) {
+nb::ndarray<nb::numpy, T> array_with(std::unique_ptr<T[]> storage, Sizes... sizes) {
     const std::size_t shape[] = {static_cast<std::size_t>(sizes)...};
-    std::size_t total = 1;
-    for (const std::size_t side : shape) total *= side;
-    auto storage = std::make_unique_for_overwrite<T[]>(total);
     T* data = storage.get();
     nb::capsule owner(storage.release(), [](void* pointer) noexcept { delete[] static_cast<T*>(pointer); });
     return nb::ndarray<nb::numpy, T>(data, sizeof...(sizes), shape, owner);
+}
+
+// An array that Python owns, left uninitialised for the caller to fill.
+template <typename T, typename... Sizes>
+nb::ndarray<nb::numpy, T> new_array(Sizes... sizes) {
+    const std::size_t total = (static_cast<std::size_t>(sizes) * ...);
+    return array_with(std::make_unique_for_overwrite<T[]>(total), sizes...);
 }
 
 }  // namespace fastvit

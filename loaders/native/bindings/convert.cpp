@@ -94,11 +94,14 @@ PixelArray array_of(const PixelView& view) {
 
 PixelArray decode_jpeg(const ByteVector& jpeg, int max_side, int min_side) {
     PixelView view;
+    std::unique_ptr<std::uint8_t[]> pixels;
     {
         const nb::gil_scoped_release unlocked;
+        converter().release_pixels();  // those of an earlier image may take far more memory than this one's
         view = converter().decode(span_of(jpeg), {max_side, min_side}, false);
+        pixels = converter().release_pixels();
     }
-    return array_of(view);
+    return array_with(std::move(pixels), view.height, view.width, 3);
 }
 
 PixelArray shrink_pixels(const Pixels& pixels, int max_side, int min_side) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -38,6 +39,9 @@ class ImageConverter {
     // times too large is decoded at 1/2, 1/4 or 1/8 of its size, at least twice as large as it becomes. The view is valid
     // until the next call. Throws ImageError, or ForeignImageError.
     PixelView decode(std::span<const std::uint8_t> jpeg, const SizeLimits& limits, bool may_be_ycc);
+
+    // The memory in which `decode` returned its pixels just now: it becomes the caller's.
+    std::unique_ptr<std::uint8_t[]> release_pixels() { return pixels_.release(); }
 
     // RGB pixels, smaller where they have to be. The view is valid until the next call.
     PixelView shrink(const PixelView& pixels, const SizeLimits& limits);

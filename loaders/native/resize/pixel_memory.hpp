@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <utility>
 
 #include "jpeg/image_error.hpp"
 
@@ -24,6 +25,12 @@ class PixelMemory {
     }
 
     std::uint8_t* data() { return bytes_.get(); }
+
+    // The memory is the caller's now, and there is none here.
+    std::unique_ptr<std::uint8_t[]> release() {
+        num_bytes_ = 0;
+        return std::move(bytes_);
+    }
 
   private:
     static constexpr std::size_t kMaxBytes = std::size_t{4} << 30;

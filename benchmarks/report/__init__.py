@@ -1,0 +1,1 @@
+"""How rows of each benchmark are shown in a report."""

@@ -1,0 +1,130 @@
+"""Rows of every benchmark, as small as reports can take them."""
+
+from typing import Any
+
+ORIGIN = {
+    "date": "2026-11-27T08:00:00+00:00",
+    "command": "fastvit-bench … --json rows.jsonl",
+    "commit": "abc",
+    "dirty": False,
+    "versions": {"python": "3.11.7", "torch": "2.14.1", "fastvit": None},
+    "machine": {"cpu": "A CPU", "cores": 2, "memory_bytes": 2**34, "gpu": None},
+}
+
+
+def speed(rate: float, *, spread: float = 0.02) -> dict[str, Any]:
+    """The figures of a contender whose rounds differ by so much."""
+    return {
+        "images_per_second": rate,
+        "images_per_second_interval": [rate * (1 - spread), rate * (1 + spread)],
+        "rounds": [rate * (1 - spread), rate, rate * (1 + spread)],
+        "cpu_seconds_per_image": 2 / rate,
+        "peak_rss_bytes": 2**29,
+    }
+
+
+def _loaders() -> list[dict[str, Any]]:
+    common = {"benchmark": "loader", "case": "train", "resolution": 224, "threads": 2, "data": "photos.beton"}
+    rates = {"native": 5860.8, "ffcv": 1700.0, "a loader with quite a long name": 1650.0, "limit": 6200.0}
+    return [{**common, "loader": name, "ratio_to_first": rate / 5860.8, **speed(rate)} for name, rate in rates.items()]
+
+
+def _scaling() -> list[dict[str, Any]]:
+    common = {"benchmark": "scaling", "case": "train", "resolution": 224, "data": "photos.beton", "open_seconds": 0.01}
+    return [
+        {**common, "over": over, "loader": loader, "threads": threads, "records": records, **speed(rate)}
+        | {"share_of_linear": 0.9 if over == "threads" else None}
+        for loader, rate in (("native", 3000.0), ("torch", 800.0))
+        for over, threads, records in (
+            ("threads", 1, 500),
+            ("threads", 2, 500),
+            ("records", 2, 1000),
+            ("records", 2, 1_000_000),
+        )
+    ]
+
+
+def _training() -> list[dict[str, Any]]:
+    common = {"preset": "a-preset", "resolution": 32, "batch_size": 500, "device": "cpu", "threads": 2}
+    rates = {"train": 900.0, "step": 950.0, "loader": 9000.0, "matmuls": 1500.0}
+    steps = [
+        {**common, "benchmark": "train", "contender": name, "ratio_to_first": rate / 900, **speed(rate)}
+        for name, rate in rates.items()
+    ]
+    verdict = {"bottleneck": "step", "loader_headroom": 10.0, "step_headroom": 1.06, "share_of_matmul_ceiling": 0.6}
+    steps.append({**common, "benchmark": "train", "contender": "verdict", **verdict, "advice": ["A larger batch."]})
+    sweep = [
+        {**common, "benchmark": "train-sweep", "compile": "off", "channels_last": True, "precision": "bf16"}
+        | {"is_best": True, **speed(1000.0)},
+        {**common, "benchmark": "train-sweep", "compile": "default", "channels_last": False, "precision": "fp32"}
+        | {"batch_size": 4000, "is_best": False, "problem": "out of memory", "images_per_second": None},
+    ]
+    return [*steps, *sweep]
+
+
+def _doctor(data: str, miss: float | None) -> dict[str, Any]:
+    measured = None if miss is None else 5000 / (1 + miss)
+    change = {"name": "restart markers", "how": "fastvit-data write-ffcv --mode restart", "note": "no pixel changes"}
+    return {
+        "benchmark": "doctor",
+        "data": data,
+        "preset": None,
+        "threads": 2,
+        "case": "train",
+        "resolution": 224,
+        "facts": {"cores": 2, "smt": True, "memory_bytes": 2**34, "cgroup_quota": None},
+        "limits": {"decode": 5000.0, "disk": 40_000.0, "copy": None, "step": None},
+        "limited_by": "decode",
+        "predicted_images_per_second": 5000.0,
+        "options": [{**change, "predicted_images_per_second": 6000.0, "gain": 1.2}],
+        "cores_for_gpus": {"NVIDIA H200": 1.3},
+        "measured_images_per_second": measured,
+        "miss": miss,
+    }
+
+
+def _plan(num_gpus: int) -> dict[str, Any]:
+    return {
+        "benchmark": "plan",
+        "preset": "a-preset",
+        "num_gpus": num_gpus,
+        "num_images": 880_000,
+        "epochs": 130,
+        "hours": 80 / num_gpus,
+        "kilowatt_hours": None,
+        "price": 160.0,
+        "shares": {"step": 0.9, "loader_wait": 0.06, "evaluation": 0.04, "storage_wait": 0.0},
+        "limited_by": "step",
+        "needs": {"loader_images_per_second_per_node": 3800.0 * num_gpus, "cores_per_node": 1.3 * num_gpus},
+        "assumptions": {"bytes_per_image": 54_451.0, "phases": [{"resolution": 224}]},
+    }
+
+
+def _others() -> list[dict[str, Any]]:
+    decoding = {"benchmark": "imread", "data": "photos", "num_images": 500, "threads": 1}
+    augmenting = {"benchmark": "augment", "policy": "three", "batch_size": 256, "resolution": 224, "device": "cpu"}
+    converting = {"benchmark": "convert", "source": "photos", "num_images": 500, "workers": 2}
+    return [
+        {**decoding, "decoder": "fastvit", "megapixels_per_second": 80.0, **speed(400.0)},
+        {**decoding, "decoder": "pillow", "megapixels_per_second": 79.0, **speed(395.0)},
+        {**augmenting, "threads": 2, "contender": "fastvit", "milliseconds_per_batch": 20.0, "ratio_to_first": 1.0},
+        {**augmenting, "threads": 2, "contender": "kornia", "milliseconds_per_batch": 90.0, "ratio_to_first": 4.5},
+        {**converting, "converter": "fastvit", "counterpart": "ffcv", "ratio_to_counterpart": 1.6, **speed(1600.0)},
+        {**converting, "converter": "ffcv", "counterpart": "fastvit", "ratio_to_counterpart": 0.6, **speed(1000.0)},
+        {"benchmark": "accept", "stage": "ceilings", "name": "matmul", "status": "passed", "what": "matmul"}
+        | {"value": 500.0, "unit": "TFLOP/s"},
+    ]
+
+
+def rows() -> list[dict[str, Any]]:
+    """Some of every benchmark, one of them from a noisy machine."""
+    found = [*_loaders(), *_scaling(), *_training(), *_others()]
+    found += [
+        _doctor("photos.beton", 0.04),
+        _doctor("<folder>", -0.12),
+        _doctor("a.beton", None),
+        _plan(1),
+        _plan(1024),
+    ]
+    found[0]["noise"] = {"warnings": ["Another process took 31 % of the CPU time."]}
+    return [{**row, **ORIGIN} for row in found]
