@@ -24,7 +24,16 @@ except ImportError as error:
         f"benchmarks need psutil ({error}); install it with: pip install 'fastvit[bench]'"
     ) from error
 
-__all__ = ["Contender", "Subject", "Turn", "say", "seconds_since_start", "started", "take_turns"]
+__all__ = [
+    "Contender",
+    "Subject",
+    "Turn",
+    "cpu_seconds",
+    "say",
+    "seconds_since_start",
+    "started",
+    "take_turns",
+]
 
 Subject = TypeVar("Subject")
 
@@ -198,14 +207,14 @@ def _serve(prepare: Callable[[], Subject], connection: Connection) -> None:
 
 
 def _measure(work: Callable[[Subject], int], subject: Subject) -> Turn:
-    cpu_before, time_before, start = _cpu_seconds(), time.time(), time.perf_counter()
+    cpu_before, time_before, start = cpu_seconds(), time.time(), time.perf_counter()
     num_images = work(subject)
     seconds = time.perf_counter() - start
     uses_device = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     return Turn(
         num_images=num_images,
         seconds=seconds,
-        cpu_seconds=_cpu_seconds() - cpu_before,
+        cpu_seconds=cpu_seconds() - cpu_before,
         peak_rss_bytes=_peak_rss_bytes(psutil.Process()),
         peak_device_memory_bytes=torch.cuda.max_memory_allocated() if uses_device else None,
         device_busy_fraction=busy_fraction(since=time_before) if uses_device else None,
@@ -221,15 +230,13 @@ def _family(process: psutil.Process) -> list[psutil.Process]:
     return [process, *process.children(recursive=True)]
 
 
-def _cpu_seconds() -> float:
-    own = psutil.Process().cpu_times()
-    total = float(own.children_user + own.children_system)
+def cpu_seconds() -> float:
+    """What this process and its children have computed so far, with the children that have ended."""
+    total = 0.0
     for process in _family(psutil.Process()):
-        try:
+        with suppress(psutil.NoSuchProcess):
             times = process.cpu_times()
-        except psutil.NoSuchProcess:
-            continue
-        total += times.user + times.system
+            total += times.user + times.system + times.children_user + times.children_system
     return total
 
 

@@ -1,38 +1,102 @@
 """Copies of the data that loaders are measured on, for contenders that cannot read it and for longer epochs."""
 
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
+from benchmarks.contenders import Form
 from benchmarks.harness import say
-from benchmarks.peers.epochs import open_jpegs
 from loaders.beton import Beton, BetonWriter, EncodedImage, FieldKind, ImageMode
+from loaders.errors import FastvitError
 from loaders.image_folder import ClassFolders
 from loaders.shards import find_shards
+from loaders.tar_shard import TarShard
+from loaders.tfrecord_shard import TFRecordShard
+from tools.convert.encode_image import read_jpeg_header
+from tools.sources.converted import BetonSource, ShardSource
+from tools.sources.folder import ImageFolder
+from tools.sources.sample import ImageSource
 
-__all__ = ["as_class_folders", "repeated"]
+__all__ = ["as_form", "repeated"]
 
 _FIELDS = {"image": FieldKind.RGB_IMAGE, "label": FieldKind.INT}
+_JPEG_START = b"\xff\xd8"
 
 
-def as_class_folders(path: Path, folder: Path) -> Path:
-    """What a loader reads that knows image files and shards: `path`, or the JPEGs of a `.beton` file, now in `folder`.
+class _Jpeg(NamedTuple):
+    data: bytes
+    label: int
+
+
+def as_form(form: Form, path: Path, folder: Path, *, reader: str) -> Path:
+    """The data in the form that a contender reads: `path` where it is that, or else the same JPEG files in `folder`.
 
     Args:
+        form: Which form.
         path: What `open_records` takes.
-        folder: Gets a sub-folder for each class.
+        folder: Where to write; it is made if need be.
+        reader: The contender, for messages.
 
     Raises:
-        FastvitError: The file is damaged or holds raw images.
+        FastvitError: The data is damaged, or has to be written in another form and is not all JPEGs.
         OSError: The disk is full.
     """
-    if path.is_dir() or find_shards(path):
+    if form == "any" or _has_form(form, path):
         return path
-    beton = open_jpegs(path, "dali-plain")
-    say(f"writing the images of {path} as files")
-    for index, label in enumerate(beton.labels.tolist()):
+    source = _open(path)
+    say(f"writing the images of {path} for {reader}")
+    folder.mkdir(parents=True, exist_ok=True)
+    return _WRITERS[form](folder, _jpegs(source, path, reader), len(source))
+
+
+def _has_form(form: Form, path: Path) -> bool:
+    shards = bool(find_shards(path))
+    if form == "files":
+        return path.is_dir() or shards
+    if form == "folder":
+        return path.is_dir() and not shards
+    return form == "beton" and not path.is_dir() and not shards
+
+
+def _open(path: Path) -> ImageSource:
+    if shards := find_shards(path):
+        return ShardSource(path, kind=TarShard if shards[0].suffix == ".tar" else TFRecordShard)
+    return ImageFolder(path) if path.is_dir() else BetonSource(path)
+
+
+def _jpegs(source: ImageSource, path: Path, reader: str) -> Iterator[_Jpeg]:
+    for index in range(len(source)):
+        sample = source[index]
+        data = sample.load()
+        if not isinstance(data, bytes):
+            raise FastvitError(f"{reader} decodes JPEGs, but {path} holds raw images: leave it out of --loaders")
+        if not data.startswith(_JPEG_START):
+            raise FastvitError(f"{sample}: no JPEG, which is all that {reader} is given: leave it out of --loaders")
+        yield _Jpeg(data, sample.label)
+
+
+def _write_beton(folder: Path, jpegs: Iterable[_Jpeg], num_images: int) -> Path:
+    path = folder / "images.beton"
+    with BetonWriter(path, _FIELDS, num_samples=num_images) as writer:
+        for data, label in jpegs:
+            height, width, _ = read_jpeg_header(data)
+            writer.append([EncodedImage(data, ImageMode.JPG, height=height, width=width), label])
+    return path
+
+
+def _write_folder(folder: Path, jpegs: Iterable[_Jpeg], _num_images: int) -> Path:
+    for index, (data, label) in enumerate(jpegs):
         file = folder / f"{label:06d}" / f"{index:09d}.jpg"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(beton.image_bytes(index).data)
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(data)
     return folder
+
+
+_WRITERS: dict[Form, Callable[[Path, Iterable[_Jpeg], int], Path]] = {
+    "beton": _write_beton,
+    "files": _write_folder,
+    "folder": _write_folder,
+}
 
 
 def repeated(path: Path, folder: Path, *, times: int) -> Path:

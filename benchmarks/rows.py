@@ -14,6 +14,7 @@ from rich.table import Table
 from benchmarks.environment import environment
 from benchmarks.harness import Contender, Subject, Turn, started
 from benchmarks.intervals import Interval, median, median_ratio
+from benchmarks.noise import NoiseWatch
 from benchmarks.row_files import Row, append_rows
 
 __all__ = [
@@ -28,7 +29,7 @@ __all__ = [
     "speed_columns",
 ]
 
-_TABLE_WIDTH = 120  # in a file or a pipe, where there is no terminal to fit
+_TABLE_WIDTH = 160  # in a file or a pipe, where there is no terminal to fit
 
 _Measurements = TypeVar("_Measurements")
 
@@ -87,9 +88,12 @@ def measured_rows(
         RuntimeError: A contender failed.
     """
     with _appended_rows(json) as rows, started(subjects) as contenders:
-        measurements = measure(contenders)
+        with NoiseWatch() as watch:
+            measurements = measure(contenders)
         origin = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **environment()}
-        rows += [{"benchmark": benchmark} | row(name, measurements) | origin for name in contenders]
+        found = {name: row(name, measurements) for name in contenders}
+        noise = watch.noise({name: each["rounds"] for name, each in found.items()})
+        rows += [{"benchmark": benchmark, **each, "noise": noise, **origin} for each in found.values()]
     return rows
 
 
@@ -104,8 +108,17 @@ def _appended_rows(path: Path | None) -> Iterator[list[Row]]:
         append_rows(path, rows)
 
 
-def print_table(title: str, columns: Mapping[str, Sequence[str]], rows: Sequence[Row]) -> None:
-    """Print columns of cells, made of the rows, the first one to the left; those without any text are left out."""
+def print_table(
+    title: str, columns: Mapping[str, Sequence[str]], rows: Sequence[Row], *, notes: Sequence[str] = ()
+) -> None:
+    """Print what rows say as a table, and below it lines of text, of which the last ones are the rows' warnings.
+
+    Args:
+        title: What stands above.
+        columns: The cells by heading, the first column to the left; a column without any text is left out.
+        rows: What the cells were made of.
+        notes: The first lines below.
+    """
     machine, versions = rows[0]["machine"], rows[0]["versions"]
     caption = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB"
     if gpu := machine["gpu"]:
@@ -121,7 +134,11 @@ def print_columns(title: str, columns: Mapping[str, Sequence[str]], *, caption: 
         table.add_column(name, justify="right" if number else "left")
     for cells in zip(*filled.values(), strict=True):
         table.add_row(*cells)
-    Console(width=None if sys.stdout.isatty() else _TABLE_WIDTH).print(table)
+    console = Console(width=None if sys.stdout.isatty() else _TABLE_WIDTH)
+    console.print(table)
+    warnings = dict.fromkeys(f"Warning: {warning}" for row in rows for warning in row["noise"]["warnings"])
+    for line in (*notes, *warnings):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def speed_columns(rows: Sequence[Row]) -> dict[str, list[str]]:

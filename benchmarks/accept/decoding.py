@@ -19,7 +19,7 @@ from torchvision.io import decode_jpeg
 from benchmarks.accept.photos import with_restart_markers, without_restart_markers
 from benchmarks.accept.setting import LeftOut, Setting
 from benchmarks.gpu_load import busy_fraction
-from benchmarks.measured_data import as_class_folders
+from benchmarks.measured_data import as_form
 from benchmarks.row_files import Row
 from fastvit_train.prefetch import Prefetcher
 from loaders import LoaderConfig, build_loader
@@ -189,7 +189,7 @@ def _plain_dali(*, whole_images: bool) -> Open:
 
         folder = setting.work / "class_folders"
         if not folder.exists():
-            as_class_folders(photos, folder)
+            as_form("folder", photos, folder, reader="dali-plain")
         decodes_on: Literal["mixed", "cpu"] = "mixed" if setting.on_cuda else "cpu"
         epochs = dali.open_epochs(folder, config, decodes_on=decodes_on, whole_images=whole_images)
         for epoch in count():

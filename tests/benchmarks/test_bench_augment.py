@@ -21,7 +21,9 @@ def test_a_row_per_contender_with_all_rounds(tmp_path, monkeypatch, capsys):
     assert [row["contender"] for row in rows] == ["torchvision-uint8", "torchvision"]
     for row in rows:
         assert len(row["rounds"]) == 3
+        assert row["benchmark"] == "augment"
         assert row["milliseconds_per_batch"] == sorted(row["rounds"])[1]
+        assert row["milliseconds_per_batch_interval"] == [min(row["rounds"]), max(row["rounds"])]
         assert (row["policy"], row["resolution"], row["batch_size"]) == ("three", 16, 6)
         assert row["cpu_seconds_per_image"] >= 0
         assert row["machine"]["cpu"]

@@ -30,6 +30,7 @@ def test_a_row_per_converter_with_all_rounds(image_folder, tmp_path, monkeypatch
     every_other = ["class0/0.JPEG", "class0/2.JPEG", "class1/4.JPEG", "class1/6.JPEG"]
     num_bytes = sum((image_folder / name).stat().st_size for name in every_other)
     for row in rows:
+        assert row["benchmark"] == "convert"
         assert len(row["rounds"]) == 3
         assert row["images_per_second"] == sorted(row["rounds"])[1]
         assert row["source_megabytes_per_second"] == pytest.approx(row["images_per_second"] * num_bytes / 4e6)

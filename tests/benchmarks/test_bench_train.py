@@ -31,6 +31,7 @@ def test_a_row_per_contender_with_all_rounds(small, tmp_path, monkeypatch, capsy
     train, loader, matmuls = (json.loads(line) for line in out.read_text().splitlines())
     assert [row["contender"] for row in (train, loader, matmuls)] == ["train", "loader", "matmuls"]
     for row in (train, loader, matmuls):
+        assert row["benchmark"] == "train"
         assert len(row["rounds"]) == 3
         assert row["images_per_second"] == sorted(row["rounds"])[1]
         assert (row["preset"], row["resolution"], row["patch_drop"]) == ("cifar10-vit-small-fast", 24, 0.5)

@@ -8,7 +8,7 @@ from functools import partial
 import psutil
 import pytest
 
-from benchmarks.harness import Contender, Turn, started, take_turns
+from benchmarks.harness import Contender, Turn, cpu_seconds, started, take_turns
 from loaders.errors import FastvitError
 
 _NUM_BYTES = 300 << 20
@@ -37,6 +37,25 @@ def test_memory_of_a_child_that_has_ended_counts_when_watched():
         contender.wait_until_ready()
         watched = contender.run_watched(_spend_memory_in_a_child)
         assert watched > contender.run(_spend_memory_in_a_child).peak_rss_bytes + _NUM_BYTES
+
+
+_SPIN = "import time\nwhile time.process_time() < 0.5: pass\n"
+_SPIN_IN_A_CHILD = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {_SPIN!r}])"
+
+
+@pytest.mark.parametrize("code", [_SPIN, _SPIN_IN_A_CHILD])
+def test_what_children_compute_counts_after_they_have_ended(code):
+    before = cpu_seconds()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert cpu_seconds() - before >= 0.45
+
+
+def test_what_a_child_of_a_child_computed_counts_while_the_child_lives():
+    before = cpu_seconds()
+    code = f"{_SPIN_IN_A_CHILD}; print(flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        child.stdout.readline()
+        assert cpu_seconds() - before >= 0.45
 
 
 def test_rounds_say_how_much_time_is_left(monkeypatch, capsys):

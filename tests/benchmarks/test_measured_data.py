@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.measured_data import as_class_folders, repeated
+from benchmarks.measured_data import as_form, repeated
 from loaders.beton import Beton
 from loaders.records import open_records
 from tools.write_dali import main as write_dali
@@ -43,22 +43,44 @@ def test_raw_pixels_stay_what_they_are(raw_set, tmp_path):
 
 
 def test_the_jpegs_of_a_beton_file_in_class_folders(photo_set, tmp_path, capsys):
-    folder = as_class_folders(photo_set.path, tmp_path / "files")
+    folder = as_form("files", photo_set.path, tmp_path / "files", reader="dali-plain")
     assert sorted(_pixels_and_labels(open_records(folder))) == sorted(_pixels_and_labels(open_records(photo_set.path)))
     with Beton(photo_set.path) as beton:
         assert (folder / "000001" / "000000004.jpg").read_bytes() == beton.image_bytes(4).tobytes()
-    assert capsys.readouterr().err == f"writing the images of {photo_set.path} as files\n"
+    assert capsys.readouterr().err == f"writing the images of {photo_set.path} for dali-plain\n"
+
+
+@pytest.mark.parametrize("form", ["beton", "folder"])
+@pytest.mark.parametrize("data", ["photos.beton", "folder", "tar", "tfrecord"], indirect=True)
+def test_the_same_images_and_labels_in_each_form(data, tmp_path, form):
+    copy = as_form(form, data, tmp_path / "copy", reader="ffcv")
+    assert sorted(_pixels_and_labels(open_records(copy))) == sorted(_pixels_and_labels(open_records(data)))
+    assert copy.is_dir() == (form == "folder")
+
+
+def test_what_has_the_form_already_is_taken_as_it_is(photo_set, image_folder, tmp_path):
+    for form, path in (("any", photo_set.path), ("beton", photo_set.path), ("folder", image_folder)):
+        assert as_form(form, path, tmp_path / "none", reader="ffcv") == path
+    assert not (tmp_path / "none").exists()
+
+
+def test_other_images_than_jpegs_are_not_written_into_other_forms(tmp_path):
+    file = tmp_path / "images" / "dog" / "1.png"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(ValueError, match=r"dog/1\.png: no JPEG, which is all that ffcv is given: leave it out of --lo"):
+        as_form("beton", tmp_path / "images", tmp_path / "copy", reader="ffcv")
 
 
 @pytest.mark.parametrize("data", ["folder", "tar"], indirect=True)
 def test_files_and_shards_are_left_where_they_are(data, tmp_path):
-    assert as_class_folders(data, tmp_path / "files") == data
+    assert as_form("files", data, tmp_path / "files", reader="dali-plain") == data
     assert not (tmp_path / "files").exists()
 
 
 def test_raw_images_are_no_files(raw_set, tmp_path):
     with pytest.raises(ValueError, match="dali-plain decodes JPEGs, but .*raw.beton holds raw images: leave it out"):
-        as_class_folders(raw_set.path, tmp_path)
+        as_form("files", raw_set.path, tmp_path, reader="dali-plain")
 
 
 def test_nothing_there(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchvision.io import decode_image
 
-from benchmarks.measured_data import as_class_folders, repeated
+from benchmarks.measured_data import as_form, repeated
 from benchmarks.peers import torchvision_loader
 from loaders import LoaderConfig, _native, build_loader
 from loaders.beton import Beton, EncodedImage, ImageMode
@@ -21,7 +21,7 @@ def open_epochs(tmp_path):
         module, options = name, {}
         if name == "dali-plain":
             pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
-            path = as_class_folders(path, tmp_path / "files")
+            path = as_form("files", path, tmp_path / "files", reader="dali-plain")
             module, options = "dali", {"decodes_on": decodes_on, "whole_images": whole_images}
         return import_module(f"benchmarks.peers.{module}").open_epochs(path, a_config(**changes), **options)
 
@@ -178,7 +178,7 @@ def test_dalis_decoder_may_be_the_cards(photo_set, tmp_path, monkeypatch, crop, 
     monkeypatch.setattr(peer, "Pipeline", _OnCard)
     for where, name in ((peer.fn, "random_resized_crop"), (peer.fn.decoders, "image_random_crop")):
         monkeypatch.setattr(where, name, _noted(getattr(where, name), name, crops))
-    folder = as_class_folders(photo_set.path, tmp_path / "files")
+    folder = as_form("files", photo_set.path, tmp_path / "files", reader="dali-plain")
     config = a_config(crop=crop, device=torch.device("cuda", 1), area=(0.3, 0.5), ratio=(1, 2))
     peer.open_epochs(folder, config, decodes_on="mixed", whole_images=whole_images)
     assert (seen["device"], seen["device_id"]) == ("gpu", 1)
