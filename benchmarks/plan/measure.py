@@ -118,7 +118,9 @@ def _evaluation_rate(run: Run, loader: ImageLoader) -> float:
 
     evaluated(1)  # compiles
     rate = evaluated(1)
-    rate = evaluated(min(len(loader), max(1, math.ceil(_SECONDS * rate / run.config.batch_size))))
+    num_batches = min(len(loader), math.ceil(_SECONDS * rate / run.config.batch_size))
+    if num_batches > 1:
+        rate = evaluated(num_batches)
     loader.close()
     return rate
 

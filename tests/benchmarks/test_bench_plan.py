@@ -126,8 +126,8 @@ def test_a_check_says_how_far_a_plan_was_off(monkeypatch, tmp_path, capsys):
     (row,) = check_plan(CheckPlan(cases=("phases",), json=tmp_path / "rows.jsonl"))
     (plan, options), (train, train_options) = done
     assert (plan, train) == ("benchmarks.cli", "fastvit_train.cli")
-    assert options[:6] == ("plan", "--preset", "cifar10-quick", "--epochs", "2.2", "--data")
-    assert train_options[:4] == ("--preset", "cifar10-quick", "--epochs", "2.2")
+    assert options[:6] == ("plan", "--preset", "cifar10-quick", "--epochs", "4.5", "--data")
+    assert train_options[:4] == ("--preset", "cifar10-quick", "--epochs", "4.5")
     assert row["measured_hours"] == pytest.approx(1)
     assert row["miss"] == pytest.approx(0.1)
     assert json.loads((tmp_path / "rows.jsonl").read_text())["case"] == "phases"
