@@ -84,7 +84,8 @@ class BenchTrain:
     rounds: int = 5
     """How often each is measured after a warm-up."""
     steps: int | None = None
-    """Optimizer steps in a round; when not given, enough for a second, and at least 4."""
+    """Optimizer steps in a round; when not given, enough for a second, and at least 4, as the loader alone always has:
+    of the few that it has ready when a round begins, nobody could tell how fast it is."""
     sweep: tuple[str, ...] | None = None
     """Instead of the contenders: look for the settings in which a step is fastest, one option after the other. Which of
     precision, compile, channels_last and batch_size, in this order when none is named; values may follow, such as

@@ -120,8 +120,8 @@ def print_verdict(verdict: Row) -> None:
     limit = verdict["bottleneck"]
     other = "step" if limit == "loader" else "loader"
     print(
-        f"bottleneck: {limit}; alone, it makes {verdict[f'{limit}_headroom']:.2f} times the images/s of the run, and "
-        f"the {other} {verdict[f'{other}_headroom']:.2f} times"
+        f"bottleneck: the {limit}, alone {verdict[f'{limit}_headroom']:,.2f} times as fast as the run; the {other} "
+        f"alone is {verdict[f'{other}_headroom']:,.2f} times as fast"
     )
     if (share := verdict["share_of_matmul_ceiling"]) is not None:
         print(f"utilisation: {share:.1%} of the rate of the step's matmuls alone")
