@@ -84,7 +84,8 @@ class BenchTrain:
     rounds: int = 5
     """How often each is measured after a warm-up."""
     steps: int | None = None
-    """Optimizer steps in a round; when not given, enough for a second, and at least 4."""
+    """Optimizer steps in a round; when not given, enough for a second, and at least 4, as the loader alone always has:
+    of the few that it has ready when a round begins, nobody could tell how fast it is."""
     sweep: tuple[str, ...] | None = None
     """Instead of the contenders: look for the settings in which a step is fastest, one option after the other. Which of
     precision, compile, channels_last and batch_size, in this order when none is named; values may follow, such as
@@ -218,19 +219,20 @@ def bench_train(config: BenchTrain) -> list[Row]:
         FastvitError: None of the settings of a sweep could be measured.
     """
     rows: list[Row] = []
+    setting = _setting(config)
     if config.json is not None:
         append_rows(config.json, [])
     with tempfile.TemporaryDirectory() as folder:
         if config.sweep is not None:
-            rows = search(config.choice, config.swept, partial(_sweep_row, config, _setting(config), Path(folder)))
+            rows = search(config.choice, config.swept, partial(_sweep_row, config, setting, Path(folder)))
             _write(config, rows)
             print_sweep(rows)
             return rows
         try:
-            for measured in _measured(config, _setting(config), Path(folder)):
+            for measured in _measured(config, setting, Path(folder)):
                 rows += measured
         finally:
-            rows = _concluded(config, rows) if rows else []
+            rows = _concluded(config, setting, rows) if rows else []
     return rows
 
 
@@ -247,14 +249,15 @@ def _measured(config: BenchTrain, setting: Row, folder: Path) -> Iterator[list[R
         )
 
 
-def _concluded(config: BenchTrain, rows: Sequence[Row]) -> list[Row]:
-    """Relate the rows to each other, print and write them, and the verdict where there is one."""
+def _concluded(config: BenchTrain, setting: Row, rows: Sequence[Row]) -> list[Row]:
+    """Relate the rows of a run to each other, print and write them, and the verdict where there is one."""
     matmuls = next((row for row in rows if row["contender"] == "matmuls"), None)
-    rows = [_related(row, rows[0], matmuls) for row in rows]
+    where = origin()
+    rows = [{**_related(row, rows[0], matmuls), **where} for row in rows]
     _print(rows)
     if verdict := verdict_of(rows, config.training.data.train):
         print_verdict(verdict)
-        rows.append(verdict)
+        rows.append({"benchmark": "train", **setting, **verdict, **where})
     _write(config, rows)
     return rows
 

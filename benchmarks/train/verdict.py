@@ -24,7 +24,7 @@ _OVERLAPPING = 0.95
 
 
 def verdict_of(rows: Sequence[Row], data: Path) -> Row | None:
-    """The row that says what limits a run.
+    """The part of a row that says what limits a run.
 
     Args:
         rows: Of all contenders.
@@ -37,9 +37,7 @@ def verdict_of(rows: Sequence[Row], data: Path) -> Row | None:
     if not found.keys() >= set(CONTENDERS):
         return None
     train, step, loader = (found[name] for name in CONTENDERS)
-    shared = {name: value for name, value in train.items() if value is not None and value == step.get(name)}
     verdict = {
-        **shared,
         "contender": "verdict",
         "bottleneck": "loader" if loader["images_per_second"] < step["images_per_second"] else "step",
         **ratio_of_rounds("loader_headroom", loader, train),
@@ -77,7 +75,7 @@ def _advice_on_loader(verdict: Row, step: Row, loader: Row, data: Path) -> Itera
         yield f"Load with more threads: --data.num-workers {min(math.ceil(needed), cpus)}."
     if loader["backend"] != "native":
         yield f"Compare the backend {loader['backend']} with native: add --backend native."
-    yield f"See what makes loading these images cheaper: fastvit-bench doctor {data} --preset {verdict['preset']}"
+    yield f"See what makes loading these images cheaper: fastvit-bench doctor {data} --preset {loader['preset']}"
 
 
 def _advice_on_step(verdict: Row, step: Row, loader: Row, _: Path) -> Iterator[str]:
@@ -122,8 +120,8 @@ def print_verdict(verdict: Row) -> None:
     limit = verdict["bottleneck"]
     other = "step" if limit == "loader" else "loader"
     print(
-        f"bottleneck: {limit}; alone, it makes {verdict[f'{limit}_headroom']:.2f} times the images/s of the run, and "
-        f"the {other} {verdict[f'{other}_headroom']:.2f} times"
+        f"bottleneck: the {limit}, alone {verdict[f'{limit}_headroom']:,.2f} times as fast as the run; the {other} "
+        f"alone is {verdict[f'{other}_headroom']:,.2f} times as fast"
     )
     if (share := verdict["share_of_matmul_ceiling"]) is not None:
         print(f"utilisation: {share:.1%} of the rate of the step's matmuls alone")

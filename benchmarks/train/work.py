@@ -41,9 +41,12 @@ def measure(contenders: Mapping[str, Contender[Work]], *, rounds: int, steps: in
     Args:
         contenders: By name.
         rounds: How many turns each has.
-        steps: Of a turn; when None, enough for a second, and at least 4.
+        steps: Of a turn; when None, enough for a second, and at least 4. The loader alone always takes so many: when
+            a turn begins, it has a few batches ready.
     """
-    num_steps = {name: _warm_up(contender, steps) for name, contender in contenders.items()}
+    num_steps = {
+        name: _warm_up(contender, None if name == "loader" else steps) for name, contender in contenders.items()
+    }
     return take_turns(contenders, rounds, lambda name, _: _turn(contenders[name], num_steps[name]))
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from fastvit_train.cli import main, parse
+from fastvit_train.cli import changed, main, parse
 from fastvit_train.commands.options import COMMANDS
 from fastvit_train.config import Config, DataConfig
 from fastvit_train.config_json import to_dict
@@ -67,6 +67,16 @@ def test_options_change_the_preset():
     assert (config.optim.lr, config.augment.flip) == (0.5, "none")
     assert config.data.resolution == preset.data.resolution
     assert config.label_smoothing == preset.label_smoothing
+
+
+def test_options_change_a_config_as_the_command_line_does():
+    preset = build_preset("imagenet-vit-b16-130")
+    assert preset.model.bf16_residual
+    by_command_line = parse(["--preset", "imagenet-vit-b16-130", "--precision", "fp32", "--data.num-workers", "3"])
+    assert changed(preset, {"precision": "fp32", "data.num_workers": 3}) == by_command_line
+    assert not by_command_line.model.bf16_residual
+    with pytest.raises(ValueError, match="data.num_workers must stay None unless"):
+        changed(preset, {"data.backend": "synthetic", "data.num_workers": 3})
 
 
 def test_a_saved_config_can_be_fed_back(tmp_path):
