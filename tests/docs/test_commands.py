@@ -12,6 +12,7 @@ import tyro
 from benchmarks.bench_accept import BenchAccept
 from benchmarks.bench_augment import BenchAugment
 from benchmarks.bench_convert import BenchConvert
+from benchmarks.bench_doctor import BenchDoctor
 from benchmarks.bench_loader import BenchLoader
 from benchmarks.bench_train import BenchTrain
 from fastvit_train.cli import parse
@@ -40,6 +41,7 @@ BENCH = {
     "convert": BenchConvert,
     "augment": BenchAugment,
     "accept": BenchAccept,
+    "doctor": BenchDoctor,
 }
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 # Options of torchrun, timm's train.py, MkDocs and tyro.
