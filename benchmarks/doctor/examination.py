@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 
+import psutil
 import torch
 
 from benchmarks.doctor.decoding import Variant, measure_variants
@@ -22,15 +23,18 @@ from benchmarks.noise import NoiseWatch
 from fastvit_train.config import Config
 from loaders import LoaderConfig
 from loaders.cpus import num_threads, usable_cpus
+from loaders.errors import FastvitError
 
 __all__ = ["Question", "examine"]
 
 _SHM = Path("/dev/shm")
+_SHM_BYTES = 4 << 30
+"""More than all copies of a sample take."""
 _READING_SECONDS = 3.0
 _FIRST_IMAGES = 32
 _EPOCH_SECONDS = 0.15
 """How long an epoch over the sample is to last at least: in shorter ones beginnings and ends would count."""
-_SAMPLE_IMAGES = (64, 20_000)
+_SAMPLE_IMAGES = (32, 20_000)
 _SAMPLE_BYTES = 64 << 20
 _MOST_COPIES = 16
 _NUM_ROUNDS, _TURN_SECONDS = 5, 0.25
@@ -67,7 +71,7 @@ def examine(question: Question) -> Findings:
     threads = num_threads(question.config.num_workers)
     say(f"reading {question.data}")
     reading = probe_reading(data_set, num_threads=threads, seconds=_READING_SECONDS)
-    with tempfile.TemporaryDirectory(prefix="fastvit-doctor-", dir=_SHM if _SHM.is_dir() else None) as folder:
+    with tempfile.TemporaryDirectory(prefix="fastvit-doctor-", dir=_place_in_memory()) as folder:
         sample, times = _take_sample(question, data_set, Path(folder))
         storage = Storage(
             num_images=len(data_set.images),
@@ -78,7 +82,7 @@ def examine(question: Question) -> Findings:
         )
         now = Variant(copy_as_it_is(sample, Path(folder) / "now", times=times), question.config, question.backend)
         say("converting a sample")
-        options = list(options_for(sample, now, Path(folder), times=times, fits=storage.fits))
+        options = _options_in_time(question, sample, now, Path(folder), times=times, fits=storage.fits)
         with NoiseWatch() as watch:
             speeds = _measure(question, now, options)
     flops = step_flops_per_image(question.training)
@@ -98,15 +102,39 @@ def examine(question: Question) -> Findings:
     )
 
 
+def _place_in_memory() -> Path | None:
+    """Where files lie in memory; None, a folder for temporary files, where there is no room for them."""
+    has_room = _SHM.is_dir() and psutil.disk_usage(str(_SHM)).free > _SHM_BYTES
+    return _SHM if has_room else None
+
+
+def _options_in_time(
+    question: Question, sample: Sample, now: Variant, folder: Path, *, times: int, fits: bool
+) -> list[Option]:
+    """The options, as far as their copies of the sample can be made in a third of the time that is left."""
+    end = time.monotonic() + (question.deadline - time.monotonic()) / 3
+    options = []
+    for option in options_for(sample, now, folder, times=times, fits=fits):
+        options.append(option)
+        if time.monotonic() > end:
+            say("the other options would take too long to measure: --seconds gives them more time")
+            break
+    return options
+
+
 def _take_sample(question: Question, data_set: DataSet, folder: Path) -> tuple[Sample, int]:
     """The sample, and how often each of its images is to stand in what is measured."""
     few = _load(data_set, _FIRST_IMAGES)
     variant = Variant(copy_as_it_is(few, folder / "few"), question.config, question.backend)
     (rate,) = measure_variants({NOW: variant}, num_rounds=1, turn_seconds=0, deadline=0)[NOW]
+    if not rate:
+        raise FastvitError(
+            f"{data_set.path}: none of {len(few.images)} images can be decoded; fastvit-data verify says what is wrong"
+        )
     least, most = _SAMPLE_IMAGES
     wanted = min(max(round(_EPOCH_SECONDS * rate), least), most, round(_SAMPLE_BYTES / few.bytes_per_image))
     sample = _load(data_set, question.sample_images or max(_FIRST_IMAGES, wanted))
-    return sample, min(_MOST_COPIES, ceil(_EPOCH_SECONDS * rate / len(sample.images)))
+    return sample, min(_MOST_COPIES, max(1, ceil(_EPOCH_SECONDS * rate / len(sample.images))))
 
 
 def _load(data_set: DataSet, count: int) -> Sample:

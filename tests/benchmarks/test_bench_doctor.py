@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,43 @@ def test_data_that_are_not_there_end_in_one_line(run):
     assert err.splitlines()[-1].startswith("fastvit-bench: nothing.beton: ")
 
 
+def test_data_of_which_nothing_can_be_decoded_end_in_one_line(tmp_path, run):
+    for name in ("a/1.jpg", "b/2.jpg"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True)
+        (tmp_path / "photos" / name).write_bytes(b"\xff\xd8 no photo")
+    code, row, _, err = run(tmp_path / "photos")
+    assert (code, row) == (1, None)
+    assert "none of 2 images can be decoded; fastvit-data verify says" in err.splitlines()[-1]
+
+
+def test_options_that_would_take_too_long_are_left_out(photo_set, run, monkeypatch):
+    made = examination.options_for
+
+    def slowly(*arguments, **options):
+        for option in made(*arguments, **options):
+            time.sleep(0.5)
+            yield option
+
+    monkeypatch.setattr(examination, "options_for", slowly)
+    _, row, _, err = run(photo_set.path, "--resolution", "64", "--seconds", "1")
+    assert len(row["options"]) == 1
+    assert "would take too long to measure: --seconds gives them more time" in err
+
+
+def test_little_room_in_memory(photo_set, run, monkeypatch, tmp_path):
+    monkeypatch.setattr(examination, "_SHM_BYTES", 1 << 60)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    made = []
+    monkeypatch.setattr(
+        examination,
+        "_measure",
+        lambda _, now, options: made.append(now.path) or {"now": [1.0], **{o.name: [1.0] for o in options}},
+    )
+    run(photo_set.path, "--resolution", "64")
+    assert made[0].is_relative_to(tmp_path)
+    assert not made[0].exists()
+
+
 def test_few_threads_are_an_option(photo_set, run, monkeypatch):
     monkeypatch.setattr("benchmarks.doctor.options.usable_cpus", lambda: 2)
     _, row, _, _ = run(photo_set.path, "--resolution", "64", "--threads", "1")
@@ -168,7 +206,7 @@ def test_there_are_twenty_cases():
 
 
 def test_predictions_and_truths_of_all_kinds(photo_set, raw_set, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(checking, "_SECONDS", 1)
+    monkeypatch.setattr(checking, "_SECONDS", 60)
     monkeypatch.setattr(
         checking,
         "CASES",
