@@ -27,7 +27,7 @@ TABLES = {
             "GPUs": number("num_gpus"),
             "images a step": number("batch_size"),
             "images/s": number("images_per_second"),
-            "hours": number("hours", 1),
+            "hours": lambda line: f"{line[0]['hours']:.3g}",
             "kWh": number("kilowatt_hours"),
             "price": number("price"),
             "limited by": text("limited_by"),
@@ -40,6 +40,7 @@ TABLES = {
         columns={
             "preset": code("preset"),
             "GPUs": number("num_gpus"),
+            "images a step": number("batch_size"),
             "loader of a machine, images/s": number("needs__loader_images_per_second_per_node"),
             "cores": number("needs__cores_per_node", 1),
             "storage, MB/s": number("needs__storage_bytes_per_second_per_node", scale=1e-6),

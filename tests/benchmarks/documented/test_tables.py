@@ -143,3 +143,36 @@ def test_a_training_step() -> None:
     assert lines("train-split", row | {"ratio_to_matmuls": 0.816}, verdict)[2:] == [
         "| `cifar10-quick` | `train` | 70 | 81.6 % |"
     ]
+
+
+def test_plans_and_what_they_were_next_to_runs() -> None:
+    row = {
+        "benchmark": "plan",
+        "preset": "cifar10-quick",
+        "arch": "resnet_fast_cifar",
+        "epochs": 2.5,
+        "num_gpus": 8,
+        "batch_size": 1024,
+        "images_per_second": 39_402.0,
+        "hours": 0.0123456,
+        "limited_by": "step",
+        "shares": {"step": 0.9, "startup": 0.04, "network_wait": 0.059, "evaluation": 0.001},
+        "needs": {"cores_per_node": 2.54, "network_bytes_per_second_per_node": 1e10},
+    }
+    assert lines("plan-hours", row)[2:] == [
+        "| `cifar10-quick` | 8 | 1,024 | 39,402 | 0.0123 | step | network wait 5.9 %, startup 4.0 % |"
+    ]
+    assert lines("plan-needs", row)[2:] == ["| `cifar10-quick` | 8 | 1,024 | 2.5 | 80 |"]
+    assert lines("plan-check", row, row | {"measured_hours": 0.0125, "miss": -0.0124})[2:] == [
+        "| `cifar10-quick`, 2.5 epochs | `resnet_fast_cifar` | 44.4 | 45.0 | -1.2 % |"
+    ]
+
+
+def test_a_sweep() -> None:
+    row = {"benchmark": "train-sweep", "preset": "cifar10-quick", "precision": "bf16", "channels_last": True}
+    best = row | {"images_per_second": 70, "is_best": True, "problem": None}
+    failed = row | {"channels_last": False, "images_per_second": None, "is_best": False, "problem": "out of memory"}
+    assert lines("train-sweep", best, failed)[2:] == [
+        "| `cifar10-quick` | bf16 | yes | 70 | best |",
+        "| `cifar10-quick` | bf16 | no |  | out of memory |",
+    ]
