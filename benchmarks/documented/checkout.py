@@ -74,10 +74,13 @@ def _documents(root: Path) -> list[Path]:
 def _filled(path: Path, page: str, rows: list[Row], tables: Mapping[str, Table]) -> str:
     def table(name: str) -> str:
         if name not in tables:
-            raise FastvitError(f"{path}: there is no table {name!r}; benchmarks/documented has {', '.join(tables)}")
+            raise FastvitError(f"there is no table {name!r}; benchmarks/documented has {', '.join(tables)}")
         return rendered(tables[name], _rows_of(tables[name], rows))
 
-    return filled(page, table)
+    try:
+        return filled(page, table)
+    except FastvitError as error:
+        raise FastvitError(f"{path}: {error}") from error
 
 
 def _rows_of(table: Table, rows: list[Row]) -> list[Row]:

@@ -3,9 +3,13 @@
 import re
 from collections.abc import Callable
 
+from loaders.errors import FastvitError
+
 __all__ = ["filled", "names", "own_text"]
 
-_TABLE = re.compile(r"(?P<start><!-- rows: (?P<name>[\w-]+) -->\n)(?P<table>.*?)(?P<end><!-- end -->)", re.DOTALL)
+_TABLE = re.compile(
+    r"(?P<start><!-- rows: (?P<name>[\w-]+) -->\n)(?P<table>(?:(?!<!-- ).)*)(?P<end><!-- end -->)", re.DOTALL
+)
 _CODE = re.compile(r"^( *)```.*?^\1```$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 
 
@@ -15,7 +19,13 @@ def names(page: str) -> list[str]:
 
 
 def filled(page: str, table: Callable[[str], str]) -> str:
-    """The page with its tables as they should be, each by its name."""
+    """The page with its tables as they should be, each by its name.
+
+    Raises:
+        FastvitError: A table has no end.
+    """
+    if page.count("<!-- rows: ") != len(names(page)):
+        raise FastvitError("a line <!-- rows: NAME --> needs a line <!-- end --> before the next one")
     return _TABLE.sub(lambda found: f"{found['start']}{table(found['name'])}{found['end']}", page)
 
 

@@ -1,6 +1,9 @@
 """Where tables stand in a document."""
 
+import pytest
+
 from benchmarks.documented.pages import filled, names, own_text
+from loaders.errors import FastvitError
 
 PAGE = """# Page
 <!-- rows: first -->
@@ -26,6 +29,12 @@ def test_tables_are_filled_and_the_rest_stays() -> None:
         "second-one -->\n", "second-one -->\ntable second-one\n"
     )
     assert filled(made, lambda name: f"table {name}\n") == made
+
+
+@pytest.mark.parametrize("page", [PAGE.replace("<!-- end -->\n", "", 1), PAGE + "<!-- rows: third -->\n"])
+def test_a_table_without_an_end(page) -> None:
+    with pytest.raises(FastvitError, match="needs a line <!-- end --> before the next one"):
+        filled(page, lambda name: "table\n")
 
 
 def test_own_text_has_the_lines_where_they_were() -> None:
