@@ -193,7 +193,8 @@ TABLES = {
             "images/s": rate(),
             "to open, s": number("open_seconds", 2),
             "first batch, s": number("first_batch_seconds", 2),
-            "memory, MiB": number("peak_rss_bytes", scale=2**-20),
+            "peak MiB": number("peak_rss_bytes", scale=2**-20),
+            "anonymous MiB": number("anonymous_rss_bytes", scale=2**-20),
         },
     ),
     "imread": Table(
