@@ -78,6 +78,7 @@ def test_a_card_has_one_contender_at_a_time(small, monkeypatch, device, groups):
         yield {name: _Steps() for name in subjects}
 
     monkeypatch.setattr("benchmarks.rows.started", started)
+    monkeypatch.setattr("benchmarks.rows.origin", lambda: {"date": f"minute {len(seen)}"})
     monkeypatch.setattr(BenchTrain, "torch_device", property(lambda config: torch.device(device)))
     rows = bench_train(BenchTrain(**small, contenders=("train", "matmuls"), precision="fp32", rounds=2, steps=3))
     assert seen == groups
