@@ -1,38 +1,34 @@
 """Loaders side by side on one data set: whole epochs in interleaved rounds, after a warm-up."""
 
-import math
 import tempfile
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
-from torch import Tensor
 
-from benchmarks.contenders import CONTENDERS, install_command, installed_contenders, left_out
-from benchmarks.harness import Contender, Turn, take_turns
+from benchmarks.contenders import CONTENDERS, left_out, require_installed
+from benchmarks.harness import Contender
+from benchmarks.loading import Loading, Measurement, measure_cold, measure_warm
 from benchmarks.measured_data import as_form, holds_raw_images, repeated
 from benchmarks.options import check_positive, split_names
-from benchmarks.peers.epochs import Epochs
 from benchmarks.row_files import Row
 from benchmarks.rows import cost_columns, costs, measured_rows, print_table, ratio_column, ratios, speed_columns
-from loaders import LoaderConfig, build_loader
+from loaders import LoaderConfig
 from loaders.crop import Crop
-from loaders.errors import FastvitError, MissingPackageError
+from loaders.errors import FastvitError
+from loaders.shards import find_shards
 
-__all__ = ["CROPS", "BenchLoader", "Loading", "Measurement", "WarmUp", "bench_loader"]
-
+__all__ = ["CROPS", "BenchLoader", "bench_loader", "contender_data"]
 
 CROPS: dict[str, Crop] = {"train": "random_resized", "val": "center", "whole": "whole", "shift": "shift"}
 
 _INSTALLED = "installed"
-
-# Round k makes epochs k * _MOST_EPOCHS and following: all loaders see the same crops, however many epochs they make.
-_MOST_EPOCHS = 1000
+_ROUND_SECONDS = 1.0
+_MOST_RESIDENT = 0.01  # of data that counts as cold
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,8 +57,11 @@ class BenchLoader:
     """Images per batch."""
     rounds: int = 5
     """How often each loader is measured, taking turns, after a warm-up."""
-    round_seconds: float = 1.0
-    """How long a round is to last at least: one epoch, or several of small data (at most 1000)."""
+    cache: Literal["warm", "cold"] = "warm"
+    """Where the data is when a round begins: warm, in the page cache, as far as it fits there; cold, on the disk alone:
+    before each round its pages are dropped from memory, and the round is opening the loader and one epoch."""
+    round_seconds: float = _ROUND_SECONDS
+    """How long a warm round is to last at least: one epoch, or several of small data (at most 1000)."""
     repeat: int = 1
     """How often each image stands in the data that is measured, a temporary copy. At the beginning and the end of an
     epoch threads wait: in the short epochs of small data this counts, in those of ImageNet it does not."""
@@ -77,6 +76,20 @@ class BenchLoader:
         if self.device == "cuda" and not torch.cuda.is_available():
             raise FastvitError(
                 "device is cuda, but torch sees no CUDA device; leave --device out, or install torch for your CUDA"
+            )
+        if self.cache == "cold":
+            self._check_cold()
+
+    def _check_cold(self) -> None:
+        if self.round_seconds != _ROUND_SECONDS:
+            raise FastvitError(
+                f"round_seconds must be left out with --cache cold, got {self.round_seconds:g}: a cold round is one "
+                "epoch, which --repeat makes longer"
+            )
+        if self.repeat > 1 and (self.data.is_dir() or find_shards(self.data)):
+            raise FastvitError(
+                f"repeat must be 1 with --cache cold, got {self.repeat}: the copies of {self.data} are links, and the "
+                "first of them brings all into memory; convert it to a .beton file, whose copies are real"
             )
 
     @property
@@ -98,66 +111,6 @@ class BenchLoader:
         )
 
 
-class WarmUp(NamedTuple):
-    """What a loader's first turns tell."""
-
-    first_batch: Turn
-    epochs_per_round: int
-
-
-class Measurement(NamedTuple):
-    """One loader's turns."""
-
-    warm_up: WarmUp
-    rounds: list[Turn]
-
-
-class Loading:
-    """One loader in its own process: the work that is measured. Making it imports what the loader needs.
-
-    Args:
-        name: The contender.
-        config: What is measured.
-        data: Where it reads.
-    """
-
-    def __init__(self, name: str, config: BenchLoader, data: Path) -> None:
-        torch.set_num_threads(config.threads)
-        entrant, options = CONTENDERS[name], config.loader_config
-        module = import_module(entrant.module)
-        self._device = options.device
-        if self._device.type == "cuda":
-            torch.cuda.init()  # type: ignore[no-untyped-call]  # which takes seconds
-        if entrant.backend is None:
-            self._open = partial(module.open_epochs, data, options, **entrant.options)
-        else:
-            self._open = partial(_backend_epochs, entrant.backend, data, replace(options, **entrant.options))
-
-    def first_batch(self) -> int:
-        """Build the loader and take one batch."""
-        self._epochs: Epochs = self._open()
-        self._first_epoch = self._epochs(0)
-        return self._take(next(self._first_epoch))
-
-    def rest_of_epoch(self) -> int:
-        """Take the batches that follow the first one."""
-        return sum(map(self._take, self._first_epoch))
-
-    def whole_epochs(self, numbers: range) -> int:
-        """Take all batches of these epochs."""
-        return sum(self._take(batch) for number in numbers for batch in self._epochs(number))
-
-    def _take(self, batch: Sized) -> int:
-        """Have the batch on the device; returns its number of images."""
-        if self._device.type == "cuda" and isinstance(batch, Tensor):
-            batch.to(self._device, non_blocking=True)
-            # Not blocking, a core would spin until then, at the loader's expense.
-            arrived = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
-            arrived.record()
-            arrived.synchronize()
-        return len(batch)
-
-
 def bench_loader(config: BenchLoader) -> list[Row]:
     """Run the benchmark, print a table and return its rows.
 
@@ -166,11 +119,11 @@ def bench_loader(config: BenchLoader) -> list[Row]:
         RuntimeError: A loader failed.
     """
     config, absent = _with_installed(config)
-    with _data(config) as data:
+    with contender_data(config.names, config.data, repeat=config.repeat) as data:
         rows = measured_rows(
             "loader",
-            {name: partial(Loading, name, config, data[name]) for name in config.names},
-            partial(_measure, config),
+            {name: partial(Loading, name, config.loader_config, data[name]) for name in config.names},
+            partial(_measure, config, data),
             partial(_row, config),
             json=config.json,
         )
@@ -182,71 +135,46 @@ def bench_loader(config: BenchLoader) -> list[Row]:
 
 def _with_installed(config: BenchLoader) -> tuple[BenchLoader, dict[str, str]]:
     """The benchmark with the loaders that `installed` stands for, and why it does not stand for the others."""
-    absent: dict[str, str] = {}
-    names = config.names
-    if _INSTALLED in names:
-        raw = holds_raw_images(config.data)
-        absent = left_out(crop=CROPS[config.case], device=config.device, has_raw_images=raw)
-        names = [*names, *(name for name in CONTENDERS if name not in absent)]
-    names = [name for name in dict.fromkeys(names) if name != _INSTALLED]
-    for name in names:
-        if name not in installed_contenders():
-            raise MissingPackageError(
-                f"{name} is not installed; leave it out of --loaders, or install it with: {install_command(name)}"
-            )
+    if _INSTALLED not in config.names:
+        return config, {}
+    raw = holds_raw_images(config.data)
+    absent = left_out(crop=CROPS[config.case], device=config.device, has_raw_images=raw)
+    found = [name for name in CONTENDERS if name not in absent]
+    names = [name for name in dict.fromkeys([*config.names, *found]) if name != _INSTALLED]
     return replace(config, loaders=tuple(names)), {name: absent[name] for name in absent if name not in names}
 
 
 @contextmanager
-def _data(config: BenchLoader) -> Iterator[dict[str, Path]]:
-    """Where each contender reads, in the context: some of it is made for that."""
+def contender_data(names: Sequence[str], data: Path, *, repeat: int = 1) -> Iterator[dict[str, Path]]:
+    """Where each contender reads, in the context: what is not there in its form is made for that.
+
+    Args:
+        names: The contenders.
+        data: What `open_records` takes.
+        repeat: How often each image is to stand in it.
+
+    Raises:
+        FastvitError: The data is damaged, or is to be written in another form and cannot be.
+        MissingPackageError: A loader is not installed; the message has the command that installs it.
+        OSError: The disk is full.
+    """
+    require_installed(names)
     with tempfile.TemporaryDirectory(prefix="fastvit-bench-") as name:
-        folder, data = Path(name), config.data
-        if config.repeat > 1:
-            data = repeated(data, folder / "repeated", times=config.repeat)
-        forms = {name: CONTENDERS[name].form for name in config.names}
+        folder = Path(name)
+        if repeat > 1:
+            data = repeated(data, folder / "repeated", times=repeat)
+        forms = {name: CONTENDERS[name].form for name in names}
         readers = {form: name for name, form in reversed(forms.items())}  # the first one that reads it
         made = {form: as_form(form, data, folder / form, reader=name) for form, name in readers.items()}
         yield {name: made[form] for name, form in forms.items()}
 
 
-def _backend_epochs(name: str, path: Path, config: LoaderConfig) -> Epochs:
-    loader = build_loader(name, path, config)
-
-    def epochs(number: int) -> Iterator[Sized]:
-        loader.set_epoch(number)
-        for batch in loader:
-            yield batch.images
-
-    return epochs
-
-
-def _measure(config: BenchLoader, contenders: dict[str, Contender[Loading]]) -> dict[str, Measurement]:
-    warm_ups = {name: _warm_up(contender, config.round_seconds) for name, contender in contenders.items()}
-
-    def turn(name: str, number: int) -> Turn:
-        first = number * _MOST_EPOCHS
-        numbers = range(first, first + warm_ups[name].epochs_per_round)
-        return contenders[name].run(partial(Loading.whole_epochs, numbers=numbers))
-
-    turns = take_turns(contenders, config.rounds, turn)
-    return {name: Measurement(warm_ups[name], turns[name]) for name in contenders}
-
-
-def _warm_up(contender: Contender[Loading], round_seconds: float) -> WarmUp:
-    first_batch = contender.run(Loading.first_batch)
-    contender.run(Loading.rest_of_epoch)
-    return WarmUp(first_batch, _epochs_per_round(contender, round_seconds))
-
-
-def _epochs_per_round(contender: Contender[Loading], round_seconds: float) -> int:
-    """How many epochs last long enough, found by trying."""
-    num_epochs = 1
-    while True:
-        seconds = contender.run(partial(Loading.whole_epochs, numbers=range(1, 1 + num_epochs))).seconds
-        if seconds >= round_seconds or num_epochs == _MOST_EPOCHS:
-            return num_epochs
-        num_epochs = min(math.ceil(1.1 * num_epochs * round_seconds / seconds), _MOST_EPOCHS)
+def _measure(
+    config: BenchLoader, data: dict[str, Path], contenders: dict[str, Contender[Loading]]
+) -> dict[str, Measurement]:
+    if config.cache == "cold":
+        return measure_cold(contenders, data, rounds=config.rounds)
+    return measure_warm(contenders, rounds=config.rounds, round_seconds=config.round_seconds)
 
 
 def _row(config: BenchLoader, name: str, measurements: dict[str, Measurement]) -> Row:
@@ -260,12 +188,24 @@ def _row(config: BenchLoader, name: str, measurements: dict[str, Measurement]) -
         "device": config.device,
         "data": str(config.data),
         "repeat": config.repeat,
+        "cache": config.cache,
+        "cold_note": _cold_note(mine.resident_fraction),
         **costs(mine.rounds),
-        "epochs_per_round": mine.warm_up.epochs_per_round,
+        "epochs_per_round": mine.epochs_per_round,
         **ratios("ratio_to_first", mine.rounds, measurements[config.names[0]].rounds),
         **ratios("ratio_to_limit", mine.rounds, limit.rounds if limit else None),
-        "first_batch_seconds": mine.warm_up.first_batch.seconds,
+        "first_batch_seconds": mine.first_batch_seconds,
     }
+
+
+def _cold_note(resident_fraction: float | None) -> str | None:
+    """Why a loader's cold data was not cold; None where it was, or was to be warm."""
+    if resident_fraction is None or resident_fraction <= _MOST_RESIDENT:
+        return None
+    return (
+        f"{resident_fraction:.0%} of the data stayed in memory, as far as the kernel tells: it is in use elsewhere, "
+        "belongs to another user, or its file system is in memory"
+    )
 
 
 def _print(rows: list[Row]) -> None:
@@ -278,6 +218,9 @@ def _print(rows: list[Row]) -> None:
         "ratio to limit": ratio_column("ratio_to_limit", rows),
         "first batch s": [f"{row['first_batch_seconds']:.2f}" for row in rows],
     }
+    notes = [f"{row['loader']} was not measured cold: {row['cold_note']}." for row in rows if row["cold_note"]]
     data = f"{first['repeat']} x {first['data']}" if first["repeat"] > 1 else first["data"]
-    title = f"{data}, {first['case']}, {first['resolution']} px, {first['threads']} threads each"
-    print_table(title, columns, rows)
+    title = (
+        f"{data}, {first['case']}, {first['resolution']} px, {first['threads']} threads each, {first['cache']} cache"
+    )
+    print_table(title, columns, rows, notes=notes)

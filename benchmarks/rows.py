@@ -38,15 +38,17 @@ def _speeds(turns: Sequence[Turn]) -> list[float]:
     return [turn.num_images / turn.seconds for turn in turns]
 
 
-def ratios(name: str, turns: Sequence[Turn], others: Sequence[Turn] | None) -> Row:
+def ratios(name: str, turns: Sequence[Turn], others: Sequence[Turn] | None, *, scale: float = 1.0) -> Row:
     """The part of a row that says how a contender's speed relates to another's in the same rounds.
 
     Args:
         name: The figure's; its interval is called after it.
         turns: The contender's.
         others: The other's; None where there is no such contender.
+        scale: What ratios are multiplied by.
     """
-    estimate = None if others is None else median_ratio(_speeds(turns), _speeds(others))
+    mine = [scale * speed for speed in _speeds(turns)]
+    estimate = None if others is None else median_ratio(mine, _speeds(others))
     return {name: estimate and estimate.value, f"{name}_interval": estimate and estimate.interval}
 
 
@@ -107,10 +109,16 @@ def _appended_rows(path: Path | None) -> Iterator[list[Row]]:
         append_rows(path, rows)
 
 
-def print_table(title: str, columns: Mapping[str, Sequence[str]], rows: Sequence[Row]) -> None:
-    """Print columns of cells, made of the rows, the first one to the left, and below them the warnings of the rows.
+def print_table(
+    title: str, columns: Mapping[str, Sequence[str]], rows: Sequence[Row], *, notes: Sequence[str] = ()
+) -> None:
+    """Print what rows say as a table, and below it lines of text, of which the last ones are the rows' warnings.
 
-    Columns without any text are left out.
+    Args:
+        title: What stands above.
+        columns: The cells by heading, the first column to the left; a column without any text is left out.
+        rows: What the cells were made of.
+        notes: The first lines below.
     """
     machine, versions = rows[0]["machine"], rows[0]["versions"]
     caption = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB"
@@ -124,8 +132,9 @@ def print_table(title: str, columns: Mapping[str, Sequence[str]], rows: Sequence
         table.add_row(*cells)
     console = Console(width=None if sys.stdout.isatty() else _TABLE_WIDTH)
     console.print(table)
-    for warning in dict.fromkeys(warning for row in rows for warning in row["noise"]["warnings"]):
-        console.print(f"Warning: {warning}", markup=False, highlight=False, soft_wrap=True)
+    warnings = dict.fromkeys(f"Warning: {warning}" for row in rows for warning in row["noise"]["warnings"])
+    for line in (*notes, *warnings):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def speed_columns(rows: Sequence[Row]) -> dict[str, list[str]]:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import wraps
 from importlib.util import find_spec
 from typing import ClassVar
 
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.bench_loader import BenchLoader, Loading, bench_loader
+from benchmarks import page_cache
+from benchmarks.bench_loader import BenchLoader, bench_loader
 from benchmarks.cli import main
 from benchmarks.contenders import CONTENDERS, install_command, installed_contenders
+from benchmarks.loading import Loading
 from benchmarks.noise import NoiseWatch
 from loaders.cpus import usable_cpus
 
@@ -187,9 +190,9 @@ def _watch(monkeypatch):
     """Where the contenders read, by name."""
     places, make = {}, Loading.__init__
 
-    def watched(self, name, config, data):
+    def watched(self, name, options, data):
         places[name] = data
-        make(self, name, config, data)
+        make(self, name, options, data)
 
     monkeypatch.setattr(Loading, "__init__", watched)
     return places
@@ -225,7 +228,7 @@ def test_batches_are_on_the_device_before_the_next_is_asked_for(raw_set, card, m
     copies = []
     monkeypatch.setattr(torch.Tensor, "to", lambda _, device, **options: copies.append((device.type, options)))
     config = BenchLoader(data=raw_set.path, device="cuda", loaders=("dali", "dali-mixed"))
-    loading = Loading("limit", config, raw_set.path)
+    loading = Loading("limit", config.loader_config, raw_set.path)
     assert card == ["init"]  # before any clock starts
     assert loading._take(torch.zeros(3, 3, 8, 8)) == 3
     assert copies == [("cuda", {"non_blocking": True})]
@@ -238,11 +241,12 @@ def test_batches_are_on_the_device_before_the_next_is_asked_for(raw_set, card, m
 @pytest.mark.parametrize(("name", "decode"), [("dali", "cpu"), ("dali-mixed", "mixed")])
 def test_where_dali_decodes(raw_set, monkeypatch, name, decode):
     built = []
-    monkeypatch.setattr("benchmarks.bench_loader.import_module", lambda _: None)
-    monkeypatch.setattr("benchmarks.bench_loader.build_loader", lambda *arguments: built.append(arguments) or [])
-    Loading(name, BenchLoader(data=raw_set.path, device="cuda", threads=1), raw_set.path)._open()
-    ((backend, path, options),) = built
-    assert (backend, path, options.decode, options.device) == ("dali", raw_set.path, decode, torch.device("cuda"))
+    monkeypatch.setattr("benchmarks.loading.import_module", lambda _: None)
+    monkeypatch.setattr("benchmarks.loading.build_loader", lambda *arguments: built.append(arguments) or [])
+    options = BenchLoader(data=raw_set.path, device="cuda", threads=1).loader_config
+    Loading(name, options, raw_set.path)._open()
+    ((backend, path, built_with),) = built
+    assert (backend, path, built_with.decode, built_with.device) == ("dali", raw_set.path, decode, torch.device("cuda"))
 
 
 @pytest.mark.usefixtures("in_process")
@@ -263,3 +267,60 @@ def test_a_file_that_a_contender_cannot_read_ends_in_a_message(raw_set, run):
 def test_results_that_cannot_be_written_are_refused_before_measuring(raw_set, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         bench_loader(BenchLoader(data=raw_set.path, loaders=("native",), json=tmp_path / "nowhere" / "rows.jsonl"))
+
+
+@pytest.mark.usefixtures("in_process")
+def test_cold_rounds_open_the_loader_and_read_from_the_disk(photo_set, run, monkeypatch):
+    calls = []
+    for name in ("open", "close"):
+        monkeypatch.setattr(Loading, name, _noted(getattr(Loading, name), calls, name))
+    for name in ("evict", "resident_fraction"):
+        act = getattr(page_cache, name)
+        monkeypatch.setattr(f"benchmarks.loading.{name}", _noted(act, calls, name))
+    code, (native, limit), table, _ = run(
+        photo_set.path, "--loaders", "native,limit", "--cache", "cold", "--rounds", "2"
+    )
+    assert code == 0
+    a_round = ["evict", "resident_fraction", "open", "close"]
+    assert calls == 2 * ["open", "close"] + 2 * 2 * a_round  # the first ones warm up
+    for row in (native, limit):
+        assert (row["cache"], row["epochs_per_round"], len(row["rounds"])) == ("cold", 1, 2)
+        assert row["first_batch_seconds"] > 0
+    assert "cold cache" in table
+
+
+def _noted(act, calls, name):
+    @wraps(act)  # so that it can be pickled
+    def noted(*arguments, **options):
+        calls.append(name)
+        return act(*arguments, **options)
+
+    return noted
+
+
+@pytest.mark.usefixtures("in_process")
+def test_data_that_stays_in_memory_is_not_called_cold(photo_set, run, monkeypatch):
+    monkeypatch.setattr("benchmarks.loading.resident_fraction", lambda files: 0.25 if len(files) == 1 else 1)
+    options = ["--loaders", "native", "--cache", "cold", "--rounds", "1"]
+    _, (row,), table, _ = run(photo_set.path, *options)
+    assert row["cold_note"].startswith("25% of the data stayed in memory")
+    assert f"native was not measured cold: {row['cold_note']}.\n" in table
+
+
+@pytest.mark.usefixtures("in_process")
+def test_warm_rows_say_so(photo_set, run):
+    _, (row,), table, _ = run(photo_set.path, "--loaders", "native", "--rounds", "1", "--round-seconds", "1e-9")
+    assert (row["cache"], row["cold_note"]) == ("warm", None)
+    assert "warm cache" in table
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"round_seconds": 3.0}, "round_seconds must be left out with --cache cold, got 3: a cold round is one epoch"),
+        ({"repeat": 2}, "repeat must be 1 with --cache cold, got 2: the copies of .* are links"),
+    ],
+)
+def test_options_that_make_no_sense_with_a_cold_cache(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        BenchLoader(data=tmp_path, cache="cold", **changes)
