@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from benchmarks.contenders import CONTENDERS, install_command, installed_contenders, left_out
+from benchmarks.contenders import CONTENDERS, left_out, require_installed
 from benchmarks.harness import Contender
 from benchmarks.loading import Loading, Measurement, measure_cold, measure_warm
 from benchmarks.measured_data import as_form, holds_raw_images, repeated
@@ -19,7 +19,7 @@ from benchmarks.row_files import Row
 from benchmarks.rows import cost_columns, costs, measured_rows, print_table, ratio_column, ratios, speed_columns
 from loaders import LoaderConfig
 from loaders.crop import Crop
-from loaders.errors import FastvitError, MissingPackageError
+from loaders.errors import FastvitError
 from loaders.shards import find_shards
 
 __all__ = ["CROPS", "BenchLoader", "bench_loader", "contender_data"]
@@ -135,18 +135,12 @@ def bench_loader(config: BenchLoader) -> list[Row]:
 
 def _with_installed(config: BenchLoader) -> tuple[BenchLoader, dict[str, str]]:
     """The benchmark with the loaders that `installed` stands for, and why it does not stand for the others."""
-    absent: dict[str, str] = {}
-    names = config.names
-    if _INSTALLED in names:
-        raw = holds_raw_images(config.data)
-        absent = left_out(crop=CROPS[config.case], device=config.device, has_raw_images=raw)
-        names = [*names, *(name for name in CONTENDERS if name not in absent)]
-    names = [name for name in dict.fromkeys(names) if name != _INSTALLED]
-    for name in names:
-        if name not in installed_contenders():
-            raise MissingPackageError(
-                f"{name} is not installed; leave it out of --loaders, or install it with: {install_command(name)}"
-            )
+    if _INSTALLED not in config.names:
+        return config, {}
+    raw = holds_raw_images(config.data)
+    absent = left_out(crop=CROPS[config.case], device=config.device, has_raw_images=raw)
+    found = [name for name in CONTENDERS if name not in absent]
+    names = [name for name in dict.fromkeys([*config.names, *found]) if name != _INSTALLED]
     return replace(config, loaders=tuple(names)), {name: absent[name] for name in absent if name not in names}
 
 
@@ -160,9 +154,11 @@ def contender_data(names: Sequence[str], data: Path, *, repeat: int = 1) -> Iter
         repeat: How often each image is to stand in it.
 
     Raises:
-        FastvitError: The data is damaged, or is to be written in another form and is not all JPEGs.
+        FastvitError: The data is damaged, or is to be written in another form and cannot be.
+        MissingPackageError: A loader is not installed; the message has the command that installs it.
         OSError: The disk is full.
     """
+    require_installed(names)
     with tempfile.TemporaryDirectory(prefix="fastvit-bench-") as name:
         folder = Path(name)
         if repeat > 1:

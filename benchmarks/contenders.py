@@ -1,12 +1,22 @@
 """The contenders of the loader benchmark: what each one is, what it reads and how it is installed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple, get_args
 
 from loaders.crop import Crop
+from loaders.errors import MissingPackageError
 
-__all__ = ["CONTENDERS", "Entrant", "Form", "Package", "install_command", "installed_contenders", "left_out"]
+__all__ = [
+    "CONTENDERS",
+    "Entrant",
+    "Form",
+    "Package",
+    "install_command",
+    "installed_contenders",
+    "left_out",
+    "require_installed",
+]
 
 Form = Literal["any", "beton", "files", "folder", "tar", "mds", "litdata", "hf"]
 """What a contender reads: whatever `open_records` takes; a `.beton` file; class folders or shards, as the data is;
@@ -102,6 +112,19 @@ def install_command(name: str) -> str | None:
     """What installs a contender's package; None for those that fastvit itself brings."""
     package = CONTENDERS[name].package
     return package.install if package else None
+
+
+def require_installed(names: Iterable[str]) -> None:
+    """See that the packages of these are there.
+
+    Raises:
+        MissingPackageError: One is not; the message has the command that installs it.
+    """
+    for name in names:
+        if name not in installed_contenders():
+            raise MissingPackageError(
+                f"{name} is not installed; leave it out of --loaders, or install it with: {install_command(name)}"
+            )
 
 
 def left_out(*, crop: Crop, device: str, has_raw_images: bool) -> dict[str, str]:

@@ -74,8 +74,8 @@ def _ffmpeg(config: LoaderConfig) -> tuple[Callable[[str], Any], Callable[[list[
         spdl.io.decode_config()
     except RuntimeError as error:
         raise MissingPackageError(
-            f"spdl-io needs FFmpeg's libraries, which SPDL does not find ({reason_of(error)}); install them, on Debian "
-            "and Ubuntu with: apt-get install libavdevice59 libavfilter8"
+            f"spdl-io needs FFmpeg's libraries, which SPDL does not find ({reason_of(error)}); install them with: "
+            "apt-get install ffmpeg"
         ) from error
     return partial(_decoded, config), lambda frames: as_batch(spdl.io.to_torch(spdl.io.convert_frames(frames)))
 
