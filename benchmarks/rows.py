@@ -132,7 +132,9 @@ def print_table(
     if gpu := machine["gpu"]:
         caption += f"\n{gpu['name']}, driver {gpu['driver']}, CUDA {gpu['cuda']}, cuDNN {gpu['cudnn']}"
     print_columns(title, columns, caption=f"{caption}, torch {versions['torch']}")
-    warnings = dict.fromkeys(f"Warning: {warning}" for row in rows for warning in row["noise"]["warnings"])
+    # Rows that predict or list something measure no rounds.
+    noises = [row["noise"] for row in rows if "noise" in row]
+    warnings = dict.fromkeys(f"Warning: {warning}" for noise in noises for warning in noise["warnings"])
     for line in (*notes, *warnings):
         _console().print(line, markup=False, highlight=False, soft_wrap=True)
 
