@@ -5,6 +5,8 @@
 #   make lint       ruff and mypy
 #   make docs       the documentation as a site in build/site
 #   make bench      loader benchmark on CIFAR-10
+#   make bench-peers  loaders of other projects next to ours, and the other benchmarks of fastvit-bench suite, in an environment of
+#                   its own, build/peers, with all that PyPI and Debian have (ARGS="--photos FOLDER" takes your photos)
 #   make gpu-check  what a CUDA device does: its tests, speed, accuracy (ARGS="--minutes 10"); PYTHON=python3 takes a Python that
 #                   has fastvit installed, instead of .venv
 #   make test-neon  the resize kernels for ARM, cross-compiled and run under QEMU
@@ -25,7 +27,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CIFAR10 := data/cifar10_train.beton data/cifar10_test.beton
 
-.PHONY: train test test-all test-lowest test-neon wheels test-wheels lint docs bench gpu-check sanitize clean
+.PHONY: train test test-all test-lowest test-neon wheels test-wheels lint docs bench bench-peers gpu-check sanitize clean
 .DELETE_ON_ERROR:
 
 # A CPU without bf16 takes some five times as long for a step. An --epochs of ARGS comes later and wins.
@@ -55,6 +57,20 @@ docs: .venv/.docs
 
 bench: .venv/.test $(CIFAR10)
 	$(BIN)/fastvit-bench loader --data data/cifar10_train.beton --case whole --resolution 32 $(ARGS)
+
+# Each peer has its own wishes for the versions of NumPy and of Hugging Face's hub: .venv is to keep its own.
+build/peers: pyproject.toml $(wildcard loaders/native/*/* benchmarks/native/*)
+	$(call packages,$(HAVE_COMPILER),$(COMPILER_PACKAGES))
+	$(call packages,$(HAVE_FFCV_LIBRARIES),$(FFCV_PACKAGES))
+	$(call packages,ldconfig -p | grep libavdevice && ldconfig -p | grep libavfilter,ffmpeg)
+	rm -rf $@
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet $(TORCH)
+	$@/bin/python -m pip install --quiet --editable '.[bench,convert,dali,ffcv,peers]'
+	touch $@
+
+bench-peers: build/peers
+	$</bin/fastvit-bench suite --out build/peers.jsonl $(ARGS)
 
 # The packages are those that are installed: PYTHONSAFEPATH keeps the sources here, which lack the compiled modules, off the path.
 ifeq ($(origin PYTHON),command line)

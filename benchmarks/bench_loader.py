@@ -3,18 +3,18 @@
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from benchmarks.contenders import CONTENDERS
+from benchmarks.contenders import CONTENDERS, left_out, require_installed
 from benchmarks.harness import Contender
 from benchmarks.loading import Loading, Measurement, measure_cold, measure_warm
-from benchmarks.measured_data import as_form, repeated
-from benchmarks.options import check_positive, split_names
+from benchmarks.measured_data import as_form, holds_raw_images, repeated
+from benchmarks.options import INSTALLED, check_positive, split_names
 from benchmarks.row_files import Row
 from benchmarks.rows import cost_columns, costs, measured_rows, print_table, ratio_column, ratios, speed_columns
 from loaders import LoaderConfig
@@ -43,9 +43,11 @@ class BenchLoader:
     """Side of the images that the loaders hand over, in pixels."""
     loaders: tuple[str, ...] = ("native", "ffcv", "torch")
     """Which, separated by spaces or commas: the backends, of which `torch` uses torchvision's decoder and `dali` is the
-    one that decodes on the CPU; `dali-mixed`, which decodes on the GPU; `dali-plain` and `dali-plain-mixed`, NVIDIA
-    DALI as its examples use it, with its own readers, order and crops, for which the images of a .beton file are
-    written into a temporary folder; `limit` (region decoding with libjpeg-turbo and nothing else)."""
+    one that decodes on the CPU; `dali-mixed`, which decodes on the GPU; `dali-plain`, `dali-full` and
+    `dali-plain-mixed`, NVIDIA DALI as its examples use it, with its own readers, order and crops; `torch-pil`,
+    `torch-pil-draft`, `timm`, `spdl`, `spdl-io`, `webdataset`, `litdata`, `streaming` and `hf-datasets`, each with its
+    own order and crops; `limit` (region decoding with libjpeg-turbo and nothing else). `installed` names all that are
+    installed and can read the data here. Formats of their own are written into a temporary folder."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the batches are wanted: those that a loader makes on the CPU are copied to a GPU within its time."""
     threads: int = 2
@@ -67,7 +69,7 @@ class BenchLoader:
 
     def __post_init__(self) -> None:
         check_positive(self, "resolution", "threads", "batch_size", "rounds", "repeat")
-        on_gpu = [name for name in self.names if CONTENDERS[name].decodes_on_gpu]
+        on_gpu = [name for name in self.names if name != INSTALLED and CONTENDERS[name].decodes_on_gpu]
         if on_gpu and self.device == "cpu":
             raise FastvitError(f"{on_gpu[0]} decodes on a GPU: add --device cuda, or leave it out of --loaders")
         if self.device == "cuda" and not torch.cuda.is_available():
@@ -91,8 +93,8 @@ class BenchLoader:
 
     @property
     def names(self) -> list[str]:
-        """The loaders, in the order of their turns."""
-        return split_names(self.loaders, CONTENDERS, kind="loader")
+        """The loaders, in the order of their turns; `installed` stands for those that `bench_loader` finds."""
+        return split_names(self.loaders, {*CONTENDERS, INSTALLED}, kind="loader")
 
     @property
     def loader_config(self) -> LoaderConfig:
@@ -112,8 +114,10 @@ def bench_loader(config: BenchLoader) -> list[Row]:
     """Run the benchmark, print a table and return its rows.
 
     Raises:
+        MissingPackageError: A loader is not installed; the message has the command that installs it.
         RuntimeError: A loader failed.
     """
+    config, absent = _with_installed(config)
     with contender_data(config.names, config.data, repeat=config.repeat) as data:
         rows = measured_rows(
             "loader",
@@ -123,7 +127,20 @@ def bench_loader(config: BenchLoader) -> list[Row]:
             json=config.json,
         )
     _print(rows)
+    for name, reason in absent.items():
+        print(f"Left out: {name} ({reason})")
     return rows
+
+
+def _with_installed(config: BenchLoader) -> tuple[BenchLoader, dict[str, str]]:
+    """The benchmark with the loaders that `installed` stands for, and why it does not stand for the others."""
+    if INSTALLED not in config.names:
+        return config, {}
+    raw = holds_raw_images(config.data)
+    absent = left_out(crop=CROPS[config.case], device=config.device, has_raw_images=raw)
+    found = [name for name in CONTENDERS if name not in absent]
+    names = [name for name in dict.fromkeys([*config.names, *found]) if name != INSTALLED]
+    return replace(config, loaders=tuple(names)), {name: absent[name] for name in absent if name not in names}
 
 
 @contextmanager
@@ -136,9 +153,11 @@ def contender_data(names: Sequence[str], data: Path, *, repeat: int = 1) -> Iter
         repeat: How often each image is to stand in it.
 
     Raises:
-        FastvitError: The data is damaged, or is to be written in another form and is not all JPEGs.
+        FastvitError: The data is damaged, or is to be written in another form and cannot be.
+        MissingPackageError: A loader is not installed; the message has the command that installs it.
         OSError: The disk is full.
     """
+    require_installed(names)
     with tempfile.TemporaryDirectory(prefix="fastvit-bench-") as name:
         folder = Path(name)
         if repeat > 1:

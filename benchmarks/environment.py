@@ -8,7 +8,10 @@ from fastvit_train.provenance import provenance
 
 __all__ = ["environment"]
 
-_CONTENDERS = ("ffcv", "kornia", "nvidia-dali-cuda130")
+_CONTENDERS = (
+    *("datasets", "ffcv", "kornia", "litdata", "mosaicml-streaming", "nvidia-dali-cuda130", "pillow", "pillow-simd"),
+    *("spdl", "timm", "webdataset"),
+)
 
 
 def environment() -> dict[str, Any]:

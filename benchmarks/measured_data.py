@@ -1,11 +1,12 @@
 """Copies of the data that loaders are measured on, for contenders that cannot read it and for longer epochs."""
 
 from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
 
-from benchmarks.contenders import Form
+from benchmarks.contenders import CONTENDERS, Form
 from benchmarks.harness import say
+from benchmarks.peers.epochs import LabelledFile
 from loaders.beton import Beton, BetonWriter, EncodedImage, FieldKind, ImageMode
 from loaders.errors import FastvitError
 from loaders.image_folder import ClassFolders
@@ -17,19 +18,14 @@ from tools.sources.converted import BetonSource, ShardSource
 from tools.sources.folder import ImageFolder
 from tools.sources.sample import ImageSource
 
-__all__ = ["as_form", "repeated"]
+__all__ = ["as_form", "holds_raw_images", "repeated"]
 
 _FIELDS = {"image": FieldKind.RGB_IMAGE, "label": FieldKind.INT}
 _JPEG_START = b"\xff\xd8"
 
 
-class _Jpeg(NamedTuple):
-    data: bytes
-    label: int
-
-
 def as_form(form: Form, path: Path, folder: Path, *, reader: str) -> Path:
-    """The data in the form that a contender reads: `path` where it is that, or else the same JPEG files in `folder`.
+    """The data in the form that a contender reads: `path` where it is that, or else the same image files in `folder`.
 
     Args:
         form: Which form.
@@ -38,7 +34,9 @@ def as_form(form: Form, path: Path, folder: Path, *, reader: str) -> Path:
         reader: The contender, for messages.
 
     Raises:
-        FastvitError: The data is damaged, or has to be written in another form and is not all JPEGs.
+        FastvitError: The data is damaged, or has to be written in another form and cannot be: raw images, and for a
+            `.beton` file whatever is no JPEG.
+        ImportError: The form is a peer's own, and that is not installed.
         OSError: The disk is full.
     """
     if form == "any" or _has_form(form, path):
@@ -46,7 +44,9 @@ def as_form(form: Form, path: Path, folder: Path, *, reader: str) -> Path:
     source = _open(path)
     say(f"writing the images of {path} for {reader}")
     folder.mkdir(parents=True, exist_ok=True)
-    return _WRITERS[form](folder, _jpegs(source, path, reader), len(source))
+    write = _WRITERS.get(form) or import_module(CONTENDERS[reader].module).write
+    written: Path = write(folder, _files(source, path, reader), len(source))
+    return written
 
 
 def _has_form(form: Form, path: Path) -> bool:
@@ -58,41 +58,54 @@ def _has_form(form: Form, path: Path) -> bool:
     return form == "beton" and not path.is_dir() and not shards
 
 
+def holds_raw_images(path: Path) -> bool:
+    """Whether some images are stored as pixels, which most peers cannot read.
+
+    Raises:
+        FastvitError: The data is damaged.
+    """
+    return _has_form("beton", path) and bool((Beton(path).modes == ImageMode.RAW).any())
+
+
 def _open(path: Path) -> ImageSource:
     if shards := find_shards(path):
         return ShardSource(path, kind=TarShard if shards[0].suffix == ".tar" else TFRecordShard)
     return ImageFolder(path) if path.is_dir() else BetonSource(path)
 
 
-def _jpegs(source: ImageSource, path: Path, reader: str) -> Iterator[_Jpeg]:
+def _files(source: ImageSource, path: Path, reader: str) -> Iterator[LabelledFile]:
     for index in range(len(source)):
         sample = source[index]
         data = sample.load()
         if not isinstance(data, bytes):
             raise FastvitError(f"{reader} decodes JPEGs, but {path} holds raw images: leave it out of --loaders")
-        if not data.startswith(_JPEG_START):
-            raise FastvitError(f"{sample}: no JPEG, which is all that {reader} is given: leave it out of --loaders")
-        yield _Jpeg(data, sample.label)
+        yield LabelledFile(data, sample.label)
 
 
-def _write_beton(folder: Path, jpegs: Iterable[_Jpeg], num_images: int) -> Path:
+def _write_beton(folder: Path, files: Iterable[LabelledFile], num_images: int) -> Path:
     path = folder / "images.beton"
     with BetonWriter(path, _FIELDS, num_samples=num_images) as writer:
-        for data, label in jpegs:
+        for index, (data, label) in enumerate(files):
+            if not data.startswith(_JPEG_START):
+                raise FastvitError(
+                    f"image {index} is no JPEG, and a .beton file holds nothing else: leave those that need one (ffcv, "
+                    "limit) out of --loaders, or convert the images with fastvit-data write-ffcv"
+                )
             height, width, _ = read_jpeg_header(data)
             writer.append([EncodedImage(data, ImageMode.JPG, height=height, width=width), label])
     return path
 
 
-def _write_folder(folder: Path, jpegs: Iterable[_Jpeg], _num_images: int) -> Path:
-    for index, (data, label) in enumerate(jpegs):
-        file = folder / f"{label:06d}" / f"{index:09d}.jpg"
+def _write_folder(folder: Path, files: Iterable[LabelledFile], _num_images: int) -> Path:
+    for index, (data, label) in enumerate(files):
+        file = folder / f"{label:06d}" / f"{index:09d}.jpg"  # readers go by the content, whatever it is
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(data)
     return folder
 
 
-_WRITERS: dict[Form, Callable[[Path, Iterable[_Jpeg], int], Path]] = {
+# What writes a form: one of these, or `write` of the module of the peer whose own it is.
+_WRITERS: dict[Form, Callable[[Path, Iterable[LabelledFile], int], Path]] = {
     "beton": _write_beton,
     "files": _write_folder,
     "folder": _write_folder,

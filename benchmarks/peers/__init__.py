@@ -1,6 +1,8 @@
 """Whatever is measured against ours.
 
-Loaders: `dali`, `limit` and `torchvision_loader`, whose `open_epochs(path, config)` gives their `Epochs`. Whole images:
-`decoders`. Converters: `ffcv_writer`. Augmentation: `augmentation`. Training: `timm_train`, and in `our_training` the
-trainer itself, whole and in parts.
+Loaders, whose `open_epochs(path, config)` gives their `Epochs` (`benchmarks.contenders` lists them): `dali`,
+`huggingface_datasets`, `limit`, `litdata_loader`, `mosaic_streaming`, `spdl_loader`, `timm_loader`,
+`torchvision_folder`, `torchvision_loader` and `webdataset_loader`; what several of them need: `pictures` and
+`worker_processes`. Whole images: `decoders`. Converters: `ffcv_writer`. Augmentation: `augmentation`. Training:
+`timm_train`, and in `our_training` the trainer itself, whole and in parts.
 """

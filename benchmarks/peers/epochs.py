@@ -2,14 +2,22 @@
 
 from collections.abc import Callable, Iterator, Sized
 from pathlib import Path
+from typing import NamedTuple
 
 from loaders.beton import Beton, ImageMode
 from loaders.errors import FastvitError
 
-__all__ = ["Epochs", "open_jpegs"]
+__all__ = ["Epochs", "LabelledFile", "open_jpegs"]
 
 Epochs = Callable[[int], Iterator[Sized]]
 """Makes the batches of epoch k, one by one; a batch's length is its number of images."""
+
+
+class LabelledFile(NamedTuple):
+    """An image file's bytes and its class, of which a peer's own format is made."""
+
+    data: bytes
+    label: int
 
 
 def open_jpegs(path: Path, peer: str) -> Beton:

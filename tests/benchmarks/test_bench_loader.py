@@ -13,7 +13,7 @@ import torch
 from benchmarks import page_cache
 from benchmarks.bench_loader import BenchLoader, bench_loader
 from benchmarks.cli import main
-from benchmarks.contenders import CONTENDERS
+from benchmarks.contenders import CONTENDERS, install_command, installed_contenders
 from benchmarks.loading import Loading
 from benchmarks.noise import NoiseWatch
 from loaders.cpus import usable_cpus
@@ -92,8 +92,8 @@ def test_the_ratio_to_the_limit(photo_set, run):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"loaders": ("nope",)}, "unknown loader 'nope'; choose from: dali, dali-mixed, dali-plain"),
-        ({"loaders": (",",)}, "must name at least one of: dali, dali-mixed"),
+        ({"loaders": ("nope",)}, "unknown loader 'nope'; choose from: dali, dali-full, dali-mixed, dali-plain"),
+        ({"loaders": (",",)}, "must name at least one of: dali, dali-full, dali-mixed"),
         ({"rounds": 0}, "rounds must be positive, got 0"),
         ({"repeat": 0}, "repeat must be positive, got 0"),
         ({"loaders": ("native", "dali-mixed")}, "^dali-mixed decodes on a GPU: add --device cuda, or leave it out of"),
@@ -109,6 +109,55 @@ def test_bad_options_are_refused(raw_set, changes, message, monkeypatch):
 
 def test_what_contenders_import_is_there():
     assert all(find_spec(entrant.module) for entrant in CONTENDERS.values())
+
+
+@pytest.fixture
+def packages(monkeypatch):
+    """Which packages are there: those that a test adds, and no others."""
+    there = set()
+    monkeypatch.setattr("benchmarks.contenders.find_spec", lambda name: name if name in there else None)
+    return there
+
+
+@pytest.mark.usefixtures("in_process", "packages")
+def test_installed_names_what_can_run_and_says_how_to_install_the_rest(raw_set, run):
+    options = ["--case", "whole", "--rounds", "1", "--round-seconds", "1e-9"]
+    code, rows, out, _ = run(raw_set.path, "--loaders", "resident", "installed", *options)
+    assert code == 0
+    assert [row["loader"] for row in rows] == ["resident", "native", "torch"]
+    for line in (
+        "Left out: nvjpeg (decodes on a GPU)",
+        "Left out: ffcv (not installed: pip install 'fastvit[ffcv]')",
+        "Left out: torch-pil (reads no raw images)",
+        "Left out: timm (has no such crop)",
+        "Left out: streaming (not installed: pip install mosaicml-streaming)",
+        "Left out: synthetic (by name only)",
+    ):
+        assert f"\n{line}\n" in f"\n{out}"
+    assert "Left out: resident" not in out
+
+
+@pytest.mark.usefixtures("packages")
+def test_a_loader_that_is_not_installed_is_refused_before_anything_is_made(photo_set):
+    config = BenchLoader(data=photo_set.path, loaders=("native", "spdl"))
+    with pytest.raises(
+        ImportError, match="^spdl is not installed; leave it out .*, or install it with: pip install spdl$"
+    ):
+        bench_loader(config)
+
+
+def test_which_contenders_are_installed(packages):
+    assert {"native", "torch-pil", "timm", "limit"} <= set(installed_contenders())
+    assert not {"ffcv", "webdataset"} & set(installed_contenders())
+    packages |= {"webdataset"}
+    assert "webdataset" in installed_contenders()
+
+
+def test_whoever_needs_a_package_says_what_installs_it():
+    for name, entrant in CONTENDERS.items():
+        command = install_command(name)
+        assert (command is None) == (entrant.package is None)
+        assert command is None or command.startswith("pip install ")
 
 
 @pytest.mark.usefixtures("in_process")

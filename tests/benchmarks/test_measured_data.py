@@ -1,9 +1,12 @@
 """Copies of what is measured have the same images: as files in class folders, or several times over."""
 
+import io
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks.measured_data import as_form, repeated
 from loaders.beton import Beton
@@ -64,12 +67,33 @@ def test_what_has_the_form_already_is_taken_as_it_is(photo_set, image_folder, tm
     assert not (tmp_path / "none").exists()
 
 
-def test_other_images_than_jpegs_are_not_written_into_other_forms(tmp_path):
+def test_other_images_than_jpegs_are_not_written_into_a_beton_file(tmp_path):
     file = tmp_path / "images" / "dog" / "1.png"
     file.parent.mkdir(parents=True)
     file.write_bytes(b"\x89PNG\r\n\x1a\n")
-    with pytest.raises(ValueError, match=r"dog/1\.png: no JPEG, which is all that ffcv is given: leave it out of --lo"):
+    with pytest.raises(
+        ValueError, match="^image 0 is no JPEG, .*leave those that need one .ffcv, limit. out of --loaders, or"
+    ):
         as_form("beton", tmp_path / "images", tmp_path / "copy", reader="ffcv")
+
+
+def test_other_images_than_jpegs_are_written_into_forms_that_hold_files(tmp_path):
+    file = tmp_path / "shards" / "0.tar"
+    file.parent.mkdir()
+    image = Image.new("RGB", (9, 7), (1, 2, 3))
+    with tarfile.open(file, "w") as archive:
+        for name, content in (("a.png", _png(image)), ("a.cls", b"4")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    copy = as_form("folder", file.parent, tmp_path / "copy", reader="torch-pil")
+    assert open_records(copy).decode(0).shape == (3, 7, 9)
+
+
+def _png(image):
+    file = io.BytesIO()
+    image.save(file, "png")
+    return file.getvalue()
 
 
 @pytest.mark.parametrize("data", ["folder", "tar"], indirect=True)
