@@ -132,7 +132,9 @@ def print_table(
         table.add_row(*cells)
     console = Console(width=None if sys.stdout.isatty() else _TABLE_WIDTH)
     console.print(table)
-    warnings = dict.fromkeys(f"Warning: {warning}" for row in rows for warning in row["noise"]["warnings"])
+    # Rows that predict or list something measure no rounds.
+    noises = [row["noise"] for row in rows if "noise" in row]
+    warnings = dict.fromkeys(f"Warning: {warning}" for noise in noises for warning in noise["warnings"])
     for line in (*notes, *warnings):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
