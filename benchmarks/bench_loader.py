@@ -14,7 +14,7 @@ from benchmarks.contenders import CONTENDERS, left_out, require_installed
 from benchmarks.harness import Contender
 from benchmarks.loading import Loading, Measurement, measure_cold, measure_warm
 from benchmarks.measured_data import as_form, holds_raw_images, repeated
-from benchmarks.options import check_positive, split_names
+from benchmarks.options import INSTALLED, check_positive, split_names
 from benchmarks.row_files import Row
 from benchmarks.rows import cost_columns, costs, measured_rows, print_table, ratio_column, ratios, speed_columns
 from loaders import LoaderConfig
@@ -26,7 +26,6 @@ __all__ = ["CROPS", "BenchLoader", "bench_loader", "contender_data"]
 
 CROPS: dict[str, Crop] = {"train": "random_resized", "val": "center", "whole": "whole", "shift": "shift"}
 
-_INSTALLED = "installed"
 _ROUND_SECONDS = 1.0
 _MOST_RESIDENT = 0.01  # of data that counts as cold
 
@@ -70,7 +69,7 @@ class BenchLoader:
 
     def __post_init__(self) -> None:
         check_positive(self, "resolution", "threads", "batch_size", "rounds", "repeat")
-        on_gpu = [name for name in self.names if name != _INSTALLED and CONTENDERS[name].decodes_on_gpu]
+        on_gpu = [name for name in self.names if name != INSTALLED and CONTENDERS[name].decodes_on_gpu]
         if on_gpu and self.device == "cpu":
             raise FastvitError(f"{on_gpu[0]} decodes on a GPU: add --device cuda, or leave it out of --loaders")
         if self.device == "cuda" and not torch.cuda.is_available():
@@ -95,7 +94,7 @@ class BenchLoader:
     @property
     def names(self) -> list[str]:
         """The loaders, in the order of their turns; `installed` stands for those that `bench_loader` finds."""
-        return split_names(self.loaders, {*CONTENDERS, _INSTALLED}, kind="loader")
+        return split_names(self.loaders, {*CONTENDERS, INSTALLED}, kind="loader")
 
     @property
     def loader_config(self) -> LoaderConfig:
@@ -135,12 +134,12 @@ def bench_loader(config: BenchLoader) -> list[Row]:
 
 def _with_installed(config: BenchLoader) -> tuple[BenchLoader, dict[str, str]]:
     """The benchmark with the loaders that `installed` stands for, and why it does not stand for the others."""
-    if _INSTALLED not in config.names:
+    if INSTALLED not in config.names:
         return config, {}
     raw = holds_raw_images(config.data)
     absent = left_out(crop=CROPS[config.case], device=config.device, has_raw_images=raw)
     found = [name for name in CONTENDERS if name not in absent]
-    names = [name for name in dict.fromkeys([*config.names, *found]) if name != _INSTALLED]
+    names = [name for name in dict.fromkeys([*config.names, *found]) if name != INSTALLED]
     return replace(config, loaders=tuple(names)), {name: absent[name] for name in absent if name not in names}
 
 
