@@ -131,20 +131,23 @@ class BenchDoctor:
 
 def bench_doctor(config: BenchDoctor) -> int:
     """Examine data and machine, print what was found, and return the exit code."""
-    row = diagnose(config)
+    row = diagnose(config, start=time.monotonic() - seconds_since_start())
     print_report(row)
     step = row["limits"]["step"]
     return LOADER_LIMITS if step is not None and row["predicted_images_per_second"] < step else 0
 
 
-def diagnose(config: BenchDoctor) -> Row:
+def diagnose(config: BenchDoctor, *, start: float) -> Row:
     """Examine data and machine; the row, which `config.json` gets as well.
+
+    Args:
+        config: What is asked.
+        start: From when on `config.seconds` count, on `time.monotonic`'s clock.
 
     Raises:
         FastvitError: The data are missing or damaged, or hold no images.
         OSError: The file of rows cannot be written, which shows before anything is measured.
     """
-    start = time.monotonic() - seconds_since_start()
     if config.json is not None:
         append_rows(config.json, [])
     loading, training = config.loader_config, config.training

@@ -8,6 +8,7 @@ import io
 import shlex
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
@@ -125,7 +126,7 @@ def _checked(cases: Sequence[Case], config: Check, folder: Path) -> Iterator[Row
         sample_images=min(_MOST_IMAGES, len(open_data_set(data).images) // 2),
         seconds=_SECONDS,
     )
-    row = diagnose(asked)
+    row = diagnose(asked, start=time.monotonic())
     options = {option["name"]: option for option in row["options"]}
     for case in cases:
         chosen = row if case.option is None else options[case.option]

@@ -26,6 +26,7 @@ def _short_turns(monkeypatch):
     monkeypatch.setattr(examination, "_TURN_SECONDS", 1e-3)
     monkeypatch.setattr(examination, "_READING_SECONDS", 0.1)
     monkeypatch.setattr(command, "_VERIFY_SECONDS", 0.01)
+    monkeypatch.setattr(command, "seconds_since_start", lambda: 0.0)  # the tests' own process is old
     monkeypatch.setattr(checking, "_VERIFY_SECONDS", 0.01)
 
 
@@ -35,7 +36,8 @@ def run(tmp_path, monkeypatch, capsys):
 
     def run(*arguments):
         out = tmp_path / "rows.jsonl"
-        monkeypatch.setattr(sys, "argv", ["fastvit-bench", "doctor", *map(str, arguments), "--json", str(out)])
+        common = ["--json", str(out), *([] if "--seconds" in arguments else ["--seconds", "600"])]
+        monkeypatch.setattr(sys, "argv", ["fastvit-bench", "doctor", *map(str, arguments), *common])
         code = main()
         row = json.loads(out.read_text().splitlines()[-1]) if out.exists() and out.stat().st_size else None
         return code, row, *capsys.readouterr()
@@ -123,7 +125,7 @@ def test_the_data_of_the_preset_are_looked_at_when_none_are_named(raw_set, monke
     seen = []
     monkeypatch.setattr(command, "examine", lambda question: seen.append(question) or pytest.skip.Exception)
     with pytest.raises(AttributeError):
-        diagnose(BenchDoctor(preset="cifar10-quick"))
+        diagnose(BenchDoctor(preset="cifar10-quick"), start=0.0)
     assert seen[0].data == build_preset("cifar10-quick").data.train
 
 
@@ -206,7 +208,7 @@ def test_there_are_twenty_cases():
 
 
 def test_predictions_and_truths_of_all_kinds(photo_set, raw_set, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(checking, "_SECONDS", 60)
+    monkeypatch.setattr(checking, "_SECONDS", 600)
     monkeypatch.setattr(
         checking,
         "CASES",
@@ -241,12 +243,17 @@ def test_predictions_and_truths_of_all_kinds(photo_set, raw_set, tmp_path, monke
 def test_a_check_sees_half_of_the_images(photo_set, raw_set, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        checking, "diagnose", lambda config: asked.append(config) or {"options": [], "predicted_images_per_second": 1.0}
+        checking,
+        "diagnose",
+        lambda config, start: (
+            asked.append((config, time.monotonic() - start)) or {"options": [], "predicted_images_per_second": 1.0}
+        ),
     )
     monkeypatch.setattr(checking, "_print", lambda rows: None)
     check(Check(photos=photo_set.path, cifar10=raw_set.path, cases=(1,)))
     with Beton(photo_set.path) as beton:
-        assert asked[0].sample_images == beton.num_samples // 2
+        assert asked[0][0].sample_images == beton.num_samples // 2
+    assert asked[0][1] < 60  # the time of each examination begins with it
 
 
 def test_cases_that_do_not_exist(photo_set):
@@ -255,5 +262,5 @@ def test_cases_that_do_not_exist(photo_set):
 
 
 def test_the_loader_may_have_all_cpus(photo_set):
-    row = diagnose(BenchDoctor(data=photo_set.path, resolution=32))
+    row = diagnose(BenchDoctor(data=photo_set.path, resolution=32), start=time.monotonic())
     assert row["threads"] == usable_cpus()

@@ -28,6 +28,7 @@ def found(sample_of, config, tmp_path, monkeypatch):
 def test_of_jpegs(forms, found, monkeypatch):
     monkeypatch.setattr("benchmarks.doctor.options._SIDES", ())
     options = found(forms["folder"], times=2)
+    assert " --max-side 0 --min-side 37 " in options["raw pixels, short side 37 px"].how
     assert list(options) == [
         "one .beton file",
         "restart markers",
