@@ -123,11 +123,12 @@ def print_table(
     caption = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB"
     if gpu := machine["gpu"]:
         caption += f"\n{gpu['name']}, driver {gpu['driver']}, CUDA {gpu['cuda']}, cuDNN {gpu['cudnn']}"
-    print_columns(title, columns, caption=f"{caption}, torch {versions['torch']}")
+    warnings = dict.fromkeys(f"Warning: {warning}" for row in rows for warning in row["noise"]["warnings"])
+    print_columns(title, columns, caption=f"{caption}, torch {versions['torch']}", notes=(*notes, *warnings))
 
 
-def print_columns(title: str, columns: Mapping[str, Sequence[str]], *, caption: str) -> None:
-    """Print columns of cells, the first one to the left; those without any text are left out."""
+def print_columns(title: str, columns: Mapping[str, Sequence[str]], *, caption: str, notes: Sequence[str] = ()) -> None:
+    """Print a table of cells by heading, as `print_table` does, with a caption in place of the machine."""
     table = Table(title=title, caption=caption)
     filled = {name: cells for name, cells in columns.items() if any(cells)}
     for number, name in enumerate(filled):
@@ -136,8 +137,7 @@ def print_columns(title: str, columns: Mapping[str, Sequence[str]], *, caption: 
         table.add_row(*cells)
     console = Console(width=None if sys.stdout.isatty() else _TABLE_WIDTH)
     console.print(table)
-    warnings = dict.fromkeys(f"Warning: {warning}" for row in rows for warning in row["noise"]["warnings"])
-    for line in (*notes, *warnings):
+    for line in notes:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
