@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.environment import environment
+from benchmarks.noise import NoiseWatch
 from benchmarks.options import check_positive
 from benchmarks.plan.forecast import Cluster, Forecast, forecast
 from benchmarks.plan.job import Job, describe_job
@@ -151,8 +152,12 @@ def bench_plan(config: BenchPlan) -> list[Row]:
     }
     if config.json is not None:
         append_rows(config.json, [])  # whether it can be written shows before anything is measured
-    rates = _rates(config, next(iter(jobs.values())))
+    with NoiseWatch() as watch:
+        rates = _rates(config, next(iter(jobs.values())))
     origin = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **environment()}
+    if config.measure:
+        first = next(iter(rates.phases.values()))
+        origin["noise"] = watch.noise({"steps": [first.images_per_second]})  # measured once: there is no spread
     rows = [_row(config, data, job, rates, num_gpus) | origin for num_gpus, job in jobs.items()]
     if config.json is not None:
         append_rows(config.json, rows)
@@ -278,7 +283,8 @@ def _print(config: BenchPlan, rows: list[Row]) -> None:
         "network, Gb/s": ["" if network is None else f"{8e-9 * network:,.0f}" for network in networks],
     }
     caption = f"{first['assumptions']['bytes_per_image']:,.0f} bytes an image, none of them in memory"
-    print_columns("what each machine needs so that no GPU waits", columns, caption=caption)
+    warnings = [f"Warning: {warning}" for warning in first.get("noise", {"warnings": []})["warnings"]]
+    print_columns("what each machine needs so that no GPU waits", columns, caption=caption, notes=warnings)
 
 
 def _hours(hours: float) -> str:

@@ -131,27 +131,24 @@ def print_table(
     caption = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB"
     if gpu := machine["gpu"]:
         caption += f"\n{gpu['name']}, driver {gpu['driver']}, CUDA {gpu['cuda']}, cuDNN {gpu['cudnn']}"
-    print_columns(title, columns, caption=f"{caption}, torch {versions['torch']}")
     # Rows that predict or list something measure no rounds.
     noises = [row["noise"] for row in rows if "noise" in row]
     warnings = dict.fromkeys(f"Warning: {warning}" for noise in noises for warning in noise["warnings"])
-    for line in (*notes, *warnings):
-        _console().print(line, markup=False, highlight=False, soft_wrap=True)
+    print_columns(title, columns, caption=f"{caption}, torch {versions['torch']}", notes=(*notes, *warnings))
 
 
-def print_columns(title: str, columns: Mapping[str, Sequence[str]], *, caption: str) -> None:
-    """Print columns of cells, the first one to the left; those without any text are left out."""
+def print_columns(title: str, columns: Mapping[str, Sequence[str]], *, caption: str, notes: Sequence[str] = ()) -> None:
+    """Print a table of cells by heading, as `print_table` does, with a caption in place of the machine."""
     table = Table(title=title, caption=caption)
     filled = {name: cells for name, cells in columns.items() if any(cells)}
     for number, name in enumerate(filled):
         table.add_column(name, justify="right" if number else "left")
     for cells in zip(*filled.values(), strict=True):
         table.add_row(*cells)
-    _console().print(table)
-
-
-def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else _TABLE_WIDTH)
+    console = Console(width=None if sys.stdout.isatty() else _TABLE_WIDTH)
+    console.print(table)
+    for line in notes:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def speed_columns(rows: Sequence[Row]) -> dict[str, list[str]]:

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from benchmarks import noise
 from benchmarks.bench_plan import BenchPlan, bench_plan
 from benchmarks.cli import main
 from benchmarks.plan import check, measure
@@ -90,6 +91,7 @@ def test_the_bytes_of_the_data_count(make_set, tmp_path):
 def test_rates_of_this_machine(make_set, monkeypatch, capsys):
     monkeypatch.setitem(MODELS, "vit_small_cifar", tiny_cifar_vit)
     monkeypatch.setattr(measure, "_SECONDS", 0.05)
+    monkeypatch.setattr(noise, "_warnings", lambda *_, **others: ["Others were busy."])
     images = make_set("train.beton", 60, num_classes=10).path
     options = {"preset": "cifar10-vit-small-fast", "batch_size": 12, "gpus": (1,), "epochs": 3.0}
     (row,) = bench_plan(BenchPlan(**options, measure=True, data=images, val=images))
@@ -106,7 +108,10 @@ def test_rates_of_this_machine(make_set, monkeypatch, capsys):
     assert assumptions["rest_seconds"] > 0
     assert 0 < assumptions["disk_bytes_per_second"] < 1e12
     assert row["shares"]["loader_wait"] > 0
-    assert "measured on cpu" in capsys.readouterr().out
+    assert row["noise"]["warnings"] == ["Others were busy."]
+    printed = capsys.readouterr().out
+    assert "measured on cpu" in printed
+    assert "Warning: Others were busy." in printed
 
 
 def test_a_check_says_how_far_a_plan_was_off(monkeypatch, tmp_path, capsys):
