@@ -133,7 +133,7 @@ def svg(plot: Plot, width: int) -> str:
     written = _saved(plot, width, ground=0, options=options, file_format="svg", dpi=72).decode()
     text = written[written.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
-    text = re.sub(r'<g id="[a-z]+_[\d.]+">', "<g>", text)  # such names are in every figure of a page
+    text = re.sub(r' id="[\w.]+_\d+"', "", text)  # such names are in every figure of a page
     text = re.sub(r"font: ([^;\"]*?)([\d.]+px) [^;\"]*", r"font: \1\2 var(--font)", text)
     names = {light: name for name, (light, _) in COLORS.items()}
     text = re.sub(r"#[0-9a-f]{6}\b", lambda found: f"var(--{names[found[0]]})", text)
