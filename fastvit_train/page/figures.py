@@ -327,7 +327,7 @@ def _legend_columns(names: Sequence[str], width: float) -> int:
 
 
 def _short(value: float) -> str:
-    """A number with three digits that count, and with thousands separated."""
+    """A number with as many digits as count, and with thousands separated."""
     if value == 0 or abs(value) >= 100:
         return f"{value:,.0f}"
-    return f"{value:.3g}" if abs(value) >= 1e-3 else f"{value:.1e}"
+    return f"{value:.4g}"
