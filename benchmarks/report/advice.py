@@ -15,16 +15,23 @@ from benchmarks.report.parts import (
     warnings,
 )
 from benchmarks.row_files import Row
-from fastvit_train.page.content import Block, Cards, Facts, Folded, Section, Table, number
+from fastvit_train.page.content import Block, Cards, Facts, Folded, Number, Paragraph, Section, Table, number
 from fastvit_train.page.figures import Bar, Bars, StackedBars
 
 __all__ = ["doctor_sections", "plan_sections"]
 
 
+_MANY = 3  # diagnoses that a page shows in full
+
+
 def doctor_sections(rows: Sequence[Row]) -> list[Section]:
     """Each diagnosis; before them, where several were verified, what was predicted and what was measured."""
     verified = [row for row in rows if row.get("measured_images_per_second")]
-    return [*([_predictions(verified)] if len(verified) > 1 else []), *map(_doctor_section, rows)]
+    found = [_predictions(verified)] if len(verified) > 1 else []
+    each = [_doctor_section(row) for row in rows]
+    if len(each) > _MANY:
+        return [*found, Section("Doctor: each diagnosis", [Folded(section.title, section.blocks) for section in each])]
+    return [*found, *each]
 
 
 def _predictions(rows: Sequence[Row]) -> Section:
@@ -35,7 +42,7 @@ def _predictions(rows: Sequence[Row]) -> Section:
         "threads": number_column("threads"),
         "predicted images/s": number_column("predicted_images_per_second"),
         "measured images/s": number_column("measured_images_per_second"),
-        "miss %": number_column("miss", 1, scale=100),
+        "miss %": lambda row: Number(row["miss"], f"{100 * row['miss']:+.1f}"),
     }
     within = sum(abs(row["miss"]) <= 0.1 for row in rows)
     worst = max(rows, key=lambda row: abs(row["miss"]))
@@ -50,10 +57,11 @@ def _predictions(rows: Sequence[Row]) -> Section:
 
 def _doctor_section(row: Row) -> Section:
     preset = f" for {row['preset']}" if row.get("preset") else ""
-    title = f"{row['data']}, {row['case']}, {row['resolution']} px{preset}"
+    threads = f"{row['threads']} thread{'s' if row['threads'] != 1 else ''}"
+    title = f"{row['data']}, {row['case']}, {row['resolution']} px, {threads}{preset}"
     measured = row.get("measured_images_per_second")
     cards = [
-        ("To expect, images/s", f"{row['predicted_images_per_second']:,.0f}", f"with {row['threads']} threads"),
+        ("To expect, images/s", f"{row['predicted_images_per_second']:,.0f}", f"with {threads}"),
         ("What limits", row["limited_by"], ""),
         (
             "Measured, images/s",
@@ -116,7 +124,7 @@ def plan_sections(rows: Sequence[Row]) -> list[Section]:
 
 def _plan_section(rows: Sequence[Row]) -> Section:
     first = rows[0]
-    title = f"{first['preset']}: {first['num_images']:,} images × {first['epochs']:g} epochs"
+    title = f"{first['preset']}: {first['num_images']:,} images × {first['epochs']:g} epochs{_batch(rows)}"
     columns: Columns = {
         "GPUs": number_column("num_gpus"),
         "hours": number_column("hours", 2),
@@ -134,11 +142,21 @@ def _plan_section(rows: Sequence[Row]) -> Section:
         parts={name.replace("_", " "): values for name, values in shares.items() if max(values) >= 0.05},
         unit=" %",
     )
-    blocks: list[Block] = [table(rows, columns), plot, _needs(rows)]
+    blocks: list[Block] = [table(rows, columns), plot]
+    blocks += [Paragraph("What each machine needs so that no GPU waits:"), _needs(rows)]
     for row in rows:
         facts = [(name.replace("_", " "), _text(name, value)) for name, value in row["assumptions"].items()]
         blocks.append(Folded(f"Assumptions for {_gpus(row)}", [Facts(facts)]))
     return Section(f"Plan: {title}", [*blocks, how_it_was_measured(rows)])
+
+
+def _batch(rows: Sequence[Row]) -> str:
+    """What a step has on all numbers of GPUs."""
+    of_all = {row.get("batch_size") for row in rows}
+    of_each = {row["batch_size"] / row["num_gpus"] for row in rows if row.get("batch_size")}
+    if len(of_all) == 1 and None not in of_all:
+        return f", {of_all.pop():,} images a step"
+    return f", {of_each.pop():,g} images of each GPU a step" if len(of_each) == 1 else ""
 
 
 def _gpus(row: Row) -> str:
@@ -149,7 +167,7 @@ def _needs(rows: Sequence[Row]) -> Table:
     """What each machine needs so that no GPU waits."""
     columns: Columns = {
         "GPUs": number_column("num_gpus"),
-        "a machine needs of its loader, images/s": number_column("loader_images_per_second_per_node"),
+        "loader images/s": number_column("loader_images_per_second_per_node"),
         "cores": number_column("cores_per_node", 1),
         "storage MB/s": number_column("storage_bytes_per_second_per_node", scale=1e-6),
         "network Gb/s": number_column("network_bytes_per_second_per_node", scale=8e-9),

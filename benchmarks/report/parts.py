@@ -31,6 +31,8 @@ Columns = Mapping[str, Callable[[Row], Cell]]
 ORIGIN = ("command", "commit", "machine")
 """The keys in which rows of one command are the same."""
 
+_MANY_WARNINGS = 4
+
 
 def split(rows: Iterable[Row], *names: str) -> list[list[Row]]:
     """The rows in groups with the same values of these keys."""
@@ -121,7 +123,10 @@ def warnings(rows: Iterable[Row]) -> list[Block]:
     """What was wrong with the machine while the rows were measured."""
     found = [line for row in rows for line in (row.get("noise") or {}).get("warnings", [])]
     found += [row["cold_note"] for row in rows if row.get("cold_note")]
-    return [Notes(list(dict.fromkeys(found)))] if found else []
+    lines = list(dict.fromkeys(found))
+    if len(lines) > _MANY_WARNINGS:
+        return [Notes(lines[:2]), Folded(f"All {len(lines)} warnings", [Notes(lines)])]
+    return [Notes(lines)] if lines else []
 
 
 def how_it_was_measured(rows: Sequence[Row]) -> Folded:

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from PIL import Image
 
 __all__ = ["COLORS", "NARROW", "WIDE", "Bar", "Bars", "Lines", "Panel", "Plot", "Series", "StackedBars", "png", "svg"]
 
@@ -45,6 +46,7 @@ _SERIES = [f"series-{number}" for number in range(1, 9)]
 _FONT_SIZE = 13.0
 _BAR_HEIGHT = 26
 _PANEL_HEIGHT = 240
+_PNG_COLORS = 128
 _PADDING = 6  # all in CSS pixels
 
 
@@ -133,7 +135,7 @@ def svg(plot: Plot, width: int) -> str:
     written = _saved(plot, width, ground=0, options=options, file_format="svg", dpi=72).decode()
     text = written[written.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
-    text = re.sub(r'<g id="[a-z]+_[\d.]+">', "<g>", text)  # such names are in every figure of a page
+    text = re.sub(r' id="[\w.]+_\d+"', "", text)  # such names are in every figure of a page
     text = re.sub(r"font: ([^;\"]*?)([\d.]+px) [^;\"]*", r"font: \1\2 var(--font)", text)
     names = {light: name for name, (light, _) in COLORS.items()}
     text = re.sub(r"#[0-9a-f]{6}\b", lambda found: f"var(--{names[found[0]]})", text)
@@ -144,7 +146,10 @@ def svg(plot: Plot, width: int) -> str:
 
 def png(plot: Plot, *, is_dark: bool = False, width: int = WIDE) -> bytes:
     """The figure as a PNG of twice as many pixels as `width`, on a light or a dark ground."""
-    return _saved(plot, width, ground=int(is_dark), options={}, file_format="png", dpi=144)
+    file = BytesIO()
+    with Image.open(BytesIO(_saved(plot, width, ground=int(is_dark), options={}, file_format="png", dpi=144))) as image:
+        image.convert("RGB").quantize(_PNG_COLORS).save(file, format="png", optimize=True)  # a third of the size
+    return file.getvalue()
 
 
 def _saved(plot: Plot, width: int, *, ground: int, options: dict[str, str], file_format: str, dpi: int) -> bytes:
@@ -201,7 +206,9 @@ def _draw_bars(figure: Figure, plot: Bars, color: Mapping[str, str]) -> None:
     width = figure.get_size_inches()[0]
     figure.set_size_inches(width, (_BAR_HEIGHT * len(plot.bars) + 12) / 72)
     axes = _bare_axes(figure, [bar.label for bar in plot.bars], color)
-    ends = [max(bar.value, bar.interval[1] if bar.interval else 0.0) for bar in plot.bars]
+    # An interval that is much longer than all bars is cut: the bars are to be seen.
+    cut = 1.5 * max(bar.value for bar in plot.bars)
+    ends = [max(bar.value, min(cut, bar.interval[1]) if bar.interval else 0.0) for bar in plot.bars]
     longest = max(len(bar.text) for bar in plot.bars)
     # The label of the longest bar has to fit behind it.
     label_share = min(0.6, (longest * _FONT_SIZE * 0.62 + 8) / (72 * width * 0.72))
@@ -210,17 +217,24 @@ def _draw_bars(figure: Figure, plot: Bars, color: Mapping[str, str]) -> None:
     for place, (bar, end) in enumerate(zip(plot.bars, ends, strict=True)):
         axes.barh(place, bar.value, height=0.66, color=color["series-1" if bar.is_marked else "rest"])
         if bar.interval is not None:
-            axes.plot(bar.interval, (place, place), color=color["text"], linewidth=1.4, solid_capstyle="butt")
-            axes.plot(bar.interval, (place, place), "|", color=color["text"], markersize=7, markeredgewidth=1.4)
+            low, high = bar.interval
+            axes.plot((low, min(high, end)), (place, place), color=color["text"], linewidth=1.4, solid_capstyle="butt")
+            marks = [low, *([high] if high <= end else [])]
+            axes.plot(marks, [place] * len(marks), "|", color=color["text"], markersize=7, markeredgewidth=1.4)
         weight = "bold" if bar.is_marked else "normal"
-        axes.text(end + 0.012 * limit, place, bar.text, va="center", weight=weight)
+        _write_behind(axes, end, place, bar.text, weight=weight)
+
+
+def _write_behind(axes: Axes, end: float, place: int, text: str, *, weight: str = "normal") -> None:
+    """Write a number at the end of a bar, some pixels behind it."""
+    axes.annotate(text, (end, place), xytext=(7, 0), textcoords="offset points", va="center", weight=weight)
 
 
 def _draw_stacked_bars(figure: Figure, plot: StackedBars, color: Mapping[str, str]) -> None:
     width = figure.get_size_inches()[0]
     columns = _legend_columns(list(plot.parts), width)
     legend_lines = math.ceil(len(plot.parts) / columns)
-    figure.set_size_inches(width, (_BAR_HEIGHT * len(plot.labels) + 12 + 22 * legend_lines) / 72)
+    figure.set_size_inches(width, (_BAR_HEIGHT * len(plot.labels) + 20 + 24 * legend_lines) / 72)
     axes = _bare_axes(figure, plot.labels, color)
     totals = [sum(values) for values in zip(*plot.parts.values(), strict=True)]
     room = 1.0 - min(0.45, 80 / (72 * width))
@@ -231,7 +245,7 @@ def _draw_stacked_bars(figure: Figure, plot: StackedBars, color: Mapping[str, st
         axes.barh(places, values, left=left, height=0.66, color=color[series], label=name)
         left = [start + value for start, value in zip(left, values, strict=True)]
     for place, total in enumerate(totals):
-        axes.text(total + 0.012 * axes.get_xlim()[1], place, f"{_short(total)}{plot.unit}", va="center")
+        _write_behind(axes, total, place, f"{_short(total)}{plot.unit}")
     figure.legend(loc="outside upper left", ncols=columns, frameon=False, handlelength=0.9, borderaxespad=0.0)
 
 
@@ -284,6 +298,7 @@ def _finish_panel(axes: Axes, panel: Panel) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.grid(axis="y", linewidth=1)
     axes.tick_params(length=0)
+    axes.tick_params(axis="x", pad=8)
     axes.set_axisbelow(True)
     axes.set_title(panel.title, loc="left", weight="bold")
     axes.set_xlabel(panel.x_label)
@@ -312,7 +327,7 @@ def _legend_columns(names: Sequence[str], width: float) -> int:
 
 
 def _short(value: float) -> str:
-    """A number with three digits that count, and with thousands separated."""
+    """A number with as many digits as count, and with thousands separated."""
     if value == 0 or abs(value) >= 100:
         return f"{value:,.0f}"
-    return f"{value:.3g}" if abs(value) >= 1e-3 else f"{value:.1e}"
+    return f"{value:.4g}"

@@ -123,8 +123,8 @@ def _table(table: Table) -> str:
 def _cell(cell: Cell, *, is_number: bool) -> str:
     if isinstance(cell, Number):
         return f'<td{_NUMBER} data-value="{cell.value!r}">{escape(cell.text)}</td>'
-    length = "short" if len(cell) <= _SHORT else "long" if len(cell) >= _LONG else ""
-    name = _NUMBER if is_number else f' class="{length}"' if length else ""
+    length = "short" if len(cell) <= _SHORT else "long" if len(cell) >= _LONG else "text"
+    name = _NUMBER if is_number else f' class="{length}"'
     return f"<td{name}>{escape(cell)}</td>"
 
 

@@ -228,7 +228,7 @@ def _curves_blocks(runs: Sequence[RunRecord]) -> Iterator[Block]:
         headings = ["run", "step", "epoch", "training min", "top-1 %", "averaged %", "loss"]
         start = 1 if len(runs) == 1 else 0
         table = Table(headings[start:], [line[start:] for line in lines])
-        yield Folded(f"All {len(lines)} evaluations", [_without_empty(table)])
+        yield Folded("The evaluations", [_without_empty(table)])
 
 
 def _over_time(run: RunRecord) -> Series:
