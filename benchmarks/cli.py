@@ -16,6 +16,7 @@ _PROG = "fastvit-bench"
 # Each NAME is a module bench_NAME with its options, BenchName, and the function bench_name that takes them.
 _BENCHMARKS = {
     "loader": "loaders side by side on one file",
+    "scaling": "loaders with more threads, or with more records",
     "train": "where a preset's training time goes",
     "augment": "augmentations side by side",
     "convert": "converters side by side on the same images",

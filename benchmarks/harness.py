@@ -1,6 +1,7 @@
 """Measuring side by side: each contender in its own process, all taking turns, with what each one cost."""
 
 import multiprocessing
+import re
 import sys
 import time
 import traceback
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
@@ -109,6 +111,10 @@ class Contender(Generic[Subject]):
         turn = self._answer()
         assert turn is not None
         return max(peak_rss_bytes, turn.peak_rss_bytes)
+
+    def anonymous_rss_bytes(self) -> int:
+        """The resident memory of the process and its children, without that of files, which others share."""
+        return sum(_anonymous_rss_bytes(process.pid) for process in _family(psutil.Process(self._process.pid)))
 
     def kill(self) -> None:
         """End the process and its children at once."""
@@ -247,3 +253,12 @@ def _peak_rss_bytes(ancestor: psutil.Process) -> int:
         with suppress(FileNotFoundError, ProcessLookupError):
             total += peak_rss_bytes(process.pid)
     return total
+
+
+def _anonymous_rss_bytes(pid: int) -> int:
+    """As the kernel has it in kB; 0 of a process that has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return sum(1024 * int(number) for number in re.findall(r"^RssAnon:\s+(\d+) kB$", status, re.MULTILINE))

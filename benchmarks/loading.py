@@ -2,12 +2,14 @@
 
 import gc
 import math
-from collections.abc import Iterator, Mapping, Sized
+import time
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +21,7 @@ from benchmarks.peers.epochs import Epochs
 from loaders import LoaderConfig, build_loader
 from loaders.cpus import num_threads
 
-__all__ = ["Loading", "Measurement", "measure_cold", "measure_warm"]
+__all__ = ["Loading", "Measurement", "measure_cold", "measure_one_epoch", "measure_warm"]
 
 # Round k makes epochs k * _MOST_EPOCHS and following: all loaders see the same crops, however many epochs they make.
 _MOST_EPOCHS = 1000
@@ -31,8 +33,12 @@ class Measurement:
 
     rounds: list[Turn]
     epochs_per_round: int
+    open_seconds: float
+    """Building the loader; the median where each round does so."""
     first_batch_seconds: float
-    """From building the loader to its first batch; the median where each round does so."""
+    """From the beginning of that to the first batch."""
+    anonymous_rss_bytes: int
+    """Memory that is no part of a file, after the last round."""
     resident_fraction: float | None = None
     """Of the data that is to be on the disk alone: the largest share that was in memory when a round began."""
 
@@ -65,17 +71,24 @@ class Loading:
 
     def start_epoch(self, number: int) -> int:
         """Take the first batch of an epoch."""
+        self._number = number
         self._started = self._epochs(number)
         return self._take(next(self._started))
-
-    def first_batch(self, *, epoch: int = 0) -> int:
-        """Build the loader and take one batch of an epoch."""
-        self.open()
-        return self.start_epoch(epoch)
 
     def rest_of_epoch(self) -> int:
         """Take the batches that follow the first one."""
         return sum(map(self._take, self._started))
+
+    def batches_for(self, seconds: float) -> int:
+        """Take batches of the epoch for so long, and where it ends those of the next ones."""
+        end, num_images = time.perf_counter() + seconds, 0
+        while True:
+            for batch in self._started:
+                num_images += self._take(batch)
+                if time.perf_counter() >= end:
+                    return num_images
+            self._number += 1
+            self._started = self._epochs(self._number)
 
     def whole_epochs(self, numbers: range) -> int:
         """Take all batches of these epochs."""
@@ -119,9 +132,9 @@ def measure_warm(
         rounds: How many turns each has.
         round_seconds: How long a turn is to last at least: as many epochs as that takes, or 1000.
     """
-    first_batches, num_epochs = {}, {}
+    openings, num_epochs = {}, {}
     for name, contender in contenders.items():
-        first_batches[name] = contender.run(Loading.first_batch)
+        openings[name] = _open(contender, epoch=0)
         contender.run(Loading.rest_of_epoch)
         num_epochs[name] = _epochs_per_round(contender, round_seconds)
 
@@ -131,12 +144,8 @@ def measure_warm(
 
     turns = take_turns(contenders, rounds, turn)
     return {
-        name: Measurement(
-            rounds=turns[name],
-            epochs_per_round=num_epochs[name],
-            first_batch_seconds=first_batches[name].seconds,
-        )
-        for name in contenders
+        name: _measurement(contender, turns[name], [openings[name]], epochs_per_round=num_epochs[name])
+        for name, contender in contenders.items()
     }
 
 
@@ -162,39 +171,73 @@ def measure_cold(
     """
     files = {name: files_of(path) for name, path in data.items()}
     for contender in contenders.values():
-        _open_and_take(contender, epoch=0)  # it compiles, and imports what it needs
+        _opened_epoch(contender, epoch=0)  # it compiles, and imports what it needs
     residents: dict[str, list[float]] = {name: [] for name in contenders}
-    first_batches: dict[str, list[Turn]] = {name: [] for name in contenders}
+    openings: dict[str, list[_Opening]] = {name: [] for name in contenders}
 
     def turn(name: str, number: int) -> Turn:
         evict(files[name])
         residents[name].append(resident_fraction(files[name]))
-        first, rest = _open_and_take(contenders[name], epoch=number * _MOST_EPOCHS)
-        first_batches[name].append(first)
-        return Turn(
-            num_images=first.num_images + rest.num_images,
-            seconds=first.seconds + rest.seconds,
-            cpu_seconds=first.cpu_seconds + rest.cpu_seconds,
-            peak_rss_bytes=rest.peak_rss_bytes,
-            peak_device_memory_bytes=rest.peak_device_memory_bytes,
-            device_busy_fraction=rest.device_busy_fraction,
-        )
+        opening, whole = _opened_epoch(contenders[name], epoch=number * _MOST_EPOCHS)
+        openings[name].append(opening)
+        return whole
 
     turns = take_turns(contenders, rounds, turn)
     return {
-        name: Measurement(
-            rounds=turns[name],
-            epochs_per_round=1,
-            first_batch_seconds=median(first.seconds for first in first_batches[name]),
+        name: replace(
+            _measurement(contender, turns[name], openings[name], epochs_per_round=1),
             resident_fraction=max(residents[name]),
         )
-        for name in contenders
+        for name, contender in contenders.items()
     }
 
 
-def _open_and_take(contender: Contender[Loading], *, epoch: int) -> tuple[Turn, Turn]:
-    """The turns of the first batch and of the others; then the loader is closed, so that no page stays mapped."""
-    first = contender.run(partial(Loading.first_batch, epoch=epoch))
+def measure_one_epoch(contender: Contender[Loading], *, rounds: int, round_seconds: float) -> Measurement:
+    """Measure batches within an epoch, in rounds without a pause, after a round that warms up.
+
+    Args:
+        contender: The loader.
+        rounds: How many.
+        round_seconds: How long each lasts.
+    """
+    opening = _open(contender, epoch=0)
+    turns = [contender.run(partial(Loading.batches_for, seconds=round_seconds)) for _ in range(1 + rounds)]
+    return _measurement(contender, turns[1:], [opening], epochs_per_round=1)
+
+
+class _Opening(NamedTuple):
+    """The turns that build a loader and take its first batch."""
+
+    build: Turn
+    first_batch: Turn
+
+
+def _open(contender: Contender[Loading], *, epoch: int) -> _Opening:
+    return _Opening(contender.run(Loading.open), contender.run(partial(Loading.start_epoch, number=epoch)))
+
+
+def _opened_epoch(contender: Contender[Loading], *, epoch: int) -> tuple[_Opening, Turn]:
+    """Build a loader and take an epoch; it is closed then, so that no page stays mapped. The turn has all but that."""
+    opening = _open(contender, epoch=epoch)
     rest = contender.run(Loading.rest_of_epoch)
     contender.run(Loading.close)
-    return first, rest
+    parts = (*opening, rest)
+    whole = replace(
+        rest,
+        num_images=sum(part.num_images for part in parts),
+        seconds=sum(part.seconds for part in parts),
+        cpu_seconds=sum(part.cpu_seconds for part in parts),
+    )
+    return opening, whole
+
+
+def _measurement(
+    contender: Contender[Loading], turns: list[Turn], openings: Sequence[_Opening], *, epochs_per_round: int
+) -> Measurement:
+    return Measurement(
+        rounds=turns,
+        epochs_per_round=epochs_per_round,
+        open_seconds=median(build.seconds for build, _ in openings),
+        first_batch_seconds=median(build.seconds + first.seconds for build, first in openings),
+        anonymous_rss_bytes=contender.anonymous_rss_bytes(),
+    )

@@ -39,15 +39,17 @@ def _speeds(turns: Sequence[Turn]) -> list[float]:
     return [turn.num_images / turn.seconds for turn in turns]
 
 
-def ratios(name: str, turns: Sequence[Turn], others: Sequence[Turn] | None) -> Row:
+def ratios(name: str, turns: Sequence[Turn], others: Sequence[Turn] | None, *, scale: float = 1.0) -> Row:
     """The part of a row that says how a contender's speed relates to another's in the same rounds.
 
     Args:
         name: The figure's; its interval is called after it.
         turns: The contender's.
         others: The other's; None where there is no such contender.
+        scale: What ratios are multiplied by.
     """
-    estimate = None if others is None else median_ratio(_speeds(turns), _speeds(others))
+    mine = [scale * speed for speed in _speeds(turns)]
+    estimate = None if others is None else median_ratio(mine, _speeds(others))
     return {name: estimate and estimate.value, f"{name}_interval": estimate and estimate.interval}
 
 
@@ -123,7 +125,9 @@ def print_table(
     caption = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB"
     if gpu := machine["gpu"]:
         caption += f"\n{gpu['name']}, driver {gpu['driver']}, CUDA {gpu['cuda']}, cuDNN {gpu['cudnn']}"
-    warnings = dict.fromkeys(f"Warning: {warning}" for row in rows for warning in row["noise"]["warnings"])
+    # Rows that predict or list something measure no rounds.
+    noises = [row["noise"] for row in rows if "noise" in row]
+    warnings = dict.fromkeys(f"Warning: {warning}" for noise in noises for warning in noise["warnings"])
     print_columns(title, columns, caption=f"{caption}, torch {versions['torch']}", notes=(*notes, *warnings))
 
 

@@ -29,6 +29,9 @@ class _InProcess:
     def run(self, work):
         return _measure(pickle.loads(pickle.dumps(work)), self._subject)
 
+    def anonymous_rss_bytes(self):
+        return 1
+
     def run_watched(self, work):
         return self.run(work).peak_rss_bytes
 

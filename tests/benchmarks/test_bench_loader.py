@@ -4,6 +4,7 @@ import json
 import sys
 from functools import wraps
 from importlib.util import find_spec
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -275,3 +276,14 @@ def test_warm_rows_say_so(photo_set, run):
 def test_options_that_make_no_sense_with_a_cold_cache(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         BenchLoader(data=tmp_path, cache="cold", **changes)
+
+
+@pytest.mark.parametrize("name", ["native", "limit"])
+def test_a_closed_loader_has_nothing_mapped(photo_set, name):
+    loading = Loading(name, BenchLoader(data=photo_set.path, threads=1).loader_config, photo_set.path)
+    loading.open()
+    loading.start_epoch(0)
+    loading.rest_of_epoch()
+    assert str(photo_set.path) in Path("/proc/self/maps").read_text()
+    loading.close()
+    assert str(photo_set.path) not in Path("/proc/self/maps").read_text()

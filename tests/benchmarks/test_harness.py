@@ -5,6 +5,7 @@ import sys
 import time
 from functools import partial
 
+import numpy as np
 import psutil
 import pytest
 
@@ -133,3 +134,19 @@ def test_work_that_takes_too_long_is_killed_with_its_children(tmp_path):
         assert child is None or child.status() == psutil.STATUS_ZOMBIE
         with pytest.raises(RuntimeError, match="the process of sleeper died"):
             contender.run(_one)
+
+
+def _map_a_file_and_keep_memory(path):
+    mapped = np.memmap(path, np.uint8, "r")
+    return mapped, int(mapped[::4096].sum()), np.ones(_NUM_BYTES, np.uint8)
+
+
+def test_memory_of_files_is_not_anonymous(tmp_path):
+    path = tmp_path / "data"
+    path.write_bytes(bytes(_NUM_BYTES))
+    with Contender("mapper", partial(_map_a_file_and_keep_memory, path)) as contender:
+        contender.wait_until_ready()
+        anonymous = contender.anonymous_rss_bytes()
+        whole = contender.run(_one).peak_rss_bytes
+    assert anonymous > _NUM_BYTES
+    assert whole - anonymous > _NUM_BYTES

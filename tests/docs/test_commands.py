@@ -14,6 +14,7 @@ from benchmarks.bench_augment import BenchAugment
 from benchmarks.bench_convert import BenchConvert
 from benchmarks.bench_loader import BenchLoader
 from benchmarks.bench_plan import BenchPlan
+from benchmarks.bench_scaling import BenchScaling
 from benchmarks.bench_train import BenchTrain
 from fastvit_train.cli import parse
 from fastvit_train.commands.options import COMMANDS
@@ -37,6 +38,7 @@ DATA = {
 }
 BENCH = {
     "loader": BenchLoader,
+    "scaling": BenchScaling,
     "train": BenchTrain,
     "convert": BenchConvert,
     "augment": BenchAugment,
