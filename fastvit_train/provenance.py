@@ -31,12 +31,18 @@ def provenance() -> dict[str, Any]:
     """
     commit, dirty = _commit(_CHECKOUT)
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": f"{_program()} {shlex.join(sys.argv[1:])}".rstrip(),
         "commit": commit,
         "dirty": dirty,
         "versions": {"python": platform.python_version()} | {name: installed_version(name) for name in _PACKAGES},
         "machine": machine(),
     }
+
+
+def _program() -> str:
+    """What was started, as it is typed: a command, or a module with `python -m`."""
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    return Path(sys.argv[0]).name if module is None else f"python -m {module.name.removesuffix('.__main__')}"
 
 
 def machine() -> dict[str, Any]:

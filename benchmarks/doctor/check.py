@@ -32,6 +32,7 @@ from tools.write_ffcv import WriteFfcv, main, write_ffcv
 
 __all__ = ["CASES", "Case", "Check", "check"]
 
+_PROG = "python -m benchmarks.doctor.check"
 _SECONDS = 25.0
 """For an examination."""
 _VERIFY_SECONDS = 4.0
@@ -197,9 +198,9 @@ def main_check() -> int:
     """Run the command line."""
 
     def work() -> None:
-        check(tyro.cli(Check))
+        check(tyro.cli(Check, prog=_PROG))
 
-    return run_command(work, name="doctor check", interrupted="interrupted")
+    return run_command(work, name=_PROG, interrupted=f"{_PROG}: interrupted")
 
 
 if __name__ == "__main__":

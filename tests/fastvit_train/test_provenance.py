@@ -2,6 +2,8 @@
 
 import importlib.metadata
 import subprocess
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,20 @@ COMMIT = ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--m
 
 def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(["git", "-C", str(folder), *arguments], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize(
+    ("spec", "command"),
+    [
+        (None, "fastvit-bench loader --data 'my photos'"),
+        (ModuleSpec("benchmarks.doctor.check", None), "python -m benchmarks.doctor.check loader --data 'my photos'"),
+        (ModuleSpec("torch.__main__", None), "python -m torch loader --data 'my photos'"),
+    ],
+)
+def test_the_command_is_as_it_was_typed(monkeypatch, spec, command):
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec)
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/fastvit-bench", "loader", "--data", "my photos"])
+    assert provenance()["command"] == command
 
 
 @pytest.fixture
