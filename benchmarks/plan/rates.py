@@ -142,7 +142,7 @@ def _rates(
 
 def _is_step_of(row: Row, arch: str) -> bool:
     """Whether a row says how fast a GPU makes steps of a model on noise that is in memory."""
-    if not (row.get("machine", {}).get("gpu") and row.get("images_per_second") and row.get("preset")):
+    if not ((row.get("machine") or {}).get("gpu") and row.get("images_per_second") and row.get("preset")):
         return False
     on_noise = row.get("backend", "synthetic") == "synthetic" and row.get("contender", "step") == "step"
     return on_noise and (row.get("arch") or build_preset(row["preset"]).arch) == arch

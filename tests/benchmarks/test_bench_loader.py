@@ -312,7 +312,7 @@ def test_data_that_stays_in_memory_is_not_called_cold(photo_set, run, monkeypatc
 def test_warm_rows_say_so(photo_set, run):
     _, (row,), table, _ = run(photo_set.path, "--loaders", "native", "--rounds", "1", "--round-seconds", "1e-9")
     assert (row["cache"], row["cold_note"]) == ("warm", None)
-    assert "warm cache" in table
+    assert "warm cache" in " ".join(table.split())  # a long path breaks the title
 
 
 @pytest.mark.parametrize(
