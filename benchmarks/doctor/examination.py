@@ -3,7 +3,6 @@
 import tempfile
 import time
 from dataclasses import dataclass, replace
-from math import ceil
 from pathlib import Path
 
 import psutil
@@ -36,7 +35,6 @@ _EPOCH_SECONDS = 0.15
 """How long an epoch over the sample is to last at least: in shorter ones beginnings and ends would count."""
 _SAMPLE_IMAGES = (32, 20_000)
 _SAMPLE_BYTES = 64 << 20
-_MOST_COPIES = 16
 _NUM_ROUNDS, _TURN_SECONDS = 5, 0.25
 _STEP_SECONDS = {"cpu": 10.0, "cuda": 25.0}
 """Kept for the step where a preset is named: on a GPU it is compiled."""
@@ -134,7 +132,9 @@ def _take_sample(question: Question, data_set: DataSet, folder: Path) -> tuple[S
     least, most = _SAMPLE_IMAGES
     wanted = min(max(round(_EPOCH_SECONDS * rate), least), most, round(_SAMPLE_BYTES / few.bytes_per_image))
     sample = _load(data_set, question.sample_images or max(_FIRST_IMAGES, wanted))
-    return sample, min(_MOST_COPIES, max(1, ceil(_EPOCH_SECONDS * rate / len(sample.images))))
+    once = Variant(copy_as_it_is(sample, folder / "once"), question.config, question.backend)
+    (rate,) = measure_variants({NOW: once}, num_rounds=1, turn_seconds=_EPOCH_SECONDS, deadline=0)[NOW]
+    return sample, sample.copies(_EPOCH_SECONDS * rate, bytes_per_image=sample.bytes_per_image)
 
 
 def _load(data_set: DataSet, count: int) -> Sample:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from math import ceil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,8 @@ _JPEG_START = b"\xff\xd8"
 _IMAGES_PER_TASK = 8
 _CANDIDATES = 4
 """How many images are looked at for one of the sample."""
+_MOST_BYTES = 512 << 20
+"""Of a copy."""
 
 Image = bytes | NDArray[np.uint8]
 
@@ -61,7 +64,20 @@ class Sample(NamedTuple):
     @property
     def bytes_per_image(self) -> float:
         """Their mean size, as it is stored."""
-        return sum(len(image) if isinstance(image, bytes) else image.nbytes for image in self.images) / len(self.images)
+        return sum(map(_num_bytes, self.images)) / len(self.images)
+
+    def copies(self, num_images: float, *, bytes_per_image: float) -> int:
+        """How often its images are to stand in a copy, for epochs of so many images.
+
+        In short epochs beginnings and ends count. Epochs are no longer than those of the data set, though, and all
+        copies of the images lie in memory.
+        """
+        wanted = ceil(min(num_images, len(self.data_set.images)) / len(self.images))
+        return max(1, min(wanted, int(_MOST_BYTES / (len(self.images) * bytes_per_image))))
+
+
+def _num_bytes(image: Image) -> int:
+    return len(image) if isinstance(image, bytes) else image.nbytes
 
 
 def open_data_set(path: Path) -> DataSet:
@@ -130,8 +146,8 @@ def copy_as_it_is(sample: Sample, folder: Path, *, times: int = 1) -> Path:
     return folder / "files"
 
 
-def copy_converted(sample: Sample, encoder: ImageEncoder, path: Path, *, num_threads: int, times: int = 1) -> Path:
-    """The `.beton` file that our converter makes of the sample, every image so many times.
+def copy_converted(sample: Sample, encoder: ImageEncoder, path: Path, *, num_threads: int, num_images: float) -> Path:
+    """The `.beton` file that our converter makes of the sample, as often as epochs of so many images want it.
 
     Images that cannot be converted are left out.
     """
@@ -139,6 +155,8 @@ def copy_converted(sample: Sample, encoder: ImageEncoder, path: Path, *, num_thr
     tasks = [named[start : start + _IMAGES_PER_TASK] for start in range(0, len(named), _IMAGES_PER_TASK)]
     with ThreadPoolExecutor(num_threads) as pool:
         stored = [one for some in pool.map(encoder.encode_all, tasks) for one in some]
+    sizes = [_num_bytes(one.data) for one in stored if not isinstance(one, Exception)]
+    times = sample.copies(num_images, bytes_per_image=sum(sizes) / max(1, len(sizes)))
     return _write(path, stored, sample.labels, times=times)
 
 

@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.doctor.sample import DataSet, Place, copy_as_it_is, copy_converted, draw, open_data_set, place_of
+from benchmarks.doctor.sample import (
+    DataSet,
+    Place,
+    Sample,
+    copy_as_it_is,
+    copy_converted,
+    draw,
+    open_data_set,
+    place_of,
+)
 from loaders import build_loader
 from loaders.beton import Beton, ImageMode
 from loaders.records import open_records
@@ -59,18 +68,35 @@ def test_what_a_beton_file_cannot_hold_becomes_files(sample_of, tmp_path):
 
 
 def test_a_converted_copy(forms, sample_of, tmp_path):
-    sample = sample_of(forms["folder"])
+    whole = sample_of(forms["folder"])
+    sample = Sample(whole.data_set, whole.images[:4], whole.labels[:4])
     encoder = ImageEncoder(mode="raw", max_side=64)
-    path = copy_converted(sample, encoder, tmp_path / "raw.beton", num_threads=1, times=3)
+    path = copy_converted(sample, encoder, tmp_path / "raw.beton", num_threads=1, num_images=11)
     with Beton(path) as copy:
-        assert copy.num_samples == 36
+        assert copy.num_samples == 12
         assert np.maximum(copy.heights, copy.widths).max() == 64
         assert copy.labels.tolist() == 3 * sample.labels
 
 
+@pytest.mark.parametrize(
+    ("num_images", "bytes_per_image", "times"),
+    [(3, 1e3, 1), (4, 1e3, 1), (5, 1e3, 2), (1e9, 1e3, 3), (1e9, 60e6, 2), (1e9, 1e9, 1)],
+)
+def test_copies_make_epochs_long_but_not_longer_than_the_datas(forms, sample_of, num_images, bytes_per_image, times):
+    whole = sample_of(forms["beton"])  # of 12 images
+    sample = Sample(whole.data_set, whole.images[:4], whole.labels[:4])
+    assert sample.copies(num_images, bytes_per_image=bytes_per_image) == times
+
+
 def test_images_that_cannot_be_decoded_are_left_out(broken_set, sample_of, tmp_path):
     with Beton(
-        copy_converted(sample_of(broken_set.path), ImageEncoder(mode="reencode"), tmp_path / "a.beton", num_threads=1)
+        copy_converted(
+            sample_of(broken_set.path),
+            ImageEncoder(mode="reencode"),
+            tmp_path / "a.beton",
+            num_threads=1,
+            num_images=1,
+        )
     ) as copy:
         assert copy.num_samples == 8
 
