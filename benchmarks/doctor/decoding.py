@@ -1,7 +1,7 @@
 """How fast loaders make batches of a sample that lies in memory: many variants in turns, a part of a second each."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from itertools import count
@@ -15,6 +15,8 @@ from loaders import ImageLoader, LoaderConfig, build_loader
 __all__ = ["Variant", "measure_variants"]
 
 
+_WARM = 2
+"""So many turns a new loader works before its turn: its first batches go into new memory, which takes time."""
 _LONG = 4
 """An epoch that takes so many turns is long enough for its beginning not to count, and is not made twice."""
 
@@ -35,7 +37,7 @@ def measure_variants(
     Args:
         variants: By name.
         num_rounds: How many turns each has, if there is time.
-        turn_seconds: How long a turn is at least. Before it the loader makes an epoch that does not count.
+        turn_seconds: How long a turn is at least. Before it the loader works twice as long, which does not count.
         deadline: On `time.monotonic`'s clock: no round begins later but for the first.
     """
     speeds: dict[str, list[float]] = {name: [] for name in variants}
@@ -75,15 +77,18 @@ class _Loader:
 
 
 def _speed(loader: ImageLoader, seconds: float) -> float:
-    start = time.perf_counter()
-    num_images = _epoch(loader, 0)
-    if (passed := time.perf_counter() - start) >= _LONG * seconds > 0:
-        return num_images / passed
+    numbers = count()
+    warm, passed = _epochs(loader, numbers, _WARM * seconds)
+    return warm if passed >= _LONG * seconds > 0 else _epochs(loader, numbers, seconds)[0]
+
+
+def _epochs(loader: ImageLoader, numbers: Iterator[int], seconds: float) -> tuple[float, float]:
+    """Make epochs until the time has passed: images per second, and the time."""
     start, num_images = time.perf_counter(), 0
-    for number in count(1):
+    for number in numbers:
         num_images += _epoch(loader, number)
         if (passed := time.perf_counter() - start) >= seconds:
-            return num_images / passed
+            return num_images / passed, passed
     raise AssertionError("count() does not end")
 
 

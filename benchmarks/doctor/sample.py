@@ -96,12 +96,9 @@ def open_data_set(path: Path) -> DataSet:
 def draw(data_set: DataSet, count: int) -> list[ImageSample]:
     """So many of the images, or all, in their order, the same ones each time: spread over the data set.
 
-    Of mapped files, whose tables tell the sizes of images, they are spread over the sizes as well: what large images
-    cost counts as often as there are such images.
+    They are spread over the sizes as well: what large images cost counts as often as there are such images.
     """
     images = data_set.images
-    if not data_set.is_mapped:
-        return [images[index] for index in _spread(len(images), count)]
     candidates = _spread(len(images), _CANDIDATES * count)
     by_size = sorted(candidates, key=lambda index: place_of(images[index]).size)
     return [images[index] for index in sorted(by_size[number] for number in _spread(len(by_size), count))]

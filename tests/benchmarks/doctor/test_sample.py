@@ -119,5 +119,3 @@ def test_a_sample_is_spread_over_places_and_sizes(monkeypatch):
     assert abs(sum(size_of[index] == 100 for index in drawn) - 10) <= 1
     assert abs(sum(index < 500 for index in drawn) - 50) < 15
     assert draw(data_set, 2000) == list(range(1000))
-    parts = draw(data_set._replace(kind="folder"), 10)
-    assert [index // 100 for index in parts] == list(range(10))
