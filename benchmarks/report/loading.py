@@ -37,8 +37,8 @@ def _loader_section(rows: Sequence[Row]) -> Section:
     loaders = [row for row in ranked if row["loader"] != _BOUND] or ranked
     cache = " page cache cold," if first.get("cache") == "cold" else ""
     device = f", to {first['device']}" if first.get("device") not in (None, "cpu") else ""
-    what = first.get("suite_case") or first["data"]
-    title = f"{what}: {first['case']}, {first['resolution']} px,{cache} {_threads(first)}"
+    what = ": ".join(dict.fromkeys((first.get("suite_case") or first["data"], first["case"])))  # most cases have both
+    title = f"{what}, {first['resolution']} px,{cache} {_threads(first)}"
     copies = f"{first['repeat']} × " if first.get("repeat", 1) > 1 else ""
     caption = f"Images per second with 95 % intervals; {copies}{first['data']}, {_threads(first)} each{device}"
     columns = {

@@ -50,6 +50,11 @@ def test_loaders_are_ranked_and_an_upper_bound_does_not_win(tmp_path):
     assert "- Another process took 31 % of the CPU time." in page
 
 
+def test_a_case_that_is_called_as_what_it_loads_is_named_once():
+    titles = [row_sections([row | {"suite_case": name} for row in of("loader")])[0].title for name in ("train", "cold")]
+    assert titles == ["Loaders: train, 224 px, 2 threads", "Loaders: cold: train, 224 px, 2 threads"]
+
+
 def test_speeds_whose_intervals_overlap_are_not_told_apart(tmp_path):
     page = markdown_of(tmp_path, of("imread"))
     assert "fastvit is the fastest: 400 images/s" in page
