@@ -5,8 +5,10 @@ import re
 from contextlib import closing
 from pathlib import Path
 from runpy import run_path
+from statistics import mean
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -64,6 +66,7 @@ def test_timm_loader_feeds_the_steps_of_train_py(paths: tuple[Path, Path]) -> No
         pytest.importorskip(name) for name in ("timm.data", "timm.loss", "timm.optim", "timm")
     )
     torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002 - timm's Mixup draws from this generator
     device = torch.device("cpu")
     model = timm.create_model("test_resnet", num_classes=NUM_CLASSES)
     data = timm_data.resolve_data_config({"input_size": (3, 32, 32)}, model=model)
@@ -85,7 +88,7 @@ def test_timm_loader_feeds_the_steps_of_train_py(paths: tuple[Path, Path]) -> No
             optimizer.step()
             losses.append(loss.item())
     assert len(losses) == 4 * len(loader_train)
-    assert losses[-1] < losses[0] < math.inf
+    assert mean(losses[-len(loader_train) :]) < mean(losses[: len(loader_train)]) < math.inf
 
     model.eval()
     with torch.no_grad():
