@@ -53,6 +53,9 @@ class BenchReference:
     that are done; all, and inference after them, when not given."""
     minutes: float | None = None
     """No experiment begins after so many minutes, and the one that runs then stops with a checkpoint."""
+    gpu: str | None = None
+    """Whose hours are printed for gpu10 and full, as torch.cuda.get_device_name has it; this machine's when not given,
+    or an H100's where it has none."""
     seed: int = 0
     """Of all experiments."""
     dry_run: bool = False
@@ -63,6 +66,8 @@ class BenchReference:
             raise FastvitError(f"minutes must be positive, got {self.minutes:g}")
         if not 0 <= self.seed < 2**63:
             raise FastvitError(f"seed must lie in [0, 2^63), got {self.seed}")
+        if self.gpu is not None and self.scale == "cpu":
+            raise FastvitError(f"gpu is for the scales gpu10 and full, got {self.gpu} with --scale cpu")
         _ = self.chosen
 
     @property
@@ -163,6 +168,7 @@ def _print_costs(config: BenchReference, runs: Sequence[PlannedRun]) -> None:
         {run.experiment.name: run.config for run in left},
         {run.experiment.name: (run.data_set.num_train_images, run.data_set.num_val_images) for run in left},
         scale=config.scale,
+        gpu=config.gpu,
     )
     columns = {
         "experiment": [run.experiment.name for run in runs],
@@ -172,9 +178,10 @@ def _print_costs(config: BenchReference, runs: Sequence[PlannedRun]) -> None:
         "state": ["" if run.state == "new" else run.state for run in runs],
         "time": [_duration(seconds.get(run.experiment.name)) for run in runs],
     }
-    total = _duration(sum(value or 0 for value in seconds.values()))
-    unknown = " and what is not known" if None in seconds.values() else ""
-    caption = f"{len(left)} of {len(runs)} experiments are left: {total or 'nothing to train'}{unknown}"
+    total = _duration(sum(value or 0 for value in seconds.values())) or "nothing to train"
+    unknown = ", without those whose time is not known" if None in seconds.values() else ""
+    source = f", by {cost.estimate_source(config.scale, gpu=config.gpu)}" if left else ""
+    caption = f"{len(left)} of {len(runs)} experiments are left: {total}{unknown}{source}"
     print_columns(f"the reference experiments, scale {config.scale}", columns, caption=caption)
 
 

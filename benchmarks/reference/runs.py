@@ -21,7 +21,7 @@ from fastvit_train.config_json import read_config, to_dict
 from fastvit_train.resume import changes
 from fastvit_train.run_folder import BEST, CONFIG, RESULT
 from fastvit_train.signals import EXIT_STOPPED, StopSignal
-from loaders.atomic_file import make_folder
+from loaders.atomic_file import clear_os_errors, make_folder
 from loaders.errors import FastvitError
 
 __all__ = ["LOG", "PROGRAMS", "Ending", "PlannedRun", "State", "is_done", "plan_run", "run_program"]
@@ -124,13 +124,15 @@ def run_program(name: str, arguments: Sequence[str], *, log: Path, deadline: flo
 
     Raises:
         KeyboardInterrupt: Ctrl-C came, and the program has ended.
-        OSError: The log cannot be written.
+        FastvitError: The log cannot be written.
     """
     # As a module of this Python: the commands of its environment need not be on the PATH.
     code = f"import sys; sys.argv[0] = {name!r}; from {PROGRAMS[name]} import main; sys.exit(main())"
-    make_folder(log.parent)
+    with clear_os_errors(log):
+        make_folder(log.parent)
+        with log.open("ab") as file:
+            file.write(f"$ {shlex.join([name, *arguments])}\n".encode())
     with log.open("ab", buffering=0) as file, StopSignal(may_interrupt=lambda: True) as stop:
-        file.write(f"$ {shlex.join([name, *arguments])}\n".encode())
         process = subprocess.Popen(
             [sys.executable, "-c", code, *arguments],
             stdin=subprocess.DEVNULL,
@@ -151,11 +153,12 @@ def run_program(name: str, arguments: Sequence[str], *, log: Path, deadline: flo
 
 
 def _copy(output: IO[bytes], log: IO[bytes]) -> None:
-    for line in output:
-        sys.stdout.write(line.decode(errors="replace"))
-        sys.stdout.flush()
-        with suppress(OSError):  # a full disk: the program must not wait for a reader
-            log.write(line)
+    with output:
+        for line in output:
+            sys.stdout.write(line.decode(errors="replace"))
+            sys.stdout.flush()
+            with suppress(OSError):  # the disk is full: the program would wait for a reader
+                log.write(line)
 
 
 def _wait(process: subprocess.Popen[bytes], stop: StopSignal, deadline: float) -> Ending:
