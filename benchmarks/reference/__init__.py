@@ -1,0 +1,1 @@
+"""The experiments of `fastvit-bench reference`, and what was published about such experiments."""
