@@ -5,6 +5,7 @@ It needs nothing but Python, so that documents are made from rows where there is
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 __all__ = ["PUBLISHED", "Published"]
 
@@ -15,6 +16,8 @@ class Published:
 
     title: str
     """The task, for people."""
+    data: Literal["CIFAR-10", "ImageNet", "Tiny-ImageNet"] = "CIFAR-10"
+    """What the accuracy is measured on."""
     project: str = ""
     """The course project's top-1 accuracy; empty where it had no such experiment."""
     best: float | None = None
@@ -69,6 +72,7 @@ PUBLISHED: Mapping[str, Published] = {
     ),
     "vit-b16-imagenet": Published(
         title="ViT-B/16, two thirds of ImageNet, 130 epochs",
+        data="ImageNet",
         project="84 % train / 56 % val",
         best=0.842,
         best_text="84.2 %",
@@ -87,6 +91,7 @@ PUBLISHED: Mapping[str, Published] = {
     ),
     "vit-s16-imagenet": Published(
         title="ViT-S/16, two thirds of ImageNet, 130 epochs",
+        data="ImageNet",
         best=0.814,
         best_text="81.4 %",
         source=f"DeiT III, arXiv 2204.07118, {_ALL_OF_IMAGENET}",
@@ -102,6 +107,7 @@ PUBLISHED: Mapping[str, Published] = {
     ),
     "vit-small-tiny-imagenet": Published(
         title="Small ViT, 100 classes of Tiny-ImageNet at 32 px",
+        data="Tiny-ImageNet",
         remark="Published figures are for all 200 classes at 64 px.",
     ),
     "vit-small-finetuned": Published(

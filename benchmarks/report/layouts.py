@@ -6,6 +6,7 @@ from typing import NamedTuple
 from benchmarks.accept.tables import accept_sections
 from benchmarks.report.advice import doctor_sections, plan_sections
 from benchmarks.report.loading import imread_sections, loader_sections, scaling_sections
+from benchmarks.report.reference import reference_sections
 from benchmarks.report.training import augment_sections, convert_sections, sweep_sections, train_sections
 from benchmarks.row_files import Row
 from fastvit_train.page.content import Section
@@ -23,6 +24,13 @@ class _Layout(NamedTuple):
 _SPEED = "images_per_second"
 
 LAYOUTS: dict[str, _Layout] = {
+    "reference": _Layout(
+        reference_sections,
+        (
+            *("scale", "experiment", "title", "part", "family", "preset", "arch", "fraction", "top1"),
+            *("train_seconds", "device_hours", "command"),
+        ),
+    ),
     "loader": _Layout(loader_sections, ("loader", "data", "case", "resolution", "threads", _SPEED, "ratio_to_first")),
     "scaling": _Layout(
         scaling_sections, ("over", "loader", "threads", "records", "data", "case", "resolution", _SPEED)
