@@ -24,6 +24,11 @@ class _Layout(NamedTuple):
 _SPEED = "images_per_second"
 
 LAYOUTS: dict[str, _Layout] = {
+    "loader": _Layout(loader_sections, ("loader", "data", "case", "resolution", "threads", _SPEED, "ratio_to_first")),
+    "scaling": _Layout(
+        scaling_sections, ("over", "loader", "threads", "records", "data", "case", "resolution", _SPEED)
+    ),
+    "imread": _Layout(imread_sections, ("decoder", "data", "num_images", "threads", _SPEED)),
     "reference": _Layout(
         reference_sections,
         (
@@ -31,11 +36,6 @@ LAYOUTS: dict[str, _Layout] = {
             *("train_seconds", "device_hours", "command"),
         ),
     ),
-    "loader": _Layout(loader_sections, ("loader", "data", "case", "resolution", "threads", _SPEED, "ratio_to_first")),
-    "scaling": _Layout(
-        scaling_sections, ("over", "loader", "threads", "records", "data", "case", "resolution", _SPEED)
-    ),
-    "imread": _Layout(imread_sections, ("decoder", "data", "num_images", "threads", _SPEED)),
     "train": _Layout(train_sections, ("contender", "preset", "batch_size", "resolution", "device", "threads")),
     "train-sweep": _Layout(sweep_sections, ("preset", "batch_size")),
     "augment": _Layout(

@@ -48,7 +48,7 @@ def _table_blocks(rows: Sequence[Row], means: Sequence[Row]) -> list[Block]:
     if listed:
         train = (
             "Train is the accuracy over the steps of the last epoch, on augmented images, so it can be below that on "
-            "the others. One view is each image as it is; averaged is over its mirrored or shifted copies too."
+            "the others. Top-1 is for each image as it is; averaged is over its mirrored or shifted copies too."
         )
         blocks += [table(listed, _COLUMNS), Paragraph(train)]
     if tasks := _tasks(listed):
@@ -62,12 +62,11 @@ def _table_blocks(rows: Sequence[Row], means: Sequence[Row]) -> list[Block]:
 def _listed(rows: Sequence[Row]) -> list[Row]:
     """The rows of the table: all that is compared with others' figures, what was fine-tuned next to its start."""
     found = [row for row in rows if row["part"] == "table" or row.get("reference")]
-    starts = {row["experiment"] for row in found}
-    ordered = []
+    ordered: list[Row] = []
     for row in found:
-        if row.get("starts_from") not in starts:
-            ordered.append(row)
-            ordered += [other for other in found if other.get("starts_from") == row["experiment"]]
+        names = [other["experiment"] for other in ordered]
+        place = names.index(row["starts_from"]) + 1 if row.get("starts_from") in names else len(ordered)
+        ordered.insert(place, row)
     return ordered
 
 
@@ -130,16 +129,16 @@ def _of_task(cell: Callable[[Published], str]) -> Callable[[Row], Cell]:
 
 _COLUMNS: Columns = {
     "experiment": text_column("title"),
+    "ours, top-1 %": number_column("top1", 2, scale=100),
+    "averaged %": number_column("top1_averaged", 2, scale=100),
+    "train %": number_column("train_top1", 1, scale=100),
     "course project": _of_task(lambda task: task.project),
     "best published": _best,
     "its source": _of_task(lambda task: task.source),
-    "top-1 %, one view": number_column("top1", 2, scale=100),
-    "averaged %": number_column("top1_averaged", 2, scale=100),
-    "train %": number_column("train_top1", 1, scale=100),
-    "seeds": seeds_cell,
-    "epochs": number_column("epochs", 1),
     "device hours": number_column("device_hours", 3),
     "images/s": number_column("images_per_second"),
+    "epochs": number_column("epochs", 1),
+    "seeds": seeds_cell,
     "M parameters": number_column("num_parameters", 1, scale=1e-6),
 }
 

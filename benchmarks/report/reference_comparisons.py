@@ -159,7 +159,7 @@ def pretraining_blocks(rows: Sequence[Row], means: Sequence[Row], pairs: Sequenc
     texts = []
     for pair in pairs:
         start = by_name.get(pair.row["starts_from"])
-        before = f" The pretraining had taken {duration(total_seconds(start))}." if start else ""
+        before = f" The pretraining itself took {duration(total_seconds(start))}." if start else ""
         texts.append(
             f"{pair.row['arch']}, pretrained, reaches {_top1(pair.row)} in {duration(total_seconds(pair.row))} of "
             f"fine-tuning; from scratch it reaches {_top1(pair.plain)} in {duration(total_seconds(pair.plain))}. "
@@ -212,7 +212,7 @@ def _pair_blocks(
     ]
     columns: Columns = {
         "experiment": text_column("title"),
-        "top-1 %, one view": number_column("top1", 2, scale=100),
+        "top-1 %": number_column("top1", 2, scale=100),
         "averaged %": number_column("top1_averaged", 2, scale=100),
         "epochs": number_column("epochs", 1),
         "training, minutes": number_column("train_seconds", 1, scale=1 / 60),
