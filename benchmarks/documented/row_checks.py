@@ -12,6 +12,7 @@ __all__ = ["BENCHMARKS", "row_problems"]
 
 BENCHMARKS = (
     *("loader", "scaling", "imread", "train", "train-sweep", "augment", "convert", "accept", "doctor", "plan"),
+    "reference",
     "run",  # what a run of fastvit-train reached
     "engine",  # what was measured of the C++ engine, or of torch, with a profiler
 )
@@ -28,6 +29,7 @@ _FIELDS = {
     "doctor": ("data", "predicted_images_per_second"),
     "plan": ("preset", "num_gpus", "hours"),
     "accept": ("stage", "name", "status"),
+    "reference": ("scale", "experiment", "title", "part", "family", "fraction", "top1"),
 }
 
 _COMMIT = re.compile("[0-9a-f]{40}")
