@@ -23,7 +23,7 @@ __all__ = ["BenchReference", "bench_reference"]
 
 _INFERENCE = "inference"
 _OPTIONAL_DATA = {"gpu10": "tiny-imagenet"}
-"""Without it, a scale leaves out what needs it."""
+"""Without it, a scale leaves out what needs it, and what that is compared with."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,8 +77,8 @@ class BenchReference:
         if self.experiments is not None:
             return tuple(each for each in known if each.name in self._names(self.experiments))
         if self.tiny_imagenet is None and (data := _OPTIONAL_DATA.get(self.scale)):
-            without = {each.name for each in known if each.data == data}
-            return tuple(each for each in known if each.name not in without and each.starts_from not in without)
+            without = {each.name for each in known if each.data == data or each.part == "pretraining"}
+            return tuple(each for each in known if not {each.name, each.starts_from} & without)
         return known
 
     @property

@@ -12,7 +12,7 @@ from benchmarks.reference.experiments import Experiment
 from benchmarks.reference.runs import PROGRAMS, plan_run
 from fastvit_train.config_json import to_dict
 
-_PROGRAM = '''
+_PROGRAM = """
 import json, os, signal, sys, time
 from pathlib import Path
 
@@ -58,7 +58,7 @@ def how(name):
     (HERE / "stopped_by.txt").write_text(str(stopped))
     path.unlink()  # the next time it ends well
     return stopped[0]
-'''
+"""
 
 RESULT = {
     "top1": 0.5,
