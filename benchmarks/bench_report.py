@@ -7,6 +7,7 @@ from pathlib import Path
 
 import tyro
 
+from benchmarks.options import distinct_names
 from benchmarks.report.layouts import row_sections
 from benchmarks.report.parts import machine_name
 from benchmarks.row_files import Row, read_rows
@@ -74,17 +75,7 @@ def _read(inputs: Sequence[Path]) -> tuple[list[Row], list[RunRecord]]:
             if not found:
                 raise FastvitError(f"{path} has no rows; the option --json of fastvit-bench writes them")
             rows += found
-    return rows, [read_run(folder, name=name) for folder, name in zip(folders, _run_names(folders), strict=True)]
-
-
-def _run_names(folders: Sequence[Path]) -> list[str]:
-    """The names of the folders, with as many of the folders around them as tell them apart."""
-    parts = [folder.resolve().parts for folder in folders]
-    for length in range(1, max(map(len, parts), default=0) + 1):
-        names = ["/".join(each[-length:]) for each in parts]
-        if len(set(names)) == len(set(parts)):
-            return names
-    return []
+    return rows, [read_run(folder, name=name) for folder, name in zip(folders, distinct_names(folders), strict=True)]
 
 
 def _lead(rows: Sequence[Row], runs: Sequence[RunRecord]) -> str:

@@ -26,7 +26,7 @@ from benchmarks.train.sweep import Choice, print_sweep, reason_of_failure, searc
 from benchmarks.train.verdict import print_verdict, ratio_of_rounds, verdict_of
 from benchmarks.train.work import Work, measure
 from fastvit_train.cli import changed
-from fastvit_train.compilation import has_cpp_compiler
+from fastvit_train.compilation import can_compile
 from fastvit_train.config import CompileMode, Config, Precision
 from fastvit_train.device import DTYPES, dtype_of, has_bf16_matmul
 from fastvit_train.distributed import device_kind
@@ -182,8 +182,7 @@ _PRECISIONS: tuple[Precision, ...] = ("bf16", "fp16", "fp32")
 
 def _contenders_of(device: torch.device) -> tuple[str, ...]:
     has_bf16 = has_bf16_matmul(device)
-    can_compile = device.type == "cuda" or has_cpp_compiler()
-    timms = ("timm", *(["timm-amp-bf16"] if has_bf16 else []), *(["timm-compiled"] if can_compile else []))
+    timms = ("timm", *(["timm-amp-bf16"] if has_bf16 else []), *(["timm-compiled"] if can_compile(device) else []))
     return "train", "step", "loader", "matmuls", *timms
 
 

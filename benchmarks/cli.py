@@ -20,6 +20,7 @@ _BENCHMARKS = {
     "imread": "libraries that decode whole JPEGs in memory, side by side",
     "suite": "the loaders in all cases, how they scale, and whole images, into one file of rows",
     "train": "where a preset's training time goes",
+    "inference": "images per second, latency, memory and accuracy of trained models",
     "augment": "augmentations side by side",
     "convert": "converters side by side on the same images",
     "doctor": "what to expect on your own data and machine, and what to change",

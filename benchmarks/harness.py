@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import torch
 
@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 Subject = TypeVar("Subject")
+_Found = TypeVar("_Found")
 
 _WATCH_SECONDS = 0.05
 
@@ -56,6 +57,18 @@ class Turn:
     """The most memory of tensors on a CUDA device so far; None of work that uses none."""
     device_busy_fraction: float | None = None
     """`busy_fraction` of that device during the turn."""
+
+
+class _Question(NamedTuple):
+    """What a process is asked for, apart from work."""
+
+    look: Callable[[Any], object]
+
+
+class _Answer(NamedTuple):
+    """What was found: a text of its own would be an error."""
+
+    found: Any
 
 
 class Contender(Generic[Subject]):
@@ -94,8 +107,21 @@ class Contender(Generic[Subject]):
         with suppress(BrokenPipeError):  # `_answer` tells of a process that has died
             self._connection.send(work)
         turn = self._answer(timeout_seconds)
-        assert turn is not None
+        assert isinstance(turn, Turn)
         return turn
+
+    def ask(self, look: Callable[[Subject], _Found]) -> _Found:
+        """What `look`, which must be picklable as what it returns must, finds of the subject; nothing is measured.
+
+        Raises:
+            RuntimeError: It failed; the message says why.
+        """
+        with suppress(BrokenPipeError):
+            self._connection.send(_Question(look))
+        answer = self._answer()
+        assert isinstance(answer, _Answer)
+        found: _Found = answer.found
+        return found
 
     def run_watched(self, work: Callable[[Subject], int]) -> int:
         """Like `run`, but watch the memory, which takes time: its peak in bytes, with that of children that have ended.
@@ -109,7 +135,7 @@ class Contender(Generic[Subject]):
         while not self._connection.poll(_WATCH_SECONDS):
             peak_rss_bytes = max(peak_rss_bytes, _peak_rss_bytes(process))
         turn = self._answer()
-        assert turn is not None
+        assert isinstance(turn, Turn)
         return max(peak_rss_bytes, turn.peak_rss_bytes)
 
     def anonymous_rss_bytes(self) -> int:
@@ -124,12 +150,12 @@ class Contender(Generic[Subject]):
                     process.kill()
         self._process.join(timeout=10)
 
-    def _answer(self, timeout_seconds: float | None = None) -> Turn | None:
+    def _answer(self, timeout_seconds: float | None = None) -> Turn | _Answer | None:
         if timeout_seconds is not None and not self._connection.poll(max(0.0, timeout_seconds)):
             self.kill()
             raise TimeoutError(f"{self.name} took longer than {timeout_seconds:.0f} s")
         try:
-            answer: Turn | str | None = self._connection.recv()
+            answer: Turn | _Answer | str | None = self._connection.recv()
         except (EOFError, OSError) as error:
             self._process.join(timeout=10)
             raise RuntimeError(f"the process of {self.name} died (exit code {self._process.exitcode})") from error
@@ -202,8 +228,9 @@ def _serve(prepare: Callable[[], Subject], connection: Connection) -> None:
         subject = prepare()
         connection.send(None)
         while True:
-            work: Callable[[Subject], int] = connection.recv()
-            connection.send(_measure(work, subject))
+            work: Callable[[Subject], int] | _Question = connection.recv()
+            answer = _Answer(work.look(subject)) if isinstance(work, _Question) else _measure(work, subject)
+            connection.send(answer)
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
         return
     except (FastvitError, OSError) as error:  # these say by themselves what is wrong

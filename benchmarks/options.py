@@ -1,10 +1,11 @@
 """What the options of the benchmarks have in common."""
 
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
 from loaders.errors import FastvitError
 
-__all__ = ["INSTALLED", "check_positive", "split_names"]
+__all__ = ["INSTALLED", "check_positive", "distinct_names", "split_names"]
 
 INSTALLED = "installed"
 """What the command line calls all contenders that are installed."""
@@ -34,3 +35,13 @@ def split_names(groups: Sequence[str], known: Collection[str], *, kind: str) -> 
     if unknown := set(names) - set(known):
         raise FastvitError(f"unknown {kind} {min(unknown)!r}; choose from: {choices}")
     return names
+
+
+def distinct_names(folders: Sequence[Path]) -> list[str]:
+    """The names of folders, with as many of the folders around them as tell them apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    for length in range(1, max(map(len, parts), default=0) + 1):
+        names = ["/".join(each[-length:]) for each in parts]
+        if len(set(names)) == len(set(parts)):
+            return names
+    return []

@@ -7,6 +7,7 @@ again in Inductor's cache on the disk, by what it computes: `TORCHINDUCTOR_CACHE
 import os
 import shutil
 from functools import partial
+from importlib.util import find_spec
 
 import torch
 from torch import nn
@@ -15,7 +16,7 @@ from fastvit_train.config import Config
 from fastvit_train.models.vit_regions import compute_in_regions, has_regions
 from fastvit_train.sharding import is_sharded, units
 
-__all__ = ["compile_models", "compiles_augmentation", "has_cpp_compiler", "resolve_compile"]
+__all__ = ["can_compile", "compile_models", "compiles_augmentation", "has_cpp_compiler", "resolve_compile"]
 
 _MOST_VERSIONS = 64
 """Of the code of one function: for each shape, in training and evaluation, and of a ResNet's blocks."""
@@ -59,3 +60,11 @@ def compiles_augmentation(config: Config, device: torch.device) -> bool:
 def has_cpp_compiler() -> bool:
     """Whether the compiler that torch.compile calls for the CPU is there."""
     return shutil.which(os.environ.get("CXX", "g++")) is not None
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether what torch.compile calls is there: a C++ compiler, or for a GPU Triton, which calls a C compiler."""
+    if device.type == "cpu":
+        return has_cpp_compiler()
+    compilers = [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"]
+    return find_spec("triton") is not None and any(map(shutil.which, compilers))

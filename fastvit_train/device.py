@@ -2,6 +2,7 @@
 
 import ctypes
 import platform
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ __all__ = [
     "cpu_name",
     "device_name",
     "dtype_of",
+    "forget_peak_rss",
     "has_bf16_matmul",
     "keep_freed_memory",
     "peak_memory",
@@ -59,6 +61,12 @@ def peak_rss_bytes(pid: int | str = "self") -> int:
         if line.startswith("VmHWM"):
             return int(line.split()[1]) * 1024
     return 0  # a process that has ended and waits for its parent
+
+
+def forget_peak_rss() -> None:
+    """Have `peak_rss_bytes` of this process begin again at what it has now, where the kernel can do that."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak alone
 
 
 def dtype_of(config: Config, device: torch.device) -> torch.dtype:

@@ -11,7 +11,7 @@ from fastvit_train.models import set_patch_drop
 from fastvit_train.models.plain_attention import use_plain_attention
 from fastvit_train.schedule import Phase
 
-__all__ = ["flops_per_image", "peak_flops_per_second"]
+__all__ = ["flops_per_image", "forward_flops_per_image", "peak_flops_per_second"]
 
 # What makers give as the dense rate of bf16 (of fp16 where there is no bf16), accumulated in float32, in TFLOP/s.
 # Datasheets that name the rate "with sparsity" have twice as much. The keys are parts of the names that CUDA gives.
@@ -42,18 +42,32 @@ def flops_per_image(model: nn.Module, phase: Phase) -> float:
 
     A multiply-add is two. They are counted on a copy, so that nothing of the model changes, and no random state.
     """
-    counted = copy.deepcopy(model).eval()  # no batch statistics, no dropout: they have no matmuls
+    counted = _copy_to_count(model)
     for module in counted.modules():
         if isinstance(module, PatchDropout):
             module.train()
     set_patch_drop(counted, phase.patch_drop)
-    use_plain_attention(counted)  # the counter does not know all fused kernels
     device = next(counted.parameters()).device
     images = torch.zeros(2, 3, phase.resolution, phase.resolution, device=device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []), FlopCounterMode(display=False) as counter:
         # Not counted(images): that may be compiled, which would take a minute.
         counted.forward(images).sum().backward()
     return float(counter.get_total_flops()) / len(images)
+
+
+def forward_flops_per_image(model: nn.Module, resolution: int) -> float:
+    """The same for an image that the model only classifies."""
+    counted = _copy_to_count(model)
+    images = torch.zeros(1, 3, resolution, resolution, device=next(counted.parameters()).device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        counted.forward(images)
+    return float(counter.get_total_flops())
+
+
+def _copy_to_count(model: nn.Module) -> nn.Module:
+    counted = copy.deepcopy(model).eval()  # no batch statistics, no dropout: they have no matmuls
+    use_plain_attention(counted)  # the counter does not know all fused kernels
+    return counted
 
 
 def peak_flops_per_second(device_name: str, dtype: torch.dtype) -> float | None:

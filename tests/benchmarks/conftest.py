@@ -29,6 +29,9 @@ class _InProcess:
     def run(self, work):
         return _measure(pickle.loads(pickle.dumps(work)), self._subject)
 
+    def ask(self, look):
+        return pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(look))(self._subject)))
+
     def anonymous_rss_bytes(self):
         return 1
 

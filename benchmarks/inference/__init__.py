@@ -1,0 +1,1 @@
+"""The parts of `fastvit-bench inference`: the models, and what is measured of each."""
