@@ -1,0 +1,206 @@
+"""What experiments take, before they start: operations over rates that were measured, here or on a GPU."""
+
+import math
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from benchmarks.accept.photos import make_small_images
+from benchmarks.harness import say, seconds_since_start
+from benchmarks.peers.our_training import Training
+from benchmarks.plan.forecast import Cluster, forecast
+from benchmarks.plan.job import Job, describe_job
+from benchmarks.plan.rates import PhaseRates, Rates, committed_rows, loader_rate, rates_of_card
+from benchmarks.row_files import Row
+from fastvit_train.config import Config, ScheduleConfig
+from fastvit_train.flops import peak_flops_per_second
+from fastvit_train.schedule import Phase
+from loaders.errors import FastvitError
+
+__all__ = ["estimate_source", "estimated_seconds", "step_seconds"]
+
+_GPU = "NVIDIA H100 80GB HBM3"
+"""Whose time is estimated where there is no GPU."""
+_SHARES_OF_BATCH = (20, 4)
+"""A step is measured on a 20th and on a 4th of its images: whole ones take seconds on a CPU."""
+_SECONDS = 0.5
+"""That each is measured for, at least."""
+
+
+def estimate_source(scale: str, *, gpu: str | None = None, num_gpus: int = 1) -> str:
+    """Where the figures of `estimated_seconds` come from, in words."""
+    if scale == "cpu":
+        return "small training steps measured on this machine now"
+    return f"rates of benchmarks/results, for {num_gpus} x {_card(gpu)}"
+
+
+def estimated_seconds(
+    configs: Mapping[str, Config],
+    data: Mapping[str, tuple[int, int]],
+    *,
+    scale: str,
+    gpu: str | None = None,
+    num_gpus: int = 1,
+) -> dict[str, float | None]:
+    """The time of each run from the start of its program to its end.
+
+    On the scale cpu, steps of each kind are measured on this machine, which takes about half a minute. On the others,
+    rates of benchmarks/results are taken, and nothing runs. What torch.compile makes for one run, the later ones find
+    in its cache.
+
+    Args:
+        configs: The runs by name, in their order.
+        data: The number of images that each has for training and for validation.
+        scale: One of `SCALES`.
+        gpu: Which card the other scales are for, as `torch.cuda.get_device_name` has it; this machine's when not given,
+            or an H100 where it has none.
+        num_gpus: How many of them.
+
+    Returns:
+        Seconds by name; None where no rate is known.
+
+    Raises:
+        FastvitError: The images make no batch, or the rates of `gpu` are not known.
+    """
+    jobs = {
+        name: describe_job(config, num_images=data[name][0], num_val_images=data[name][1])
+        for name, config in configs.items()
+    }
+    rates = _measured_rates(jobs) if scale == "cpu" else _rates_of_card(jobs, gpu)
+    cluster = Cluster(
+        num_gpus=num_gpus,
+        gpus_per_node=8,
+        cores=None,  # as many as are needed; what loading takes of a CPU's cores is in its steps
+        bytes_per_image=1.0,  # of no storage that is limited
+        storage_bytes_per_second=None,
+        cache_bytes=0.0,
+        nvlink_bytes_per_second=3.6e11,
+        network_bytes_per_second=3.2e11,
+    )
+    return {
+        name: None if (rate := rates[name]) is None else 3600 * forecast(job, rate, cluster).hours
+        for name, job in jobs.items()
+    }
+
+
+def _card(gpu: str | None) -> str:
+    if gpu is None:
+        return torch.cuda.get_device_name() if torch.cuda.is_available() else _GPU
+    if peak_flops_per_second(gpu, torch.bfloat16) is None:
+        raise FastvitError(f"--gpu {gpu}: its rates are not known; name it as torch does, such as {_GPU}")
+    return gpu
+
+
+def _rates_of_card(jobs: Mapping[str, Job], gpu: str | None) -> dict[str, Rates | None]:
+    """Rates by run, from rows that were measured on a GPU; None where no row has its model."""
+    card, rows, per_core = _card(gpu), committed_rows(), loader_rate()
+    compiled, rates = set[Config](), dict[str, Rates | None]()
+    for name, job in jobs.items():
+        rate = _rate_of_card(job, card, rows, per_core=per_core)
+        kinds = {_of_one_phase(job.config, phase) for phase in rate.phases} if rate else set()
+        if rate and kinds:
+            share = len(kinds - compiled) / len(kinds)
+            rate = replace(rate, first_steps_seconds=share * rate.first_steps_seconds)
+        compiled |= kinds
+        rates[name] = rate
+    return rates
+
+
+def _rate_of_card(job: Job, card: str, rows: Sequence[Row], *, per_core: float) -> Rates | None:
+    # A ResNet for small images differs in its first layers alone.
+    for arch in dict.fromkeys((job.config.arch, job.config.arch.removesuffix("_cifar"))):
+        with suppress(FastvitError):  # of a model that was measured nowhere
+            return rates_of_card(replace(job, config=replace(job.config, arch=arch)), card, rows, per_core=per_core)
+    return None
+
+
+def _measured_rates(jobs: Mapping[str, Job]) -> dict[str, Rates | None]:
+    """Rates by run, from steps of each kind in a process of its own, whose memory goes with it."""
+    kinds = {_of_one_phase(job.config, epoch.phase) for job in jobs.values() for epoch in job.epochs}
+    say(f"measuring training steps of {len(kinds)} kinds")
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        startup = pool.submit(seconds_since_start).result()
+        seconds = dict(zip(kinds, pool.map(step_seconds, kinds), strict=True))
+    return {name: _rates_of_steps(job, seconds, startup=startup) for name, job in jobs.items()}
+
+
+def _rates_of_steps(job: Job, seconds: Mapping[Config, float], *, startup: float) -> Rates:
+    config = job.config
+    images_per_second = {
+        phase: config.batch_size / seconds[_of_one_phase(config, phase)]
+        for phase in {epoch.phase for epoch in job.epochs}
+    }
+    flops_per_second = images_per_second[job.last_phase] * job.flops_per_image[job.last_phase]
+    return Rates(
+        source="measured",
+        # What loading takes of the same cores is in the steps.
+        phases={phase: PhaseRates(rate, math.inf) for phase, rate in images_per_second.items()},
+        evaluation_images_per_second=flops_per_second / job.evaluation_flops_per_image,
+        rest_seconds=startup,
+        first_steps_seconds=0.0,  # nothing is compiled
+        on_cpu=True,
+    )
+
+
+def _of_one_phase(config: Config, phase: Phase) -> Config:
+    """A run all of which is one phase of `config`; the same for all runs whose steps there take the same time."""
+    return replace(
+        config,
+        preset=None,
+        epochs=1.0,
+        max_steps=None,
+        seed=0,
+        init_from=None,
+        out=None,
+        resume="never",
+        phases=(),
+        eval_every_epochs=1,
+        checkpoint_every_epochs=1,
+        ema_half_life_epochs=1.0 if config.ema_half_life_epochs else 0.0,
+        data=replace(config.data, train=Path(), val=Path(), resolution=phase.resolution),
+        model=replace(config.model, patch_drop=phase.patch_drop),
+        schedule=ScheduleConfig(),
+    )
+
+
+def step_seconds(config: Config) -> float:
+    """The time of a training step on this machine's CPU: that of smaller steps, and what more images add to it.
+
+    The optimizer takes its time once a step, the model for each image; two sizes tell them apart.
+    """
+    small, large = (math.ceil(config.batch_size / share) for share in _SHARES_OF_BATCH)
+    of_small, of_large = (_seconds_of_batch(config, size) for size in (small, large))
+    if small == large:
+        return of_large
+    each = max(0.0, of_large - of_small) / (large - small)
+    return of_large + (config.batch_size - large) * each
+
+
+def _seconds_of_batch(config: Config, batch_size: int) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        images = make_small_images(Path(folder) / "images.beton", num_images=max(batch_size, 10), seed=0)
+        training = Training(
+            replace(
+                config,
+                batch_size=batch_size,
+                accumulate=None,
+                compile="off",
+                data=replace(config.data, train=images, val=images),
+            ),
+            Path(folder) / "run",
+            epoch=0,
+        )
+        training.start()
+        training.steps(1)
+        start, num_steps = time.perf_counter(), 0
+        while not num_steps or time.perf_counter() - start < _SECONDS:
+            training.steps(1)
+            num_steps += 1
+        return (time.perf_counter() - start) / num_steps
