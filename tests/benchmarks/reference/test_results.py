@@ -23,13 +23,13 @@ def test_a_row(done):
     run, _ = done
     row = run_row(run, scale="cpu")
     told = {
-        **{"benchmark": "reference", "scale": "cpu", "experiment": "first", "title": "the first", "part": "table"},
-        **{"family": "ResNet", "reference": "resnet-fast-cifar10", "preset": "cifar10-quick", "fraction": 1.0},
-        **{"arch": "resnet_fast_cifar", "epochs": 6, "resolution": 32, "seed": 4, "num_train_images": 500},
-        **{"starts_from": None, "top1": 0.5, "top1_averaged": None, "train_top1": 0.5, "num_parameters": 100},
-        **{"train_seconds": 30.0, "teacher_seconds": None, "eval_seconds": 6.0, "device_hours": 0.02},
-        **{"images_per_second": 10.0, "device": "a CPU", "world_size": 2, "command": run.command},
-        **{"commit": "abc", "dirty": False},
+        "benchmark": "reference", "scale": "cpu", "experiment": "first", "title": "the first", "part": "table",
+        "family": "ResNet", "reference": "resnet-fast-cifar10", "preset": "cifar10-quick", "fraction": 1.0,
+        "arch": "resnet_fast_cifar", "epochs": 6, "resolution": 32, "seed": 4, "num_train_images": 500,
+        "starts_from": None, "top1": 0.5, "top1_averaged": None, "train_top1": 0.5, "num_parameters": 100,
+        "train_seconds": 30.0, "teacher_seconds": None, "eval_seconds": 6.0, "device_hours": 0.02,
+        "images_per_second": 10.0, "device": "a CPU", "world_size": 2, "command": run.command,
+        "commit": "abc", "dirty": False,
     }
     assert {name: row[name] for name in told} == told
     assert datetime.fromisoformat(row["date"]).timestamp() == int((run.folder / "result.json").stat().st_mtime)
