@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,11 @@ from benchmarks.row_files import Row, read_rows, replace_rows
 from fastvit_train.config import Config
 from fastvit_train.metrics import read_metrics
 from fastvit_train.run_folder import METRICS, RESULT
+from fastvit_train.schedule import Phase
+from fastvit_train.teacher import untrained_teacher
+
+_NUM_CLASSES = 10
+"""Of CIFAR-10, on which distilled models are trained."""
 
 __all__ = ["existing_rows", "keep_row", "run_row"]
 
@@ -69,9 +75,17 @@ def last_epoch_accuracy(lines: Iterable[Row]) -> float | None:
 
 
 def training_flops(config: Config, *, num_images: int) -> float:
-    """Operations of all training steps, forward and backward."""
+    """Operations of all training steps, forward and backward, with the teacher's training and its answers."""
     job = describe_job(config, num_images=num_images, num_val_images=0)
-    return sum(epoch.num_steps * config.batch_size * job.flops_per_image[epoch.phase] for epoch in job.epochs)
+    images = Counter[Phase]()
+    for epoch in job.epochs:
+        images[epoch.phase] += epoch.num_steps * config.batch_size
+    total = sum(count * job.flops_per_image[phase] for phase, count in images.items())
+    teacher = untrained_teacher(config, Path(), _NUM_CLASSES)
+    if teacher is None:
+        return total
+    answers = sum(count * teacher.flops_per_image(phase.resolution) for phase, count in images.items())
+    return total + answers + training_flops(teacher.config, num_images=num_images)
 
 
 def existing_rows(path: Path) -> list[Row]:

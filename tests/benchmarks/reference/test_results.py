@@ -1,14 +1,17 @@
 """Rows of experiments: what a run folder tells, and one row for each."""
 
 import json
+from dataclasses import replace
 from datetime import datetime
 
 import pytest
 
 from benchmarks.plan.job import describe_job
-from benchmarks.reference.results import keep_row, last_epoch_accuracy, run_row
+from benchmarks.reference.results import keep_row, last_epoch_accuracy, run_row, training_flops
 from benchmarks.reference.runs import run_program
 from benchmarks.row_files import append_rows, read_rows
+from fastvit_train.config import DistillConfig
+from fastvit_train.presets import build_preset
 
 
 @pytest.fixture
@@ -23,13 +26,35 @@ def test_a_row(done):
     run, _ = done
     row = run_row(run, scale="cpu")
     told = {
-        "benchmark": "reference", "scale": "cpu", "experiment": "first", "title": "the first", "part": "table",
-        "family": "ResNet", "reference": "resnet-fast-cifar10", "preset": "cifar10-quick", "fraction": 1.0,
-        "arch": "resnet_fast_cifar", "epochs": 6, "resolution": 32, "seed": 4, "num_train_images": 500,
-        "starts_from": None, "top1": 0.5, "top1_averaged": None, "train_top1": 0.5, "num_parameters": 100,
-        "train_seconds": 30.0, "teacher_seconds": None, "eval_seconds": 6.0, "device_hours": 0.02,
-        "images_per_second": 10.0, "device": "a CPU", "world_size": 2, "command": run.command,
-        "commit": "abc", "dirty": False,
+        "benchmark": "reference",
+        "scale": "cpu",
+        "experiment": "first",
+        "title": "the first",
+        "part": "table",
+        "family": "ResNet",
+        "reference": "resnet-fast-cifar10",
+        "preset": "cifar10-quick",
+        "fraction": 1.0,
+        "arch": "resnet_fast_cifar",
+        "epochs": 6,
+        "resolution": 32,
+        "seed": 4,
+        "num_train_images": 500,
+        "starts_from": None,
+        "top1": 0.5,
+        "top1_averaged": None,
+        "train_top1": 0.5,
+        "num_parameters": 100,
+        "train_seconds": 30.0,
+        "teacher_seconds": None,
+        "eval_seconds": 6.0,
+        "device_hours": 0.02,
+        "images_per_second": 10.0,
+        "device": "a CPU",
+        "world_size": 2,
+        "command": run.command,
+        "commit": "abc",
+        "dirty": False,
     }
     assert {name: row[name] for name in told} == told
     assert datetime.fromisoformat(row["date"]).timestamp() == int((run.folder / "result.json").stat().st_mtime)
@@ -43,6 +68,16 @@ def test_operations_of_a_training(done):
     job = describe_job(run.config, num_images=500, num_val_images=0)
     (each,) = {job.flops_per_image[epoch.phase] for epoch in job.epochs}
     assert run_row(run, scale="cpu")["flops"] == 6 * 500 * each
+
+
+def test_operations_of_a_distilled_training():
+    student = build_preset("cifar10-vit-small-distilled", epochs=4)
+    plain = replace(student, distill=DistillConfig())
+    teacher = training_flops(build_preset("cifar10-quick"), num_images=50_000)
+    answers = training_flops(student, num_images=50_000) - training_flops(plain, num_images=50_000) - teacher
+    # Forward is a third of a training step. Of the 4 epochs, 2 or 3 are at 24 px, which is 9/16 of the work at 32.
+    images_of_teacher = 3 * answers / teacher * 6
+    assert 4 * 9 / 16 < images_of_teacher < 4
 
 
 def test_a_teacher_counts(done):

@@ -75,7 +75,9 @@ def test_a_run_that_is_made_again_replaces_its_row_and_its_inference(programs, e
     assert programs.started_runs[4:] == ["first", "inference"]
     assert sorted(names_of_rows(pages[-1])) == ["first", "inference of first", "last", "tuned"]
     assert {row["experiment"]: row["top1"] for row in pages[-1] if "experiment" in row} == {
-        "first": 0.75, "tuned": 0.5, "last": 0.5
+        "first": 0.75,
+        "tuned": 0.5,
+        "last": 0.5,
     }
 
 
