@@ -10,6 +10,7 @@ from benchmarks.report.reference_comparisons import (
     cost,
     data_blocks,
     distillation_blocks,
+    epochs_cell,
     gaps_of,
     percent,
     pretraining_blocks,
@@ -137,7 +138,7 @@ _COLUMNS: Columns = {
     "its source": _of_task(lambda task: task.source),
     "device hours": number_column("device_hours", 3),
     "images/s": number_column("images_per_second"),
-    "epochs": number_column("epochs", 1),
+    "epochs": epochs_cell,
     "seeds": seeds_cell,
     "M parameters": number_column("num_parameters", 1, scale=1e-6),
 }
