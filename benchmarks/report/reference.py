@@ -17,7 +17,7 @@ from benchmarks.report.reference_comparisons import (
     seeds_cell,
 )
 from benchmarks.row_files import Row
-from fastvit_train.page.content import Block, Cards, Cell, Facts, Folded, Number, Paragraph, Section, Table
+from fastvit_train.page.content import Block, Cards, Cell, Facts, Folded, Number, Paragraph, Section
 from fastvit_train.page.runs import environment_facts
 
 __all__ = ["reference_sections"]
@@ -53,9 +53,7 @@ def _table_blocks(rows: Sequence[Row], means: Sequence[Row]) -> list[Block]:
         )
         blocks += [table(listed, _COLUMNS), Paragraph(train)]
     if tasks := _tasks(listed):
-        columns = ["task", "course project", "best published", "source", "how it compares"]
-        lines = [[task.title, task.project, task.best_text, task.source, task.remark] for task in tasks]
-        blocks.append(Folded("The published figures", [Table(columns, lines)]))
+        blocks.append(Folded("The published figures", [Facts([(task.title, _told(task)) for task in tasks])]))
     blocks += [commands(rows, means), Folded("Machine and versions", _origins(rows))]
     return blocks
 
@@ -115,6 +113,12 @@ def _published(row: Row) -> Published | None:
 
 def _tasks(rows: Sequence[Row]) -> list[Published]:
     return [task for row in rows if (task := _published(row))]
+
+
+def _told(task: Published) -> str:
+    """What is published of a task, and how it compares."""
+    figure = f"{task.best_text}, {task.source}" if task.source else task.best_text.capitalize()
+    return f"{figure}. {task.remark}"
 
 
 def _best(row: Row) -> Cell:
