@@ -101,7 +101,7 @@ TABLES = {
         files=_FILES,
         where=lambda row: row["benchmark"] == "inference",
         columns={
-            "model": code("arch"),
+            "model": code("model"),
             "batch": number("batch_size"),
             "precision": text("precision"),
             "compiled": lambda line: "yes" if line[0]["compiled"] else "",

@@ -12,9 +12,9 @@ __all__ = ["BENCHMARKS", "row_problems"]
 
 BENCHMARKS = (
     *("loader", "scaling", "imread", "train", "train-sweep", "augment", "convert", "accept", "doctor", "plan"),
-    "reference",
     "run",  # what a run of fastvit-train reached
     "engine",  # what was measured of the C++ engine, or of torch, with a profiler
+    "reference",
 )
 """What a row may be of: the commands of `fastvit-bench`, and what was measured without one."""
 

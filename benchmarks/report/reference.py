@@ -10,13 +10,14 @@ from benchmarks.report.reference_comparisons import (
     cost,
     data_blocks,
     distillation_blocks,
+    epochs_cell,
     gaps_of,
     percent,
     pretraining_blocks,
     seeds_cell,
 )
 from benchmarks.row_files import Row
-from fastvit_train.page.content import Block, Cards, Cell, Facts, Folded, Number, Paragraph, Section, Table
+from fastvit_train.page.content import Block, Cards, Cell, Facts, Folded, Number, Paragraph, Section
 from fastvit_train.page.runs import environment_facts
 
 __all__ = ["reference_sections"]
@@ -52,9 +53,7 @@ def _table_blocks(rows: Sequence[Row], means: Sequence[Row]) -> list[Block]:
         )
         blocks += [table(listed, _COLUMNS), Paragraph(train)]
     if tasks := _tasks(listed):
-        columns = ["task", "course project", "best published", "source", "how it compares"]
-        lines = [[task.title, task.project, task.best_text, task.source, task.remark] for task in tasks]
-        blocks.append(Folded("The published figures", [Table(columns, lines)]))
+        blocks.append(Folded("The published figures", [Facts([(task.title, _told(task)) for task in tasks])]))
     blocks += [commands(rows, means), Folded("Machine and versions", _origins(rows))]
     return blocks
 
@@ -116,6 +115,12 @@ def _tasks(rows: Sequence[Row]) -> list[Published]:
     return [task for row in rows if (task := _published(row))]
 
 
+def _told(task: Published) -> str:
+    """What is published of a task, and how it compares."""
+    figure = f"{task.best_text}, {task.source}" if task.source else task.best_text.capitalize()
+    return f"{figure}. {task.remark}"
+
+
 def _best(row: Row) -> Cell:
     task = _published(row)
     if task is None:
@@ -137,7 +142,7 @@ _COLUMNS: Columns = {
     "its source": _of_task(lambda task: task.source),
     "device hours": number_column("device_hours", 3),
     "images/s": number_column("images_per_second"),
-    "epochs": number_column("epochs", 1),
+    "epochs": epochs_cell,
     "seeds": seeds_cell,
     "M parameters": number_column("num_parameters", 1, scale=1e-6),
 }

@@ -14,6 +14,7 @@ __all__ = [
     "cost",
     "data_blocks",
     "distillation_blocks",
+    "epochs_cell",
     "gaps_of",
     "percent",
     "pretraining_blocks",
@@ -30,6 +31,11 @@ def commands(rows: Sequence[Row], shown: Sequence[Row]) -> Folded:
     names = [row["experiment"] for row in shown]
     mine = sorted((row for row in rows if row["experiment"] in names), key=lambda row: names.index(row["experiment"]))
     return Folded("The commands", [Facts([(row["title"], row["command"]) for row in mine])])
+
+
+def epochs_cell(row: Row) -> Cell:
+    """With as many digits as they have."""
+    return Number(row["epochs"], f"{row['epochs']:g}") if row.get("epochs") is not None else ""
 
 
 def seeds_cell(row: Row) -> Cell:
@@ -120,8 +126,8 @@ def _share_table(found: Sequence[Share]) -> Table:
         "ViT top-1 %": of("vit", "top1", 2, 100),
         "ResNet top-1 %": of("resnet", "top1", 2, 100),
         "gap, points": number_column("gap", 2),
-        "ViT epochs": of("vit", "epochs", 1),
-        "ResNet epochs": of("resnet", "epochs", 1),
+        "ViT epochs": lambda line: epochs_cell(line["vit"] or {}),
+        "ResNet epochs": lambda line: epochs_cell(line["resnet"] or {}),
         "ViT minutes": of("vit", "train_seconds", 1, 1 / 60),
         "ResNet minutes": of("resnet", "train_seconds", 1, 1 / 60),
     }
@@ -197,24 +203,27 @@ def _pair_blocks(
     name: str,
     caption: str,
 ) -> list[Block]:
-    mine = [row for pair in pairs for row in pair]
     several = len(pairs) > 1
-    bars = [
-        Bar(
-            f"{row['arch']}, {label}" if several else label,
-            100 * row["top1"],
-            _top1(row),
-            tuple(100 * end for end in row["top1_interval"]) if "top1_interval" in row else None,
-            is_marked=row is pair.row,
-        )
+    mine = [
+        {**row, "label": f"{row['arch']}, {label}" if several else label}
         for pair in pairs
         for row, label in zip(pair, labels, strict=True)
     ]
+    bars = [
+        Bar(
+            row["label"],
+            100 * row["top1"],
+            _top1(row),
+            tuple(100 * end for end in row["top1_interval"]) if "top1_interval" in row else None,
+            is_marked=number % 2 == 0,
+        )
+        for number, row in enumerate(mine)
+    ]
     columns: Columns = {
-        "experiment": text_column("title"),
+        "model": text_column("label"),
         "top-1 %": number_column("top1", 2, scale=100),
         "averaged %": number_column("top1_averaged", 2, scale=100),
-        "epochs": number_column("epochs", 1),
+        "epochs": epochs_cell,
         "training, minutes": number_column("train_seconds", 1, scale=1 / 60),
         "teacher, minutes": number_column("teacher_seconds", 1, scale=1 / 60),
         "seeds": seeds_cell,
