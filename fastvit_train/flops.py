@@ -11,7 +11,7 @@ from fastvit_train.models import set_patch_drop
 from fastvit_train.models.plain_attention import use_plain_attention
 from fastvit_train.schedule import Phase
 
-__all__ = ["flops_per_image", "peak_flops_per_second"]
+__all__ = ["flops_per_image", "forward_flops_per_image", "peak_flops_per_second"]
 
 # What makers give as the dense rate of bf16 (of fp16 where there is no bf16), accumulated in float32, in TFLOP/s.
 # Datasheets that name the rate "with sparsity" have twice as much. The keys are parts of the names that CUDA gives.
@@ -53,6 +53,17 @@ def flops_per_image(model: nn.Module, phase: Phase) -> float:
     with torch.random.fork_rng([device] if device.type == "cuda" else []), FlopCounterMode(display=False) as counter:
         # Not counted(images): that may be compiled, which would take a minute.
         counted.forward(images).sum().backward()
+    return float(counter.get_total_flops()) / len(images)
+
+
+@torch.no_grad()
+def forward_flops_per_image(model: nn.Module, resolution: int) -> float:
+    """The same for an image that the model is not trained on: forward alone, with all patches."""
+    counted = copy.deepcopy(model).eval()
+    use_plain_attention(counted)
+    images = torch.zeros(2, 3, resolution, resolution, device=next(counted.parameters()).device)
+    with FlopCounterMode(display=False) as counter:
+        counted.forward(images)
     return float(counter.get_total_flops()) / len(images)
 
 
