@@ -19,9 +19,10 @@ from benchmarks.plan.forecast import Cluster, forecast
 from benchmarks.plan.job import Job, describe_job
 from benchmarks.plan.rates import PhaseRates, Rates, committed_rows, loader_rate, rates_of_card
 from benchmarks.row_files import Row
-from fastvit_train.config import Config, ScheduleConfig
+from fastvit_train.config import Config, DistillConfig, ScheduleConfig
 from fastvit_train.flops import peak_flops_per_second
 from fastvit_train.schedule import Phase
+from fastvit_train.teacher import TEACHER, teacher_config, teacher_side
 from loaders.errors import FastvitError
 
 __all__ = ["estimate_source", "estimated_seconds"]
@@ -53,7 +54,7 @@ def estimated_seconds(
 
     On the scale cpu, steps of each kind are measured on this machine, which takes about half a minute. On the others,
     rates of benchmarks/results are taken, and nothing runs. What torch.compile makes for one run, the later ones find
-    in its cache.
+    in its cache. A run that distills has the time of its teacher's training in it, and of the teacher's answers.
 
     Args:
         configs: The runs by name, in their order.
@@ -70,10 +71,7 @@ def estimated_seconds(
         FastvitError: The images make no batch, or the rates of `gpu` are not known.
         RuntimeError: A step failed.
     """
-    jobs = {
-        name: describe_job(config, num_images=data[name][0], num_val_images=data[name][1])
-        for name, config in configs.items()
-    }
+    jobs = {name: job for name, config in configs.items() for name, job in _jobs(name, config, *data[name]).items()}
     rates = _measured_rates(jobs) if scale == "cpu" else _rates_of_card(jobs, gpu)
     cluster = Cluster(
         num_gpus=num_gpus,
@@ -85,10 +83,50 @@ def estimated_seconds(
         nvlink_bytes_per_second=3.6e11,
         network_bytes_per_second=3.2e11,
     )
+    return {name: _seconds(name, config, jobs, rates, cluster) for name, config in configs.items()}
+
+
+def _jobs(name: str, config: Config, num_images: int, num_val_images: int) -> dict[str, Job]:
+    """What a run has to do by itself, and what its teacher has to before."""
+    jobs = {name: replace(config, distill=DistillConfig())}
+    if config.distill.is_on:
+        jobs = {f"{name}/{TEACHER}": teacher_config(config, Path())} | jobs
     return {
-        name: None if (rate := rates[name]) is None else 3600 * forecast(job, rate, cluster).hours
-        for name, job in jobs.items()
+        name: describe_job(config, num_images=num_images, num_val_images=num_val_images)
+        for name, config in jobs.items()
     }
+
+
+def _seconds(
+    name: str, config: Config, jobs: Mapping[str, Job], rates: Mapping[str, Rates | None], cluster: Cluster
+) -> float | None:
+    rate = rates[name]
+    if rate is None:
+        return None
+    seconds = 3600 * forecast(jobs[name], rate, cluster).hours
+    if not config.distill.is_on:
+        return seconds
+    teacher, rate = jobs[f"{name}/{TEACHER}"], rates[f"{name}/{TEACHER}"]
+    if rate is None:
+        return None
+    in_the_same_program = replace(rate, rest_seconds=0.0)
+    seconds += 3600 * forecast(teacher, in_the_same_program, cluster).hours
+    return seconds + _answering_seconds(jobs[name], teacher, rate) / cluster.num_gpus
+
+
+def _answering_seconds(student: Job, teacher: Job, rate: Rates) -> float:
+    """What the teacher takes of one device to look at the images that its student learns from.
+
+    It goes by operations, of which it has a third of those of its training.
+    """
+    trained = Phase(teacher.config.data.resolution, 0.0)
+    flops_per_second = rate.evaluation_images_per_second * teacher.evaluation_flops_per_image
+    seconds = 0.0
+    for epoch in student.epochs:
+        side = teacher_side(epoch.phase.resolution, teacher.config, student.config)
+        flops = teacher.flops_per_image[trained] / 3 * (side / trained.resolution) ** 2
+        seconds += epoch.num_steps * student.config.batch_size * flops / flops_per_second
+    return seconds
 
 
 def _card(gpu: str | None) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.reference import cost
 from benchmarks.reference.cost import SmallSteps, estimate_source, estimated_seconds
-from fastvit_train.config import Config, DataConfig
+from fastvit_train.config import Config, DataConfig, DistillConfig
 from fastvit_train.presets import build_preset
 from loaders.errors import FastvitError
 
@@ -79,6 +79,22 @@ def test_runs_of_other_lengths_and_data_share_their_steps(measured):
         ("vit_small_cifar", 32, 0.5),
     ]
     assert seconds["long"] > 4 * seconds["vit"]
+
+
+def test_a_teacher_takes_its_training_and_its_answers(measured):
+    """A step of the student is measured without them, as that of the plain run, and all steps take 1 s here."""
+    distilled = replace(build_preset("cifar10-vit-small-distilled", epochs=5), eval_every_epochs=5)
+    teacher = replace(build_preset(distilled.distill.preset, epochs=5), eval_every_epochs=5)
+    configs = {
+        "distilled": replace(distilled, distill=replace(distilled.distill, epochs=5)),
+        "plain": replace(distilled, distill=DistillConfig()),
+        "teacher": teacher,
+    }
+    seconds = estimated_seconds(configs, dict.fromkeys(configs, SIZES), scale="cpu")
+    assert len({kind.arch for kind in measured}) == 2
+    answers = seconds["distilled"] - seconds["plain"] - seconds["teacher"]
+    pixels = 3 * (24 / 32) ** 2 + 2  # of three epochs at 24 px, and of two
+    assert answers == pytest.approx(pixels * 50_000 / teacher.batch_size / 3, rel=0.05)
 
 
 def test_steps_are_measured_on_this_machine():
