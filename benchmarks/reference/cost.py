@@ -1,30 +1,31 @@
 """What experiments take, before they start: operations over rates that were measured, here or on a GPU."""
 
 import math
-import multiprocessing
+import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from benchmarks.accept.photos import make_small_images
-from benchmarks.harness import say, seconds_since_start
+from benchmarks.harness import Contender, say
 from benchmarks.peers.our_training import Training
 from benchmarks.plan.forecast import Cluster, forecast
 from benchmarks.plan.job import Job, describe_job
 from benchmarks.plan.rates import PhaseRates, Rates, committed_rows, loader_rate, rates_of_card
 from benchmarks.row_files import Row
-from fastvit_train.config import Config, ScheduleConfig
+from fastvit_train.config import Config, DistillConfig, ScheduleConfig
 from fastvit_train.flops import peak_flops_per_second
 from fastvit_train.schedule import Phase
+from fastvit_train.teacher import TEACHER, teacher_config, teacher_side
 from loaders.errors import FastvitError
 
-__all__ = ["estimate_source", "estimated_seconds", "step_seconds"]
+__all__ = ["estimate_source", "estimated_seconds"]
 
 _GPU = "NVIDIA H100 80GB HBM3"
 """Whose time is estimated where there is no GPU."""
@@ -53,7 +54,7 @@ def estimated_seconds(
 
     On the scale cpu, steps of each kind are measured on this machine, which takes about half a minute. On the others,
     rates of benchmarks/results are taken, and nothing runs. What torch.compile makes for one run, the later ones find
-    in its cache.
+    in its cache. A run that distills has the time of its teacher's training in it, and of the teacher's answers.
 
     Args:
         configs: The runs by name, in their order.
@@ -68,11 +69,9 @@ def estimated_seconds(
 
     Raises:
         FastvitError: The images make no batch, or the rates of `gpu` are not known.
+        RuntimeError: A step failed.
     """
-    jobs = {
-        name: describe_job(config, num_images=data[name][0], num_val_images=data[name][1])
-        for name, config in configs.items()
-    }
+    jobs = {name: job for name, config in configs.items() for name, job in _jobs(name, config, *data[name]).items()}
     rates = _measured_rates(jobs) if scale == "cpu" else _rates_of_card(jobs, gpu)
     cluster = Cluster(
         num_gpus=num_gpus,
@@ -84,10 +83,50 @@ def estimated_seconds(
         nvlink_bytes_per_second=3.6e11,
         network_bytes_per_second=3.2e11,
     )
+    return {name: _seconds(name, config, jobs, rates, cluster) for name, config in configs.items()}
+
+
+def _jobs(name: str, config: Config, num_images: int, num_val_images: int) -> dict[str, Job]:
+    """What a run has to do by itself, and what its teacher has to before."""
+    jobs = {name: replace(config, distill=DistillConfig())}
+    if config.distill.is_on:
+        jobs = {f"{name}/{TEACHER}": teacher_config(config, Path())} | jobs
     return {
-        name: None if (rate := rates[name]) is None else 3600 * forecast(job, rate, cluster).hours
-        for name, job in jobs.items()
+        name: describe_job(config, num_images=num_images, num_val_images=num_val_images)
+        for name, config in jobs.items()
     }
+
+
+def _seconds(
+    name: str, config: Config, jobs: Mapping[str, Job], rates: Mapping[str, Rates | None], cluster: Cluster
+) -> float | None:
+    rate = rates[name]
+    if rate is None:
+        return None
+    seconds = 3600 * forecast(jobs[name], rate, cluster).hours
+    if not config.distill.is_on:
+        return seconds
+    teacher, rate = jobs[f"{name}/{TEACHER}"], rates[f"{name}/{TEACHER}"]
+    if rate is None:
+        return None
+    in_the_same_program = replace(rate, rest_seconds=0.0)
+    seconds += 3600 * forecast(teacher, in_the_same_program, cluster).hours
+    return seconds + _answering_seconds(jobs[name], teacher, rate) / cluster.num_gpus
+
+
+def _answering_seconds(student: Job, teacher: Job, rate: Rates) -> float:
+    """What the teacher takes of one device to look at the images that its student learns from.
+
+    It goes by operations, of which it has a third of those of its training.
+    """
+    trained = Phase(teacher.config.data.resolution, 0.0)
+    flops_per_second = rate.evaluation_images_per_second * teacher.evaluation_flops_per_image
+    seconds = 0.0
+    for epoch in student.epochs:
+        side = teacher_side(epoch.phase.resolution, teacher.config, student.config)
+        flops = teacher.flops_per_image[trained] / 3 * (side / trained.resolution) ** 2
+        seconds += epoch.num_steps * student.config.batch_size * flops / flops_per_second
+    return seconds
 
 
 def _card(gpu: str | None) -> str:
@@ -124,10 +163,12 @@ def _rate_of_card(job: Job, card: str, rows: Sequence[Row], *, per_core: float) 
 def _measured_rates(jobs: Mapping[str, Job]) -> dict[str, Rates | None]:
     """Rates by run, from steps of each kind in a process of its own, whose memory goes with it."""
     kinds = {_of_one_phase(job.config, epoch.phase) for job in jobs.values() for epoch in job.epochs}
-    say(f"measuring training steps of {len(kinds)} kinds")
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        startup = pool.submit(seconds_since_start).result()
-        seconds = dict(zip(kinds, pool.map(step_seconds, kinds), strict=True))
+    say(f"measuring training steps of {len(kinds)} kind{'' if len(kinds) == 1 else 's'}")
+    begin = time.perf_counter()
+    with Contender("the measurement of training steps", SmallSteps) as process:
+        process.wait_until_ready()
+        startup = time.perf_counter() - begin
+        seconds = {kind: _step_seconds(kind, process) for kind in kinds}
     return {name: _rates_of_steps(job, seconds, startup=startup) for name, job in jobs.items()}
 
 
@@ -170,37 +211,41 @@ def _of_one_phase(config: Config, phase: Phase) -> Config:
     )
 
 
-def step_seconds(config: Config) -> float:
+def _step_seconds(config: Config, process: Contender["SmallSteps"]) -> float:
     """The time of a training step on this machine's CPU: that of smaller steps, and what more images add to it.
 
     The optimizer takes its time once a step, the model for each image; two sizes tell them apart.
     """
     small, large = (math.ceil(config.batch_size / share) for share in _SHARES_OF_BATCH)
-    of_small, of_large = (_seconds_of_batch(config, size) for size in (small, large))
+    of_small, of_large = (_small_step_seconds(config, size, process) for size in (small, large))
     if small == large:
         return of_large
     each = max(0.0, of_large - of_small) / (large - small)
     return of_large + (config.batch_size - large) * each
 
 
-def _seconds_of_batch(config: Config, batch_size: int) -> float:
-    with tempfile.TemporaryDirectory() as folder:
-        images = make_small_images(Path(folder) / "images.beton", num_images=max(batch_size, 10), seed=0)
-        training = Training(
-            replace(
-                config,
-                batch_size=batch_size,
-                accumulate=None,
-                compile="off",
-                data=replace(config.data, train=images, val=images),
-            ),
-            Path(folder) / "run",
-            epoch=0,
-        )
-        training.start()
-        training.steps(1)
-        start, num_steps = time.perf_counter(), 0
-        while not num_steps or time.perf_counter() - start < _SECONDS:
-            training.steps(1)
-            num_steps += 1
-        return (time.perf_counter() - start) / num_steps
+def _small_step_seconds(config: Config, batch_size: int, process: Contender["SmallSteps"]) -> float:
+    process.run(partial(SmallSteps.start, config=config, batch_size=batch_size))
+    seconds = list[float]()
+    while sum(seconds) < _SECONDS:
+        seconds.append(process.run(SmallSteps.step).seconds)
+    return statistics.median(seconds)
+
+
+class SmallSteps:
+    """Training steps with fewer images than the run has, one at a time; public for the process that makes them."""
+
+    def start(self, *, config: Config, batch_size: int) -> int:
+        """Make the model, and the first step, which says nothing about speed; returns its number of images."""
+        self._folder = tempfile.TemporaryDirectory()
+        folder = Path(self._folder.name)
+        images = make_small_images(folder / "images.beton", num_images=max(batch_size, 10), seed=0)
+        data = replace(config.data, train=images, val=images)
+        small = replace(config, batch_size=batch_size, accumulate=None, compile="off", data=data)
+        self._training = Training(small, folder / "run", epoch=0)
+        self._training.start()
+        return self.step()
+
+    def step(self) -> int:
+        """Make a step; returns its number of images."""
+        return self._training.steps(1)

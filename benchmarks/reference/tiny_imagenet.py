@@ -121,11 +121,20 @@ def _members(archive: tarfile.TarFile, path: Path) -> list[_Member]:
         found = _image_of(header, path)
         if found:
             members[found.path] = found
+    _check_is_whole(archive)
     roots = {member.root for member in members.values()}
     if len(roots) != 1:
         where = f"several folders, {' and '.join(sorted(roots)[:2])}," if roots else "no folders"
         raise FastvitError(f"{path}: {where} with images in train and val; {_LAYOUT}")
     return list(members.values())
+
+
+def _check_is_whole(archive: tarfile.TarFile) -> None:
+    """See that its end mark is behind the last member: `tarfile` takes a damaged header, and no header, for the end."""
+    assert archive.fileobj is not None
+    archive.fileobj.seek(archive.offset)
+    if archive.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+        raise tarfile.ReadError(f"no header and no end mark at byte {archive.offset}")
 
 
 def _image_of(header: tarfile.TarInfo, path: Path) -> _Member | None:
