@@ -165,6 +165,29 @@ def _plan(num_gpus: int) -> dict[str, Any]:
     }
 
 
+def _inference() -> list[dict[str, Any]]:
+    # The most accurate, the fastest, and one that was never trained.
+    models: dict[str, tuple[dict[str, Any], float]] = {
+        "vit-small": ({"run": "vit-small", "top1": 0.85, "arch": "vit_small_cifar", "flops_per_image": 1.4e9}, 200.0),
+        "resnet-fast": (
+            {"run": "resnet-fast", "top1": 0.83, "arch": "resnet_fast_cifar", "flops_per_image": 2e8},
+            800.0,
+        ),
+        "vit_s16@32": ({"run": None, "top1": None, "arch": "vit_s16", "flops_per_image": 2e8}, 900.0),
+    }
+    return [
+        {"benchmark": "inference", "model": name, "resolution": 32, "num_parameters": 10_700_000, **what}
+        | {"batch_size": batch_size, "precision": precision, "compiled": compiled, "device": "cpu", "threads": 2}
+        | {"latency_seconds": batch_size / speed_of_case, "latency_seconds_p95": 1.1 * batch_size / speed_of_case}
+        | {"compile_seconds": 12.5 if compiled else None, **speed(speed_of_case)}
+        for name, (what, rate) in models.items()
+        for batch_size in (1, 256)
+        for precision in ("fp32", "bf16")
+        for compiled in (False, True)
+        for speed_of_case in [rate * (1 if precision == "fp32" else 3) * (1.25 if compiled else 1) * batch_size**0.1]
+    ]
+
+
 def _others() -> list[dict[str, Any]]:
     decoding = {"benchmark": "imread", "data": "photos", "num_images": 500, "threads": 1}
     augmenting = {"benchmark": "augment", "policy": "three", "batch_size": 256, "resolution": 224, "device": "cpu"}
@@ -183,7 +206,7 @@ def _others() -> list[dict[str, Any]]:
 
 def rows() -> list[dict[str, Any]]:
     """Some of every benchmark, one of them from a noisy machine."""
-    found = [*_loaders(), *_scaling(), *_training(), *_others()]
+    found = [*_loaders(), *_scaling(), *_training(), *_inference(), *_others()]
     found += [
         _doctor("photos.beton", 0.04),
         _doctor("<folder>", -0.12),

@@ -11,7 +11,19 @@ from benchmarks.row_files import Row
 __all__ = ["BENCHMARKS", "row_problems"]
 
 BENCHMARKS = (
-    *("loader", "scaling", "imread", "train", "train-sweep", "augment", "convert", "accept", "doctor", "plan"),
+    *(
+        "loader",
+        "scaling",
+        "imread",
+        "train",
+        "train-sweep",
+        "inference",
+        "augment",
+        "convert",
+        "accept",
+        "doctor",
+        "plan",
+    ),
     "run",  # what a run of fastvit-train reached
     "engine",  # what was measured of the C++ engine, or of torch, with a profiler
     "reference",
@@ -24,6 +36,7 @@ _FIELDS = {
     "scaling": ("over", "loader", "threads", "images_per_second"),
     "imread": ("decoder", "threads", "images_per_second"),
     "train": ("contender", "preset"),
+    "inference": ("model", "batch_size", "precision", "compiled", "images_per_second", "latency_seconds"),
     "augment": ("contender", "policy"),
     "convert": ("converter", "images_per_second"),
     "doctor": ("data", "predicted_images_per_second"),

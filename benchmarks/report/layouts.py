@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from benchmarks.accept.tables import accept_sections
 from benchmarks.report.advice import doctor_sections, plan_sections
+from benchmarks.report.inference import inference_sections
 from benchmarks.report.loading import imread_sections, loader_sections, scaling_sections
 from benchmarks.report.reference import reference_sections
 from benchmarks.report.training import augment_sections, convert_sections, sweep_sections, train_sections
@@ -38,6 +39,13 @@ LAYOUTS: dict[str, _Layout] = {
     ),
     "train": _Layout(train_sections, ("contender", "preset", "batch_size", "resolution", "device", "threads")),
     "train-sweep": _Layout(sweep_sections, ("preset", "batch_size")),
+    "inference": _Layout(
+        inference_sections,
+        (
+            *("model", "arch", "batch_size", "precision", "compiled", "device", "threads"),
+            *(_SPEED, "latency_seconds", "flops_per_image"),
+        ),
+    ),
     "augment": _Layout(
         augment_sections,
         ("contender", "policy", "batch_size", "resolution", "device", "threads", "milliseconds_per_batch"),

@@ -47,6 +47,7 @@ _FONT_SIZE = 13.0
 _BAR_HEIGHT = 26
 _PANEL_HEIGHT = 240
 _PNG_COLORS = 128
+_LABEL_SHARE = 0.1  # of the width
 _PADDING = 6  # all in CSS pixels
 
 
@@ -306,7 +307,7 @@ def _finish_panel(axes: Axes, panel: Panel) -> None:
         axes.set_xscale("log", base=10)
         places = sorted({x for series in panel.series for x in series.xs})
         if len(places) <= 6:
-            axes.set_xticks(places)
+            axes.set_xticks(_apart(places))
         else:
             axes.xaxis.set_major_locator(LogLocator(numticks=6))
         axes.xaxis.set_minor_locator(NullLocator())
@@ -317,6 +318,16 @@ def _finish_panel(axes: Axes, panel: Panel) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
     if panel.from_zero:
         axes.set_ylim(bottom=0)
+
+
+def _apart(places: Sequence[float]) -> list[float]:
+    """Places on a logarithmic axis, from low to high, without those whose labels would touch the one before."""
+    kept = list(places[:1])
+    least = (places[-1] / places[0]) ** _LABEL_SHARE
+    for place in places[1:]:
+        if place / kept[-1] >= least:
+            kept.append(place)
+    return kept
 
 
 def _legend_columns(names: Sequence[str], width: float) -> int:
