@@ -206,7 +206,14 @@ def _of_one_phase(config: Config, phase: Phase) -> Config:
         checkpoint_every_epochs=1,
         ema_half_life_epochs=1.0 if config.ema_half_life_epochs else 0.0,
         data=replace(config.data, train=Path(), val=Path(), resolution=phase.resolution),
-        model=replace(config.model, patch_drop=phase.patch_drop),
+        # How the weights start costs a step nothing.
+        model=replace(
+            config.model,
+            patch_drop=phase.patch_drop,
+            mimetic_init=False,
+            zero_residual=False,
+            whiten_patches=False,
+        ),
         schedule=ScheduleConfig(),
     )
 
