@@ -38,6 +38,9 @@ def test_it_trains_a_few_steps(name, make_set, tmp_path, monkeypatch):
         start = train(small(build_preset("imagenet-vit-b16-130"), make_set, tmp_path / "start", num_classes=5))
         assert start["steps"] == 3
         config = replace(config, init_from=tmp_path / "start" / "checkpoint.pt")
+    if config.distill.preset is not None:
+        teacher = small(build_preset(config.distill.preset), make_set, tmp_path / "teacher")
+        monkeypatch.setitem(PRESETS, config.distill.preset, lambda epochs=1: replace(teacher, epochs=epochs))
     result = train(small(config, make_set, tmp_path / "run"))
     assert result["steps"] == 3
     assert (result["top1_averaged"] is None) == (config.eval_averaging == "none")
