@@ -100,8 +100,8 @@ _EVALUATED_ONCE = ("--eval-every-epochs", "1000")
 _SAVED_ONCE = ("--checkpoint-every-epochs", "1000")
 """So would checkpoints on a GPU, whose epochs take less than a second; a signal writes one all the same."""
 
-# 2.5 hours of two cores that multiply in bf16. The distilled ViT, with its teacher, has the minutes of the plain one. The
-# short runs, too, end at 32 px with all patches: a quarter of an epoch.
+# 2.5 hours of two cores that multiply in bf16. The distilled ViT, with its teacher, has the minutes of the plain one.
+# The short runs, too, end at 32 px with all patches: a quarter of an epoch.
 _CPU_VIT, _CPU_RESNET = _Recipe("cifar10-vit-small-fast", 5), _Recipe("cifar10-quick", 6)
 _CPU_DISTILLED = _Recipe("cifar10-vit-small-distilled", 4.5, ("--distill.epochs", "3.7"))
 _CPU_SHORT = _CPU_VIT._replace(epochs=2.25)
