@@ -62,6 +62,15 @@ def test_a_run_takes_its_steps_and_its_evaluation(measured):
     assert seconds_of(config, sizes=(5000, 10_000), scale="cpu") == pytest.approx(60 + forward, rel=0.01)
 
 
+def test_a_small_step_that_was_disturbed_does_not_make_the_whole_one_short(measured, monkeypatch):
+    def disturbed(self, work):
+        self.batch_size = getattr(work, "keywords", {}).get("batch_size", getattr(self, "batch_size", 0))
+        return SimpleNamespace(seconds=9.0 if self.batch_size < 100 else 1.0)
+
+    monkeypatch.setattr(Process, "run", disturbed)
+    assert seconds_of(build_preset("cifar10-quick", epochs=6), scale="cpu") > 600
+
+
 def test_runs_of_other_lengths_and_data_share_their_steps(measured):
     """A ViT with three phases, on two data sets, from scratch and from weights; and a ResNet."""
     vit = build_preset("cifar10-vit-small-fast", epochs=5)

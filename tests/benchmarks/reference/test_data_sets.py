@@ -1,5 +1,6 @@
 """The data of the reference experiments: all that is missing is found, and what is made is made once."""
 
+import errno
 import io
 import shutil
 import tarfile
@@ -176,6 +177,15 @@ def test_damaged_files_are_named_each(cifar10, tmp_path):
     found = problems(["cifar10", "cifar10-5"], Sources(cifar10=tmp_path / "data", folder=tmp_path))
     assert len(found) == 2
     assert [part in problem for part, problem in zip(("train", "test"), found, strict=True)] == [True, True]
+
+
+def test_what_cannot_be_read_is_found(sources, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(tarfile, "open", refuse)
+    (problem,) = problems(["tiny-imagenet"], sources)
+    assert problem == f"{sources.tiny_imagenet}: Permission denied; see that it can be read"
 
 
 def test_imagenet_has_a_thousand_classes(tmp_path, capsys):
