@@ -305,9 +305,9 @@ def _finish_panel(axes: Axes, panel: Panel) -> None:
     axes.set_xlabel(panel.x_label)
     if panel.is_log_x:
         axes.set_xscale("log", base=10)
-        places = sorted({x for series in panel.series for x in series.xs})
+        places = _apart(sorted({x for series in panel.series for x in series.xs}))
         if len(places) <= 6:
-            axes.set_xticks(_apart(places))
+            axes.set_xticks(places)
         else:
             axes.xaxis.set_major_locator(LogLocator(numticks=6))
         axes.xaxis.set_minor_locator(NullLocator())
@@ -322,10 +322,9 @@ def _finish_panel(axes: Axes, panel: Panel) -> None:
 
 def _apart(places: Sequence[float]) -> list[float]:
     """Places on a logarithmic axis, from low to high, without those whose labels would touch the one before."""
-    kept = list(places[:1])
-    least = (places[-1] / places[0]) ** _LABEL_SHARE
-    for place in places[1:]:
-        if place / kept[-1] >= least:
+    kept: list[float] = []
+    for place in places:
+        if not kept or place / kept[-1] >= (places[-1] / places[0]) ** _LABEL_SHARE:
             kept.append(place)
     return kept
 

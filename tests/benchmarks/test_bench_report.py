@@ -85,6 +85,40 @@ def test_settings_that_could_not_run_say_why(tmp_path):
     assert "| 4,000 | default | no | fp32 |  |  | out of memory |" in page
 
 
+def test_models_are_compared_by_size_speed_and_accuracy(tmp_path):
+    page = markdown_of(tmp_path, of("inference"))
+    assert "| vit-small | vit_small_cifar | 32 | 10.7 | 1.40 | 85.00 | 60.7 |" in page
+    assert "| vit_s16@32 | vit_s16 | 32 | 10.7 | 0.20 |  |  |" in page
+    assert "| resnet-fast | 5,223 | bf16, compiled | 3.00 | 1.25 | 0.33 | 512 |" in page
+    assert "| vit-small | 256 | fp32 | eager | 348 | 341–355 | 735.17 | 808.68 |  | 512 |" in page
+    verdict = "vit-small is the most accurate with 85.00 %, at 1.40 GFLOP and 0.766 ms an image; "
+    assert f"{verdict}resnet-fast is 4.0 times as fast and 2.00 points less accurate." in page
+
+
+def plots_of(found: list) -> list[str]:
+    return [block.name for section in row_sections(found) for block in section.blocks if hasattr(block, "caption")]
+
+
+def test_accuracy_stands_against_cost_where_it_is_known():
+    bars = ["inference-images-cpu-2-threads", "inference-latency-cpu-2-threads"]
+    assert plots_of(of("inference")) == ["accuracy-against-cost-cpu", *bars]
+    assert plots_of([row for row in of("inference") if row["model"] != "resnet-fast"]) == bars, "of one model"
+    assert plots_of([row for row in of("inference") if row["top1"] is None]) == bars
+
+
+def test_a_model_that_is_the_most_accurate_and_the_fastest_is_named_once(tmp_path):
+    better = [row | {"top1": row["top1"] and 1 - row["top1"]} for row in of("inference")]
+    assert "resnet-fast is the most accurate with 17.00 %, at 0.20 GFLOP and 0.191 ms an image, and the fastest." in (
+        markdown_of(tmp_path, better)
+    )
+
+
+def test_models_in_one_precision_gain_nothing_by_another(tmp_path):
+    page = markdown_of(tmp_path, [row for row in of("inference") if row["precision"] == "fp32"])
+    assert "bf16, times fp32" not in page
+    assert "| resnet-fast | 1,741 | fp32, compiled | 1.25 | 1.00 | 512 |" in page
+
+
 def test_doctors_predictions_stand_next_to_what_was_measured(tmp_path):
     page = markdown_of(tmp_path, of("doctor"))
     assert "- Predictions within 10 %: 1 of 2" in page

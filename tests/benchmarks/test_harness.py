@@ -76,6 +76,22 @@ def test_all_contenders_are_ready_when_started(capsys):
     assert capsys.readouterr().err.splitlines() == ["preparing first", "preparing second", "warming up"]
 
 
+def _number():
+    return 7
+
+
+def _text_of(subject):
+    return f"the subject is {subject}"
+
+
+def test_a_subject_is_asked_for_what_turns_do_not_say():
+    with started({"first": _number}) as contenders:
+        assert contenders["first"].ask(_text_of) == "the subject is 7"
+        assert contenders["first"].run(_one).num_images == 1
+        with pytest.raises(RuntimeError, match="first failed: (.|\n)*KeyError: 'whence'"):
+            contenders["first"].ask(_break)
+
+
 def _refuse():
     raise FastvitError("the file is damaged")
 

@@ -22,6 +22,7 @@ from torch._dynamo import trace_rules
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from benchmarks.inference import models as served_models
 from fastvit_train import augment, prefetch, run
 from fastvit_train.augment import policies
 
@@ -175,7 +176,8 @@ def _replacements() -> Iterator[tuple[object, str, Any]]:
     yield torch, "empty", _empty
     yield Tensor, "record_stream", lambda tensor, stream: None
     yield nn.Module, "to", _module_to
-    yield run, "build_model", _with_values(run.build_model)
+    for module in (run, served_models):
+        yield module, "build_model", _with_values(module.build_model)
     of_cuda = {
         "is_available": lambda: True,
         "is_bf16_supported": lambda including_emulation=True: True,
@@ -193,6 +195,7 @@ def _replacements() -> Iterator[tuple[object, str, Any]]:
         "set_rng_state": lambda state, device=None: None,
         "synchronize": lambda device=None: None,
         "max_memory_allocated": lambda device=None: 0,
+        "reset_peak_memory_stats": lambda device=None: None,
         "mem_get_info": lambda device=None: (PROPERTIES.total_memory, PROPERTIES.total_memory),
         "is_current_stream_capturing": is_capturing,
         "current_stream": lambda device=None: STREAM,

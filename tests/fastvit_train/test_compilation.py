@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastvit_train.compilation import compile_models, compiles_augmentation, resolve_compile
+from fastvit_train.compilation import can_compile, compile_models, compiles_augmentation, resolve_compile
 from fastvit_train.config import AugmentConfig, Config
 from fastvit_train.models import build_model
 from runs import TINY
@@ -70,3 +70,24 @@ def test_the_augmentation_is_compiled_where_it_gains(monkeypatch, compiler):
     assert not compiles_augmentation(plain, CPU)
     assert compiles_augmentation(strong, CPU) == (compiler == "true")
     assert resolve_compile(strong, CPU) is None
+
+
+@pytest.mark.parametrize(
+    ("programs", "has_triton", "variables", "on_cpu", "on_cuda"),
+    [
+        ({"g++", "gcc"}, True, {}, True, True),
+        ({"clang"}, True, {}, False, True),
+        ({"g++", "gcc"}, False, {}, True, False),
+        ({"mycc"}, True, {"CC": "mycc", "CXX": "mycc"}, True, True),
+        ({"gcc", "g++"}, True, {"CC": "mycc", "CXX": "mycc"}, False, False),
+        (set(), True, {}, False, False),
+    ],
+)
+def test_what_torch_compile_calls_must_be_there(monkeypatch, programs, has_triton, variables, on_cpu, on_cuda):
+    for name in ("CC", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("shutil.which", lambda name: name if name in programs else None)
+    monkeypatch.setattr("fastvit_train.compilation.find_spec", lambda name: has_triton or None)
+    assert (can_compile(CPU), can_compile(CUDA)) == (on_cpu, on_cuda)

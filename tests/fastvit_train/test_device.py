@@ -73,3 +73,16 @@ for keep in (False, True):
     given_back, kept = map(int, subprocess.check_output([sys.executable, "-c", script]).split())
     assert kept < 100
     assert given_back > 10 * max(kept, 1)
+
+
+def test_a_peak_that_is_forgotten_does_not_count():
+    script = """
+from fastvit_train.device import forget_peak_rss, peak_rss_bytes
+memory = bytearray(200 << 20)
+before = peak_rss_bytes()
+del memory
+forget_peak_rss()
+print(before - peak_rss_bytes())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 150 << 20

@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from fastvit_train.flops import flops_per_image, peak_flops_per_second
+from fastvit_train.flops import flops_per_image, forward_flops_per_image, peak_flops_per_second
 from fastvit_train.schedule import Phase
 from runs import tiny_cifar_vit
 
@@ -20,6 +20,13 @@ def test_patches_that_are_dropped_are_not_counted():
 
     assert flops_per_image(model, Phase(32, 0.0)) == pytest.approx(expected(64), rel=1e-6)
     assert flops_per_image(model, Phase(32, 0.5)) == pytest.approx(expected(32), rel=1e-6)
+
+
+def test_an_image_that_is_classified_takes_one_pass_with_all_patches():
+    model = tiny_cifar_vit(num_classes=10, resolution=32, patch_drop_rate=0.5).train()
+    dim, depth, tokens = 96, 3, 65
+    block = 2 * tokens * 12 * dim**2 + 4 * tokens**2 * dim
+    assert forward_flops_per_image(model, 32) == depth * block + 2 * dim * 10 + 2 * 64 * 48 * dim
 
 
 def test_counting_leaves_no_trace():

@@ -61,6 +61,12 @@ def test_an_interval_far_beyond_all_bars_does_not_make_them_small():
     assert length_of_first_bar((0.9, 100.0)) > 0.5 * length_of_first_bar((0.9, 1.1))
 
 
+def test_labels_of_a_logarithmic_axis_do_not_touch():
+    points = [Series(f"model {x}", [x], [1.0]) for x in (1.4, 1.41, 9.0, 70.0)]
+    drawn = svg(Lines(name="x", caption="", panels=[Panel("y", "x", points, is_log_x=True)]), NARROW)
+    assert [f">{label}</text>" in drawn for label in ("1.4", "1.41", "9", "70")] == [True, False, True, True]
+
+
 def test_html_is_escaped_and_numbers_carry_their_value():
     table = Table(["name", "images/s"], [["<i>", Number(1234.5, "1,234")], ["b", ""]], marked=[0])
     text = to_html(page_of(table, Paragraph("x < y"), Facts([("a", ""), ("b", "<c>")]))).decode()
