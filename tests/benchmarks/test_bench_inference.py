@@ -83,7 +83,7 @@ def test_a_row_for_each_case_of_each_model(run, tmp_path, monkeypatch, capsys):
     assert (named["run"], named["top1"], named["arch"], named["resolution"]) == (None, None, "vit_small_cifar", 32)
     said = capsys.readouterr().out
     assert f"a-run: {trained['flops_per_image'] / 1e9:.2f} GFLOP per image" in said
-    assert f"top-1 {result['best_top1']:.2%}" in said
+    assert f"top-1 {100 * result['best_top1']:.2f} %" in said
 
 
 @pytest.mark.usefixtures("in_process", "compiled_modes")
