@@ -9,6 +9,7 @@ import tyro
 
 from benchmarks.options import distinct_names
 from benchmarks.report.layouts import row_sections
+from benchmarks.report.parts import machine_name
 from benchmarks.row_files import Row, read_rows
 from fastvit_train.page.content import Block, Folded, Page
 from fastvit_train.page.figures import Bars, Lines, Plot, StackedBars, png
@@ -81,15 +82,9 @@ def _lead(rows: Sequence[Row], runs: Sequence[RunRecord]) -> str:
     counts = Counter(row["benchmark"] for row in rows)
     parts = [f"{len(runs)} run{'s' if len(runs) != 1 else ''}"] if runs else []
     parts += [f"{count} row{'s' if count != 1 else ''} of {name}" for name, count in counts.items()]
-    machines = list(dict.fromkeys(_machine(row) for row in rows if row.get("machine")))
+    machines = list(dict.fromkeys(machine_name(row) for row in rows if row.get("machine")))
     where = f" Measured on {'; '.join(machines)}." if machines else ""
     return f"{', '.join(parts)}.{where}"
-
-
-def _machine(row: Row) -> str:
-    machine = row["machine"]
-    card = f"{machine['gpu']['name']}, " if machine.get("gpu") else ""
-    return f"{card}{machine['cpu']}, {machine['cores']} cores"
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -26,6 +26,7 @@ _BENCHMARKS = {
     "doctor": "what to expect on your own data and machine, and what to change",
     "plan": "hours, energy and price of the full job, and what it needs",
     "accept": "what a machine with a new card does, within a given time",
+    "reference": "the reference experiments: train, resume, measure and report all of a table",
     "report": "rows of benchmarks and run folders as one page",
 }
 

@@ -4,13 +4,14 @@ It needs nothing but Python, so that documents are made from rows where there is
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from loaders.atomic_file import atomic_file
 from loaders.errors import FastvitError
 
-__all__ = ["Row", "append_rows", "read_rows"]
+__all__ = ["Row", "append_rows", "read_rows", "replace_rows"]
 
 Row = dict[str, Any]
 
@@ -41,7 +42,23 @@ def append_rows(path: Path, rows: Iterable[Row]) -> None:
         OSError: The file cannot be written.
     """
     with path.open("ab", buffering=0) as file:
-        file.write("".join(f"{json.dumps(row)}\n" for row in rows).encode())
+        file.write(_lines(rows))
+
+
+def replace_rows(path: Path, rows: Iterable[Row], *, is_old: Callable[[Row], bool]) -> None:
+    """Put rows at the end of a file, which need not be there yet, in place of those that are old.
+
+    Raises:
+        FastvitError: The file holds something else than rows.
+        OSError: It cannot be written, and stays as it is.
+    """
+    kept = [row for row in read_rows(path) if not is_old(row)] if path.exists() else []
+    with atomic_file(path) as file:
+        file.write(_lines([*kept, *rows]))
+
+
+def _lines(rows: Iterable[Row]) -> bytes:
+    return "".join(f"{json.dumps(row)}\n" for row in rows).encode()
 
 
 def _row(line: bytes, where: str) -> Row:

@@ -19,6 +19,7 @@ __all__ = [
     "CompileMode",
     "Config",
     "DataConfig",
+    "DistillConfig",
     "ModelConfig",
     "MuonConfig",
     "OptimConfig",
@@ -273,6 +274,35 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DistillConfig:
+    """What the model learns from another one, its teacher; without preset and teacher there is none."""
+
+    preset: str | None = None
+    """Recipe of a teacher that the run trains first, in the folder teacher of its own."""
+    epochs: float | None = None
+    """Length of the teacher's training; as its recipe has it when not given."""
+    teacher: Path | None = None
+    """A teacher that is trained already, in place of preset: a run folder, or a run's checkpoint.pt or best.pt."""
+    kind: Literal["soft", "hard"] = "soft"
+    """What the teacher says of an image: the share of every class (soft), or the likeliest class alone (hard)."""
+    weight: float = 0.5
+    """Share of the loss that compares with the teacher instead of the labels."""
+    temperature: float = 1.0
+    """For kind soft: both models' logits are divided by it, so that unlikely classes count more."""
+
+    def __post_init__(self) -> None:
+        check_types(self, "distill.")
+        require(self.epochs is None or self.epochs > 0, "distill.epochs", "be positive", self.epochs)
+        require(0 < self.weight <= 1, "distill.weight", "lie in (0, 1]", self.weight)
+        require(self.temperature > 0, "distill.temperature", "be positive", self.temperature)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a teacher."""
+        return self.preset is not None or self.teacher is not None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
     """Train an image classifier."""
 
@@ -356,6 +386,7 @@ class Config:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
 
     def __post_init__(self) -> None:
         check_types(self)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from loaders.errors import FastvitError
 
-__all__ = ["classification_loss"]
+__all__ = ["classification_loss", "distillation_loss"]
 
 
 def classification_loss(
@@ -45,3 +45,29 @@ def classification_loss(
             return F.binary_cross_entropy_with_logits(logits, smoothed)
         case _:
             raise FastvitError(f"loss must be cross_entropy or bce, got {kind}")
+
+
+def distillation_loss(
+    logits: Tensor, teacher_logits: Tensor, *, kind: Literal["soft", "hard"], temperature: float
+) -> Tensor:
+    """How far a model is from its teacher, the mean over a batch, a scalar (source: DeiT, arXiv 2012.12877).
+
+    Args:
+        logits: Of the model, floats [b, num_classes].
+        teacher_logits: The same of the teacher.
+        kind: `soft`: the Kullback-Leibler divergence of the two distributions over the classes, times the square of the
+            temperature, so that its gradients stay as large. `hard`: the cross entropy with the teacher's likeliest
+            class.
+        temperature: For `soft`: what both logits are divided by.
+
+    Raises:
+        FastvitError: The kind is unknown.
+    """
+    match kind:
+        case "soft":
+            own, wanted = (F.log_softmax(each / temperature, dim=1) for each in (logits, teacher_logits))
+            return F.kl_div(own, wanted, reduction="batchmean", log_target=True) * temperature**2
+        case "hard":
+            return F.cross_entropy(logits, teacher_logits.argmax(dim=1))
+        case _:
+            raise FastvitError(f"distill.kind must be soft or hard, got {kind}")

@@ -146,6 +146,22 @@ RULES = (
         lambda config: config.loss == "bce" and _mixes(config),
         "loss is bce, and augment.mixup_alpha or augment.cutmix_alpha is above 0",
     ),
+    Rule(
+        ("distill.preset", "distill.epochs"),
+        lambda config: config.distill.teacher is None,
+        "distill.teacher is left out, which is trained already",
+    ),
+    Rule(
+        ("distill.epochs",),
+        lambda config: config.distill.preset is not None,
+        "distill.preset names the recipe of a teacher",
+    ),
+    Rule(
+        ("distill.kind", "distill.weight", "distill.temperature"),
+        lambda config: config.distill.is_on,
+        "distill.preset or distill.teacher names a teacher",
+    ),
+    Rule(("distill.temperature",), lambda config: config.distill.kind == "soft", "distill.kind is soft"),
 )
 """Every option that others can make useless; `model.*` that the model does not have are refused by name there."""
 

@@ -30,6 +30,7 @@ PRESETS: dict[str, Callable[..., Config]] = {
     "cifar10-vit-b16": cifar10.vit_b16,
     "cifar10-vit-b16-h100": cifar10.vit_b16_h100,
     "cifar10-vit-small": cifar10.vit_small,
+    "cifar10-vit-small-distilled": cifar10.vit_small_distilled,
     "cifar10-vit-small-fast": cifar10.vit_small_fast,
     "cifar10-vit-small-h100": cifar10.vit_small_h100,
     "finetune-cifar10": cifar10.finetune,

@@ -15,6 +15,7 @@ from fastvit_train.provenance import provenance
 from fastvit_train.run import Run
 from fastvit_train.run_folder import BEST, CHECKPOINT, CURVES, REPORT, RESULT, write_json
 from fastvit_train.step_timer import Rates, rates
+from fastvit_train.teacher import Teacher
 
 __all__ = ["announce", "count_parameters", "draw_run", "report"]
 
@@ -35,6 +36,8 @@ def announce(run: Run) -> None:
     if config.compile == "auto" and not config.augment.is_plain and not run.compile_augment:
         run.metrics.say("the augmentation is not compiled and takes longer: there is no C++ compiler (g++)")
     run.metrics.say(_batch_line(run))
+    if run.teacher is not None:
+        run.metrics.say(_teacher_line(run, run.teacher))
     if config.preset in PRESETS:
         preset = build_preset(config.preset, epochs=config.epochs)
         if (preset.arch, preset.batch_size) != (config.arch, config.batch_size):
@@ -56,6 +59,28 @@ def _batch_line(run: Run) -> str:
     )
 
 
+def _teacher_line(run: Run, teacher: Teacher) -> str:
+    """Who teaches, and how."""
+    distill = run.config.distill
+    how = f"soft labels at temperature {distill.temperature:g}" if distill.kind == "soft" else "hard labels"
+    return (
+        f"teacher     {teacher.config.arch} of {teacher.path}, {100 * (teacher.top1 or 0):.2f} %: {how}, "
+        f"{100 * distill.weight:g} % of the loss"
+    )
+
+
+def _of_teacher(run: Run) -> dict[str, Any]:
+    """What the result says of the teacher, where there is one."""
+    if run.teacher is None:
+        return {}
+    return {
+        "teacher": str(run.teacher.path),
+        "teacher_top1": run.teacher.top1,
+        "teacher_seconds": run.teacher.seconds,
+        "total_train_seconds": run.progress.train_seconds + (run.teacher.seconds or 0.0),
+    }
+
+
 def report(run: Run, *, total_seconds: float) -> dict[str, Any]:
     """Write result and curves and say how it went."""
     config, progress = run.config, run.progress
@@ -72,6 +97,7 @@ def report(run: Run, *, total_seconds: float) -> dict[str, Any]:
         "best_step": progress.best_step,
         "train_seconds": progress.train_seconds,
         "eval_seconds": progress.eval_seconds,
+        **_of_teacher(run),
         "startup_seconds": progress.train_seconds - progress.steady_seconds,
         **rates(run)._asdict(),
         **peak_memory(run.world.device),
@@ -96,6 +122,11 @@ def report(run: Run, *, total_seconds: float) -> dict[str, Any]:
             f"of which first steps {result['startup_seconds'] / 60:.1f} min; "
             f"evaluation {progress.eval_seconds / 60:.1f} min; start and checkpoints {rest_seconds / 60:.1f} min"
         )
+        if run.teacher is not None and run.teacher.seconds is not None:
+            run.metrics.say(
+                f"            training and evaluation of the teacher {run.teacher.seconds / 60:.1f} min; "
+                f"both trainings {result['total_train_seconds'] / 60:.1f} min"
+            )
         run.metrics.say(f"checkpoint  {run.folder / CHECKPOINT}")
         run.metrics.say(f"curves      {run.folder / CURVES}")
         run.metrics.say(f"report      {run.folder / REPORT}")

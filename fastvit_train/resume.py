@@ -37,6 +37,7 @@ MAY_CHANGE = frozenset(
         "data.train",  # the same images at another place: `Run.identity` tells
         "data.val",
         "device",
+        "distill.teacher",  # the same weights at another place: `Run.identity` tells
         "ema_half_life_epochs",  # whether there is an average at all: `Run.identity` tells
         "epochs",
         "eval_averaging",
@@ -151,11 +152,8 @@ def _check_same_run(run: Run, state: dict[str, Any], path: Path) -> list[str]:
     """
     differing = changes(state["config"], run.config)
     refused = [_shown(name, *pair) for name, pair in differing.items() if name not in MAY_CHANGE]
-    refused += [
-        _shown(name, state["identity"].get(name), value)
-        for name, value in run.identity.items()
-        if state["identity"].get(name) != value
-    ]
+    then, now = state["identity"], run.identity
+    refused += [_shown(name, then.get(name), now.get(name)) for name in now | then if then.get(name) != now.get(name)]
     if refused:
         raise FastvitError(
             f"{path} is of another run, and resume cannot change {'; '.join(refused)}; give the values before, start a "

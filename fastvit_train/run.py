@@ -36,6 +36,7 @@ from fastvit_train.schedule import Phase, last_step, phases_of, total_steps
 from fastvit_train.sharding import check_sharding, gathered, is_sharded, shard
 from fastvit_train.signals import StopSignal
 from fastvit_train.step_graph import StepGraph, build_step_graph
+from fastvit_train.teacher import Teacher, untrained_teacher
 from fastvit_train.watchdog import Watchdog
 from loaders import ImageLoader
 from loaders.errors import FastvitError
@@ -96,6 +97,8 @@ class Run:
     model: nn.Module
     parallel_model: nn.Module
     """`model` with gradients averaged over the ranks; the same weights. Itself where it is sharded."""
+    teacher: Teacher | None
+    """What its model learns from besides the labels, where the config asks for one."""
     ema: MovingAverage | None
     """The moving average of its weights, where the config asks for one."""
     optimizer: Optimizers
@@ -121,7 +124,7 @@ class Run:
     checkpoint_time: float
     """When a checkpoint was last written, or the run started, on the clock `time.monotonic`."""
     flops_per_image: dict[Phase, float]
-    """Operations of the model for an image of each phase, forward and backward."""
+    """Operations of the model for an image of each phase, forward and backward, and of the teacher forward."""
     progress: Progress = field(default_factory=Progress)
     checkpoint_path: Path | None = None
     """The last good checkpoint in the folder."""
@@ -156,6 +159,7 @@ class Run:
             "classes": str(self.num_classes),
             "steps per epoch": str(self.steps_per_epoch),
             "evaluated weights": self.evaluated_weights,
+            **({} if self.teacher is None else {"teacher": self.teacher.description}),
         }
 
     @property
@@ -188,6 +192,7 @@ def start_run(
     loader: ImageLoader,
     num_classes: int,
     *,
+    teacher: Teacher | None = None,
     is_resumed: bool = False,
     memory_format: torch.memory_format = torch.channels_last,
 ) -> Run:
@@ -199,16 +204,21 @@ def start_run(
         folder: Where its files go.
         loader: Of the training set.
         num_classes: What the model tells apart.
+        teacher: The trained teacher. Without it, a run that wants one has one with random weights: for benchmarks.
         is_resumed: Leave the weights for a checkpoint to replace.
         memory_format: Of the weights of convolutions; benchmarks compare it with others.
     """
-    torch.manual_seed(config.seed)
     choose_fast_kernels(world.device)
+    teacher = teacher or untrained_teacher(config, folder, num_classes)
+    torch.manual_seed(config.seed)
     steps_per_epoch = len(loader)
     metrics = Metrics(folder, is_main=world.is_main, num_steps=last_step(config, steps_per_epoch=steps_per_epoch))
     dtype = dtype_of(config, world.device)
     model = build_placed_model(config, world, num_classes, memory_format=memory_format)
     flops = {phase: flops_per_image(model, phase) for phase in phases_of(config)}
+    if teacher is not None:
+        teacher.place(world.device)
+        flops = {phase: own + teacher.flops_per_image(phase.resolution) for phase, own in flops.items()}
     if not is_resumed:
         set_initial_weights(model, config, loader, metrics)
     if config.sync_batch_norm:
@@ -228,7 +238,7 @@ def start_run(
     for note in sets.notes:
         metrics.say(note)
     torch.manual_seed(config.seed + world.rank)  # the same weights on every rank, but not the same dropped paths
-    compile_models(config, world.device, *models)
+    compile_models(config, world.device, *models, *([teacher.model] if teacher is not None else []))
     generator = torch.Generator(world.device)
     return Run(
         config=config,
@@ -236,6 +246,7 @@ def start_run(
         folder=folder,
         model=model,
         parallel_model=model if is_sharded(model) else world.wrap(model),
+        teacher=teacher,
         ema=ema,
         optimizer=optimizer,
         scaler=LossScaler(model, optimizer, world.device, enabled=dtype == torch.float16),

@@ -4,6 +4,7 @@ import math
 import time
 from contextlib import ExitStack, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,16 +16,17 @@ from fastvit_train.config import Config
 from fastvit_train.data import build_loaders, check_decoder, share_of_batch
 from fastvit_train.device import keep_freed_memory, peak_memory
 from fastvit_train.device_clock import device_clock
-from fastvit_train.distributed import start_world
+from fastvit_train.distributed import World, start_world
 from fastvit_train.evaluate import evaluate
 from fastvit_train.failure import explain_errors
 from fastvit_train.forecast import Forecast
-from fastvit_train.loss import classification_loss
+from fastvit_train.loss import classification_loss, distillation_loss
 from fastvit_train.metrics import Totals
 from fastvit_train.models import check_resolution, set_patch_drop
 from fastvit_train.optim import clip_gradients, set_lr
 from fastvit_train.prefetch import Prefetcher
 from fastvit_train.report import announce, report
+from fastvit_train.restore import restore
 from fastvit_train.resume import resume
 from fastvit_train.run import (
     Run,
@@ -40,6 +42,7 @@ from fastvit_train.saving import check_saved, save_at_ctrl_c, save_or_warn, stop
 from fastvit_train.schedule import lr_factor, phase_of
 from fastvit_train.sharding import without_averaging
 from fastvit_train.step_timer import Interval, StepTimer
+from fastvit_train.teacher import TEACHER, Teacher, build_teacher, teacher_config
 from fastvit_train.trackers import require_trackers, tracked
 from fastvit_train.watchdog import WatchedLoader
 from loaders import ImageLoader
@@ -76,23 +79,28 @@ def train(config: Config) -> dict[str, Any]:
         RunStopped: SIGTERM or SIGUSR1 came; the checkpoint is written.
         KeyboardInterrupt: Ctrl-C came; once training has begun the message says what there is to continue from.
     """
-    started = time.perf_counter()
     require_trackers(config.trackers)
     check_resolution(config.arch, resolution=config.data.resolution, config=config.model, phases=config.phases)
-    with ExitStack() as cleanup:
-        # Longer than a batch is waited for: the rank whose loader stands still is to be the one that says so.
-        timeout_seconds = config.data.timeout_seconds + 600
-        world = cleanup.enter_context(start_world(config.device, timeout_seconds=timeout_seconds))
+    # Longer than a batch is waited for: the rank whose loader stands still is to be the one that says so.
+    with start_world(config.device, timeout_seconds=config.data.timeout_seconds + 600) as world:
         check_decoder(config.data, world.device)
         if world.device.type == "cpu":
             keep_freed_memory()
+        return train_in(world, config)
+
+
+def train_in(world: World, config: Config) -> dict[str, Any]:
+    """Train a classifier on these ranks, its teacher first; see `train`."""
+    started = time.perf_counter()
+    with ExitStack() as cleanup:
         folder = world.from_main(lambda: cleanup.enter_context(claim_folder(config)))
         place = cleanup.enter_context(explain_errors(config, folder))
+        checkpoints = world.from_main(lambda: find_checkpoints(folder))
+        teacher = find_teacher(world, config, folder, is_resumed=bool(checkpoints))
         train_loader, val_loader, num_classes = build_loaders(config, world)
         cleanup.callback(train_loader.close)
         cleanup.callback(val_loader.close)
-        checkpoints = world.from_main(lambda: find_checkpoints(folder))
-        run = start_run(config, world, folder, train_loader, num_classes, is_resumed=bool(checkpoints))
+        run = start_run(config, world, folder, train_loader, num_classes, teacher=teacher, is_resumed=bool(checkpoints))
         resume(run, checkpoints)
         place.run = run
         if world.is_main:
@@ -117,6 +125,35 @@ def train(config: Config) -> dict[str, Any]:
             result = report(run, total_seconds=time.perf_counter() - started)
         check_saved(run)
         return result
+
+
+def find_teacher(world: World, config: Config, folder: Path, *, is_resumed: bool) -> Teacher | None:
+    """The trained teacher of a run that distills: one that is there, or its own, which is trained first.
+
+    Args:
+        world: The ranks that share the run.
+        config: The run.
+        folder: Of the run.
+        is_resumed: The run has learned from its teacher already, which stays as it is.
+
+    Raises:
+        FastvitError: It cannot be trained, is not there, or does not fit the run's images.
+    """
+    if not config.distill.is_on:
+        return None
+    if config.distill.teacher is None and not is_resumed:
+        train_in(world, teacher_config(config, folder))
+    restored = world.from_main(partial(restore, config.distill.teacher or folder / TEACHER))
+    progress = restored.progress
+    return build_teacher(
+        restored.config,
+        config,
+        restored.num_classes,
+        weights=restored.model.state_dict(),
+        path=restored.path,
+        top1=progress.top1,
+        seconds=progress.train_seconds + progress.eval_seconds if config.distill.teacher is None else None,
+    )
 
 
 def train_epoch(run: Run, loader: ImageLoader, forecast: Forecast, timer: StepTimer) -> None:
@@ -291,6 +328,12 @@ def add_gradients_of(part: Augmented, run: Run, *, share: float | Tensor, totals
             label_smoothing=config.label_smoothing,
             target_threshold=config.bce_target_threshold,
         )
+        if run.teacher is not None:
+            distill = config.distill
+            from_teacher = distillation_loss(
+                logits, run.teacher.logits(part.images), kind=distill.kind, temperature=distill.temperature
+            )
+            loss = torch.lerp(loss, from_teacher, distill.weight)
     run.scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]
     totals.add(loss, logits, part.labels)
 

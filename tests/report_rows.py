@@ -62,6 +62,71 @@ def _training() -> list[dict[str, Any]]:
     return [*steps, *sweep]
 
 
+def _reference_row(experiment: str, top1: float, minutes: float, **changed: Any) -> dict[str, Any]:
+    is_vit = experiment.startswith("vit")
+    return {
+        "benchmark": "reference",
+        "scale": "cpu",
+        "experiment": experiment,
+        "title": experiment.replace("-", " "),
+        "part": "table",
+        "family": "ViT" if is_vit else "ResNet",
+        "reference": None,
+        "preset": "cifar10-vit-small-fast" if is_vit else "cifar10-quick",
+        "arch": "vit_small_cifar" if is_vit else "resnet_fast_cifar",
+        "epochs": 5,
+        "resolution": 32,
+        "seed": 0,
+        "fraction": 1.0,
+        "num_train_images": 50_000,
+        "starts_from": None,
+        "top1": top1,
+        "top1_averaged": top1 + 0.01,
+        "train_top1": top1 - 0.02,
+        "num_parameters": 10_700_000 if is_vit else 2_000_000,
+        "train_seconds": 60 * minutes,
+        "teacher_seconds": None,
+        "eval_seconds": 30.0,
+        "device_hours": (60 * minutes + 30) / 3600,
+        "images_per_second": 160.0 if is_vit else 550.0,
+        "flops": 1e15,
+        "device": "cpu",
+        "world_size": 1,
+        "command": f"fastvit-train --preset a-preset --out reference/{experiment} --resume auto",
+    } | changed
+
+
+def reference_rows() -> list[dict[str, Any]]:
+    """Those of the scale cpu, in the order in which they are trained."""
+    tiny, short = "vit-small-tiny-imagenet", {"epochs": 2}
+    teacher = {"preset": "cifar10-vit-small-distilled", "part": "distillation", "teacher_seconds": 360.0}
+    shares = [
+        _reference_row(
+            f"{name}-{100 * fraction:.0f}",
+            top1,
+            minutes,
+            part="fractions",
+            fraction=fraction,
+            num_train_images=round(50_000 * fraction),
+            epochs=epochs,
+        )
+        for name, lines in {
+            "vit-small": ((0.05, 0.402, 5.6, 22), (0.1, 0.5104, 8.0, 16), (0.3, 0.6688, 13.5, 9)),
+            "resnet-fast": ((0.05, 0.6021, 2.0, 27), (0.1, 0.7212, 2.8, 19), (0.3, 0.8417, 4.9, 11)),
+        }.items()
+        for fraction, top1, minutes, epochs in lines
+    ]
+    return [
+        _reference_row("vit-small-scratch", 0.792, 25.0, reference="vit-small-cifar10"),
+        _reference_row("resnet-fast-scratch", 0.9184, 9.0, epochs=6, reference="resnet-fast-cifar10"),
+        _reference_row("vit-small-distilled", 0.8153, 18.8, epochs=4, reference="vit-small-distilled") | teacher,
+        _reference_row(tiny, 0.314, 25.1, reference="vit-small-tiny-imagenet"),
+        _reference_row("vit-small-finetuned", 0.7811, 10.2, starts_from=tiny, reference="vit-small-finetuned") | short,
+        _reference_row("vit-small-short", 0.651, 10.0, part="pretraining", **short),
+        *shares,
+    ]
+
+
 def _doctor(data: str, miss: float | None) -> dict[str, Any]:
     measured = None if miss is None else 5000 / (1 + miss)
     change = {"name": "restart markers", "how": "fastvit-data write-ffcv --mode restart", "note": "no pixel changes"}
@@ -149,5 +214,6 @@ def rows() -> list[dict[str, Any]]:
         _plan(1),
         _plan(1024),
     ]
+    found += reference_rows()
     found[0]["noise"] = {"warnings": ["Another process took 31 % of the CPU time."]}
     return [{**row, **ORIGIN} for row in found]

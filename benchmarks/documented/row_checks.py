@@ -26,6 +26,7 @@ BENCHMARKS = (
     ),
     "run",  # what a run of fastvit-train reached
     "engine",  # what was measured of the C++ engine, or of torch, with a profiler
+    "reference",
 )
 """What a row may be of: the commands of `fastvit-bench`, and what was measured without one."""
 
@@ -41,6 +42,7 @@ _FIELDS = {
     "doctor": ("data", "predicted_images_per_second"),
     "plan": ("preset", "num_gpus", "hours"),
     "accept": ("stage", "name", "status"),
+    "reference": ("scale", "experiment", "title", "part", "family", "fraction", "top1"),
 }
 
 _COMMIT = re.compile("[0-9a-f]{40}")

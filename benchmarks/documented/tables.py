@@ -6,6 +6,7 @@ from benchmarks.documented import (
     gpu_tables,
     loader_tables,
     plan_tables,
+    reference_tables,
     training_tables,
 )
 from benchmarks.documented.table import Table
@@ -19,4 +20,5 @@ TABLES: dict[str, Table] = {
     **plan_tables.TABLES,
     **gpu_tables.TABLES,
     **engine_tables.TABLES,
+    **reference_tables.TABLES,
 }

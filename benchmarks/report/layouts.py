@@ -7,6 +7,7 @@ from benchmarks.accept.tables import accept_sections
 from benchmarks.report.advice import doctor_sections, plan_sections
 from benchmarks.report.inference import inference_sections
 from benchmarks.report.loading import imread_sections, loader_sections, scaling_sections
+from benchmarks.report.reference import reference_sections
 from benchmarks.report.training import augment_sections, convert_sections, sweep_sections, train_sections
 from benchmarks.row_files import Row
 from fastvit_train.page.content import Section
@@ -29,6 +30,13 @@ LAYOUTS: dict[str, _Layout] = {
         scaling_sections, ("over", "loader", "threads", "records", "data", "case", "resolution", _SPEED)
     ),
     "imread": _Layout(imread_sections, ("decoder", "data", "num_images", "threads", _SPEED)),
+    "reference": _Layout(
+        reference_sections,
+        (
+            *("scale", "experiment", "title", "part", "family", "preset", "arch", "fraction", "top1"),
+            *("train_seconds", "device_hours", "command"),
+        ),
+    ),
     "train": _Layout(train_sections, ("contender", "preset", "batch_size", "resolution", "device", "threads")),
     "train-sweep": _Layout(sweep_sections, ("preset", "batch_size")),
     "inference": _Layout(

@@ -18,6 +18,7 @@ __all__ = [
     "how_it_was_measured",
     "interval_column",
     "interval_of",
+    "machine_name",
     "number_column",
     "speed_bars",
     "split",
@@ -117,6 +118,13 @@ def fastest(rows: Sequence[Row], name: str) -> list[Block]:
 def figure_name(*parts: str) -> str:
     """The name of a figure's files, of letters, digits and hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", " ".join(parts).lower()).strip("-")
+
+
+def machine_name(row: Row) -> str:
+    """The card, if there is one, and the CPU of a row's machine."""
+    machine = row["machine"]
+    card = f"{machine['gpu']['name']}, " if machine.get("gpu") else ""
+    return f"{card}{machine['cpu']}, {machine['cores']} cores"
 
 
 def warnings(rows: Iterable[Row]) -> list[Block]:

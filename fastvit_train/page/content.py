@@ -18,6 +18,7 @@ __all__ = [
     "Paragraph",
     "Section",
     "Table",
+    "duration",
     "number",
     "plain_name",
 ]
@@ -114,6 +115,19 @@ def number(value: float | None, digits: int = 0, *, scale: float = 1.0, unit: st
         ''
     """
     return "" if value is None else Number(scale * value, f"{scale * value:,.{digits}f}{unit}")
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it.
+
+    Examples:
+        >>> from fastvit_train.page.content import duration
+        >>> [duration(seconds) for seconds in (90, 600, 9000)]
+        ['90.0 s', '10.0 min', '2.5 h']
+    """
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def plain_name(name: str) -> str:

@@ -18,6 +18,7 @@ from fastvit_train.page.content import (
     Paragraph,
     Section,
     Table,
+    duration,
     number,
     plain_name,
 )
@@ -129,7 +130,7 @@ def _one(run: RunRecord) -> Section:
         ("Top-1 accuracy", None if top1 is None else f"{100 * top1:.2f} %", is_best),
         ("Averaged over views", None if averaged is None else f"{100 * averaged:.2f} %", ""),
         ("Images/s", None if speed is None else f"{speed:,.0f}", "" if work is None else f"{flop_rate(work)}{share}"),
-        ("Training time", None if seconds is None else _duration(seconds), ""),
+        ("Training time", None if seconds is None else duration(seconds), ""),
         ("Waiting for data", None if wait is None else f"{100 * wait:.2f} %", "after the first steps"),
     ]
     blocks: list[Block] = [Cards([(label, text, remark) for label, text, remark in figures if text is not None])]
@@ -137,12 +138,6 @@ def _one(run: RunRecord) -> Section:
         step = run.metrics[-1]["step"] if run.metrics else 0
         blocks.insert(0, Notes([f"Not finished: the last figures are those of step {step:,}."]))
     return Section("Result", blocks)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _comparison(runs: Sequence[RunRecord]) -> Section:

@@ -18,11 +18,14 @@ def test_every_benchmark_has_its_options_and_its_function(name, monkeypatch, cap
         "loader": ["--data", "x"],
         "convert": ["--source", "x", "--work", "x"],
         "imread": ["--data", "x"],
+        "reference": ["--scale", "cpu", "--out", "x"],
         "suite": ["--out", "x"],
         "doctor": ["x.beton"],
         "report": ["x.jsonl", "--out", "x"],
     }
-    option = {"accept": "minutes", "doctor": "seconds", "plan": "cores", "report": "title"}.get(name, "rounds")
+    option = {"accept": "minutes", "doctor": "seconds", "plan": "cores", "reference": "seed", "report": "title"}.get(
+        name, "rounds"
+    )
     monkeypatch.setattr(sys, "argv", ["fastvit-bench", name, *required.get(name, []), f"--{option}", "7"])
     assert cli.main() == 0
     assert str(getattr(seen[0], option)) in ("7", "7.0")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.row_files import append_rows, read_rows
+from benchmarks.row_files import append_rows, read_rows, replace_rows
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
@@ -26,6 +26,22 @@ def test_rows_of_old_get_the_benchmark_that_made_them(tmp_path):
     path = tmp_path / "rows.jsonl"
     append_rows(path, [{"stage": "train"}, {"loader": "native"}])
     assert read_rows(path) == [{"benchmark": "accept", "stage": "train"}, {"benchmark": "loader", "loader": "native"}]
+
+
+def test_rows_replace_old_ones(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    first, second, third = ({"benchmark": "imread", "decoder": name} for name in ("first", "second", "third"))
+    replace_rows(path, [first, second], is_old=lambda _: True)
+    replace_rows(path, [third], is_old=lambda row: row == first)
+    assert read_rows(path) == [second, third]
+
+
+def test_a_file_that_holds_something_else_stays_as_it_is(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("something else\n")
+    with pytest.raises(ValueError, match=r"rows\.jsonl:1 is no row"):
+        replace_rows(path, [], is_old=lambda _: True)
+    assert path.read_text() == "something else\n"
 
 
 def test_every_committed_file_can_be_read():

@@ -2,6 +2,7 @@
 
 from benchmarks.documented.table import rendered
 from benchmarks.documented.tables import TABLES
+from report_rows import reference_rows
 
 ORIGIN = {"command": "fastvit-bench", "commit": "1" * 40, "machine": {"cpu": "AMD EPYC", "cores": 2, "gpu": None}}
 
@@ -176,3 +177,23 @@ def test_a_sweep() -> None:
         "| `cifar10-quick` | bf16 | yes | 70 | best |",
         "| `cifar10-quick` | bf16 | no |  | out of memory |",
     ]
+
+
+def test_the_reference_experiments() -> None:
+    rows = reference_rows()
+    start = (
+        "| vit small scratch | 79.20 % | 80.20 % | 77.2 % | 82 % | 93.6 % (SPT_LSA_ViT, arXiv 2112.13492) | 5 | 0.42 |"
+    )
+    assert lines("reference-table", *rows)[2].startswith(start)
+    assert len(lines("reference-table", *rows)[2:]) == 5
+    assert lines("reference-shares", *rows)[2:] == [
+        "| 5 % | 2,500 | 40.20 % | 60.21 % | 20.0 points | 22 | 27 |",
+        "| 10 % | 5,000 | 51.04 % | 72.12 % | 21.1 points | 16 | 19 |",
+        "| 30 % | 15,000 | 66.88 % | 84.17 % | 17.3 points | 9 | 11 |",
+        "| 100 % | 50,000 | 79.20 % | 91.84 % | 12.6 points | 5 | 6 |",
+    ]
+    assert lines("reference-gains", *rows)[2:] == [
+        "| a teacher | 81.53 % | 79.20 % | 2.3 points | 24.8 | 25.0 |",
+        "| pretraining | 78.11 % | 65.10 % | 13.0 points | 10.2 | 10.0 |",
+    ]
+    assert lines("reference-gains", *rows[:2])[2:] == ["| a teacher |"]
