@@ -185,6 +185,6 @@ def _print(rows: Sequence[Row], notes: Sequence[str]) -> None:
 
 
 def _described(row: Row) -> str:
-    top1 = "" if row["top1"] is None else f", top-1 {row['top1']:.2%}"
+    top1 = "" if row["top1"] is None else f", top-1 {100 * row['top1']:.2f} %"
     size = f"{row['flops_per_image'] / 1e9:.2f} GFLOP per image, {row['num_parameters'] / 1e6:.1f} M parameters"
     return f"{row['model']}: {size}{top1}"

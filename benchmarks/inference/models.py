@@ -26,7 +26,7 @@ class Built(NamedTuple):
     model: nn.Module
     """On the CPU, in evaluation mode."""
     config: Config
-    """Its run's, which says how it computes."""
+    """Its run's, at the resolution that the model is built for."""
     top1: float | None
     """What its run found, of one view of each image."""
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 from benchmarks.harness import Contender, Turn, take_turns
 from benchmarks.inference.models import Source
 from fastvit_train.compilation import compile_models
-from fastvit_train.config import CompileMode
+from fastvit_train.config import CompileMode, Config
 from fastvit_train.device import forget_peak_rss, keep_freed_memory
 from fastvit_train.device_clock import device_clock
 from fastvit_train.restore import on_device
@@ -58,14 +57,15 @@ class Serving:
             keep_freed_memory()
         model, config, _ = source.build()
         compile_mode = _COMPILE_MODES[device.type] if case.mode == "compiled" else "off"
-        config = replace(config, precision=case.precision, compile=compile_mode, accumulate=1)
-        dtype = on_device(model, config, device).dtype
+        # Not the run's config, of whose training options some go with one precision alone.
+        computing = Config(precision=case.precision, compile=compile_mode)
+        dtype = on_device(model, computing, device).dtype
         # Not autocast, as in training: that casts the weights again for each batch.
         self.model = model.to(dtype)
         side = config.data.resolution
         noise = torch.randn(case.batch_size, 3, side, side, generator=torch.Generator().manual_seed(0))
         self._images = noise.to(device, dtype, memory_format=torch.channels_last)
-        compile_models(config, device, self.model)
+        compile_models(computing, device, self.model)
         self._case, self._device, self._seconds = case, device, seconds
         self._clock = device_clock(device)
         self.compile_seconds: float | None = None

@@ -15,6 +15,7 @@ from benchmarks.inference.serving import Case, Serving
 from fastvit_train import checkpoint
 from fastvit_train.config import AugmentConfig, DataConfig
 from fastvit_train.models import MODELS
+from fastvit_train.restore import restore
 from fastvit_train.train import train
 from loaders.errors import FastvitError
 from runs import TINY, tiny_cifar_vit, tiny_run
@@ -82,7 +83,7 @@ def test_a_row_for_each_case_of_each_model(run, tmp_path, monkeypatch, capsys):
     assert (named["run"], named["top1"], named["arch"], named["resolution"]) == (None, None, "vit_small_cifar", 32)
     said = capsys.readouterr().out
     assert f"a-run: {trained['flops_per_image'] / 1e9:.2f} GFLOP per image" in said
-    assert f"top-1 {result['best_top1']:.2%}" in said
+    assert f"top-1 {100 * result['best_top1']:.2f} %" in said
 
 
 @pytest.mark.usefixtures("in_process", "compiled_modes")
@@ -124,6 +125,14 @@ def test_the_weights_are_those_that_the_run_evaluated(run):
     mine = serving(Source("a-run", folder / "checkpoint.pt")).model.state_dict()
     assert all(torch.equal(mine[name], value) for name, value in state["ema"].items())
     assert not all(torch.equal(mine[name], value) for name, value in state["model"].items())
+
+
+def test_a_run_whose_options_want_bf16_is_measured_in_fp32_too(run, monkeypatch):
+    folder, _ = run
+    restored = restore(folder)
+    wants_bf16 = replace(restored.config, precision="bf16", model=replace(restored.config.model, bf16_residual=True))
+    monkeypatch.setattr("benchmarks.inference.models.restore", lambda path: restored._replace(config=wants_bf16))
+    assert serving(Source("a-run", folder)).logits().dtype == torch.float32
 
 
 @pytest.mark.parametrize("arch", ["vit_small_cifar", "resnet_fast_cifar", "resnet18_cifar"])
