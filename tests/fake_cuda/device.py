@@ -22,7 +22,7 @@ from torch._dynamo import trace_rules
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from fastvit_train import augment, prefetch, run
+from fastvit_train import augment, prefetch, run, teacher
 from fastvit_train.augment import policies
 
 DEVICE = torch.device("cuda", 0)
@@ -175,7 +175,8 @@ def _replacements() -> Iterator[tuple[object, str, Any]]:
     yield torch, "empty", _empty
     yield Tensor, "record_stream", lambda tensor, stream: None
     yield nn.Module, "to", _module_to
-    yield run, "build_model", _with_values(run.build_model)
+    for module in (run, teacher):
+        yield module, "build_model", _with_values(module.build_model)
     of_cuda = {
         "is_available": lambda: True,
         "is_bf16_supported": lambda including_emulation=True: True,
