@@ -27,6 +27,7 @@ __all__ = [
     "build_teacher",
     "check_teacher",
     "teacher_config",
+    "teacher_flops_per_image",
     "teacher_side",
     "untrained_teacher",
 ]
@@ -254,6 +255,13 @@ def untrained_teacher(config: Config, folder: Path, num_classes: int) -> Teacher
             "name the recipe of the teacher with --distill.preset: distill.teacher is for training alone"
         )
     return build_teacher(teacher_config(config, folder), config, num_classes)
+
+
+def teacher_flops_per_image(config: Config, resolution: int) -> float:
+    """`Teacher.flops_per_image` of the teacher that a run trains, counted without one; 0 where it has none."""
+    with torch.device("meta"):
+        teacher = untrained_teacher(config, Path(), num_classes=1)
+    return 0.0 if teacher is None else teacher.flops_per_image(resolution)
 
 
 def _scale_and_offset(given: AugmentConfig, own: AugmentConfig) -> tuple[Tensor, Tensor]:

@@ -40,11 +40,11 @@ class _Recipe(NamedTuple):
     preset: str
     epochs: float | None = None
     """As the preset has it when None."""
-    others: tuple[str, ...] = ()
+    arch: str | None = None
 
     def options(self) -> tuple[str, ...]:
         epochs = () if self.epochs is None else ("--epochs", f"{self.epochs:g}")
-        return ("--preset", self.preset, *epochs, *self.others)
+        return ("--preset", self.preset, *epochs, *(() if self.arch is None else ("--arch", self.arch)))
 
 
 def _experiment(
@@ -103,8 +103,7 @@ _SAVED_ONCE = ("--checkpoint-every-epochs", "1000")
 # 2.5 hours of two cores that multiply in bf16. The distilled ViT, with its teacher, has the minutes of the plain one.
 # The short runs, too, end at 32 px with all patches: a quarter of an epoch.
 _CPU_VIT, _CPU_RESNET = _Recipe("cifar10-vit-small-fast", 5), _Recipe("cifar10-quick", 6)
-_CPU_DISTILLED = _Recipe("cifar10-vit-small-distilled", 4.5, ("--distill.epochs", "3.7"))
-_CPU_SHORT = _CPU_VIT._replace(epochs=2.25)
+_CPU_DISTILLED, _CPU_SHORT = _Recipe("cifar10-vit-small-distilled", 4.5), _CPU_VIT._replace(epochs=2.25)
 _CPU = (
     _vit("vit-small-scratch", "small ViT from scratch", _CPU_VIT, reference="vit-small-cifar10"),
     _resnet("resnet-fast-scratch", "fast ResNet from scratch", _CPU_RESNET, reference="resnet-fast-cifar10"),
@@ -203,7 +202,7 @@ _FULL = (
     _vit(
         "vit-s16-finetuned",
         "the same, fine-tuned on CIFAR-10",
-        _Recipe("finetune-cifar10", 103, ("--arch", "vit_s16")),
+        _Recipe("finetune-cifar10", 103, arch="vit_s16"),
         starts_from="vit-s16-imagenet",
         reference="vit-s16-finetuned",
     ),

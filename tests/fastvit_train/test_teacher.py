@@ -6,6 +6,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ from fastvit_train.schedule import Phase
 from fastvit_train.signals import RunStopped
 from fastvit_train.teacher import Teacher, build_teacher, check_teacher, teacher_config
 from fastvit_train.train import train, train_step
+from rank_processes import distill_in_folder_of_rank, on_ranks
 from runs import TINY, Trained, same, weights
 
 RECIPE = "tiny-teacher"
@@ -407,3 +409,18 @@ def test_what_the_teacher_says_is_compared_in_float32(distilled):
         loss = distillation_loss(logits, logits, kind="soft", temperature=2.0)
     assert logits.dtype == loss.dtype == torch.float32
     assert float(loss) == 0
+
+
+def test_ranks_train_the_teacher_together_and_learn_from_the_same(distilled, tmp_path):
+    """The files are on the main rank alone."""
+    for rank in ("0", "1"):
+        (tmp_path / rank).mkdir()
+    teacher = replace(recipe(), preset=RECIPE)
+    config = replace(distilled, out=Path("run"))
+    first, second = on_ranks(partial(distill_in_folder_of_rank, config, teacher, tmp_path), 2)
+    assert first["steps"] == second["steps"] == 12
+    assert first["teacher_top1"] == second["teacher_top1"] is not None
+    assert json.loads((tmp_path / "0" / "run" / "teacher" / "result.json").read_text())["world_size"] == 2
+    assert not list((tmp_path / "1").iterdir())
+    identity = checkpoint.load(tmp_path / "0" / "run" / "checkpoint.pt")["identity"]
+    assert re.fullmatch(r"resnet_fast_cifar with weight checksum \w{8}", identity["teacher"])
