@@ -5,9 +5,11 @@ import os
 import signal
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
+from benchmarks.reference import runs
 from benchmarks.reference.runs import Ending, _copy, run_program
 from fastvit_train.cli import parse
 
@@ -62,12 +64,13 @@ def test_the_real_program_has_the_name_that_is_typed(tmp_path, capsys):
     assert capsys.readouterr().out.startswith("usage: fastvit-bench ")
 
 
-def test_at_the_deadline_a_run_is_asked_to_stop(programs, make_experiment):
+def test_at_the_deadline_a_run_is_asked_to_stop(programs, make_experiment, monkeypatch):
     (run,) = programs.planned(make_experiment("first"))
     programs.end("first", "wait")
-    deadline = time.monotonic() + 0.5
-    ending = run_program("fastvit-train", run.arguments, log=run.folder / "log.txt", deadline=deadline)
-    assert ending.stopped_by == "time"
+    log = run.folder / "log.txt"
+    now = SimpleNamespace(monotonic=lambda: 10.0 if log.exists() and "waiting" in log.read_text() else 0.0)
+    monkeypatch.setattr(runs, "time", now)
+    assert run_program("fastvit-train", run.arguments, log=log, deadline=5.0) == Ending(75, "time")
 
 
 def test_a_run_that_has_not_begun_at_the_deadline_has_nothing_to_lose(programs, make_experiment):

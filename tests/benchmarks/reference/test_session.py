@@ -5,10 +5,11 @@ import os
 import signal
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.reference import session
+from benchmarks.reference import runs, session
 from benchmarks.reference.experiments import SCALES
 from benchmarks.reference.session import Session, Stop
 from benchmarks.row_files import read_rows
@@ -105,14 +106,17 @@ def test_inference_that_fails_leaves_the_rows(programs, experiments, pages):
     assert names_of_rows(pages[-1])[-1] == "inference of first"
 
 
-def test_when_the_time_is_up(programs, experiments, pages):
+def test_when_the_time_is_up(programs, experiments, pages, monkeypatch):
+    log = programs.out / "tuned" / "log.txt"
+    now = SimpleNamespace(monotonic=lambda: 10.0 if log.exists() and "waiting" in log.read_text() else 0.0)
+    monkeypatch.setattr(session, "time", now)
+    monkeypatch.setattr(runs, "time", now)
     programs.end("tuned", "wait")
-    stop = work(programs, experiments, deadline=time.monotonic() + 1.5)
-    assert stop == Stop("the time is up, and tuned is stopped", 0)
-    assert work(programs, experiments, deadline=0.0) == Stop("the time is up, and 2 experiments are left", 0)
+    assert work(programs, experiments, deadline=5.0) == Stop("the time is up, and tuned is stopped", 0)
+    assert work(programs, experiments, deadline=5.0) == Stop("the time is up, and 2 experiments are left", 0)
     assert work(programs, experiments, with_inference=False) is None
     assert programs.started_runs == ["first", "tuned", "tuned", "last"]
-    assert work(programs, experiments, deadline=0.0) == Stop("the time is up, and inference is left", 0)
+    assert work(programs, experiments, deadline=5.0) == Stop("the time is up, and inference is left", 0)
     assert names_of_rows(pages[-1]) == ["first", "tuned", "last"]
 
 
