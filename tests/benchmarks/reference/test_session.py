@@ -106,6 +106,16 @@ def test_inference_that_fails_leaves_the_rows(programs, experiments, pages):
     assert names_of_rows(pages[-1])[-1] == "inference of first"
 
 
+def test_models_are_measured_together(programs, experiments, pages, make_experiment, monkeypatch):
+    other = make_experiment("other", options=("--preset", "cifar10-vit-small-fast"))
+    monkeypatch.setitem(SCALES, "cpu", (*experiments, other))
+    work(programs, experiments)
+    work(programs, [other])
+    assert programs.started[-1].startswith(f"fastvit-bench inference {programs.out}/first {programs.out}/other --json ")
+    measured = ["inference of first", "inference of other"]
+    assert names_of_rows(pages[-1]) == ["first", "tuned", "last", "other", *measured]
+
+
 def test_when_the_time_is_up(programs, experiments, pages, monkeypatch):
     log = programs.out / "tuned" / "log.txt"
     now = SimpleNamespace(monotonic=lambda: 10.0 if log.exists() and "waiting" in log.read_text() else 0.0)
