@@ -107,6 +107,11 @@ class BenchPlan:
             FastvitError: They cannot share its batch equally.
         """
         config = build_preset(self.preset, epochs=self.epochs, arch=self.arch)
+        if config.distill.is_on:
+            raise FastvitError(
+                f"{self.preset} trains a teacher first, which a plan does not know; plan --preset "
+                f"{config.distill.preset} and a recipe without a teacher, each by itself"
+            )
         batch_size = self.batch_size or config.batch_size
         if self.batch_size_per_gpu is not None:
             batch_size = num_gpus * self.batch_size_per_gpu

@@ -162,27 +162,32 @@ def _problems(config: BenchReference) -> Iterator[str]:
 
 
 def _print_costs(config: BenchReference, runs: Sequence[PlannedRun]) -> None:
-    """Print what there is to do, and how long it will take."""
+    """Print what there is to do, and how long that will take."""
     left = [run for run in runs if run.state != "done"]
-    seconds = cost.estimated_seconds(
+    whole = cost.estimated_seconds(
         {run.experiment.name: run.config for run in left},
         {run.experiment.name: (run.data_set.num_train_images, run.data_set.num_val_images) for run in left},
         scale=config.scale,
         gpu=config.gpu,
     )
+    seconds = {run.experiment.name: _rest(whole[run.experiment.name], run) for run in left}
     columns = {
         "experiment": [run.experiment.name for run in runs],
         "what": [run.experiment.title for run in runs],
         "images": [f"{run.data_set.num_train_images:,}" for run in runs],
         "epochs": [f"{run.config.epochs:g}" for run in runs],
-        "state": ["" if run.state == "new" else run.state for run in runs],
-        "time": [_duration(seconds.get(run.experiment.name)) for run in runs],
+        "done": [f"{run.progress:.0%}" if run.progress else "" for run in runs],
+        "time left": [_duration(seconds.get(run.experiment.name)) for run in runs],
     }
     total = _duration(sum(value or 0 for value in seconds.values())) or "nothing to train"
     unknown = ", without those whose time is not known" if None in seconds.values() else ""
     source = f", by {cost.estimate_source(config.scale, gpu=config.gpu)}" if left else ""
     caption = f"{len(left)} of {len(runs)} experiments are left: {total}{unknown}{source}"
     print_columns(f"the reference experiments, scale {config.scale}", columns, caption=caption)
+
+
+def _rest(seconds: float | None, run: PlannedRun) -> float | None:
+    return None if seconds is None else seconds * (1 - run.progress)
 
 
 def _duration(seconds: float | None) -> str:

@@ -34,6 +34,7 @@ from fastvit_train.flops import flops_per_image
 from fastvit_train.models import build_model
 from fastvit_train.presets import build_preset, preset_of
 from fastvit_train.schedule import Phase, phase_of
+from fastvit_train.teacher import teacher_flops_per_image
 from loaders.cpus import usable_cpus
 from loaders.errors import FastvitError
 
@@ -316,7 +317,7 @@ def _setting(config: BenchTrain) -> Row:
 
 
 def model_flops_per_image(config: BenchTrain) -> float:
-    """`flops_per_image` of the preset's model, in the phase that is measured."""
+    """`flops_per_image` of the preset's model and its teacher, in the phase that is measured."""
     training = config.training
     model = build_model(
         training.arch,
@@ -325,7 +326,7 @@ def model_flops_per_image(config: BenchTrain) -> float:
         config=training.model,
         phases=training.phases,
     )
-    return flops_per_image(model, config.phase)
+    return flops_per_image(model, config.phase) + teacher_flops_per_image(training, config.phase.resolution)
 
 
 def _print(rows: Sequence[Row]) -> None:

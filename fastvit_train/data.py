@@ -24,6 +24,7 @@ __all__ = [
     "DataSet",
     "Matched",
     "SetDescriptions",
+    "are_numbers",
     "build_loaders",
     "check_decoder",
     "describe_sets",
@@ -124,7 +125,7 @@ def match_classes(val: DataSet, names: Sequence[str] | None, num_classes: int, *
     """
     lacking = [] if names is None or val.names is None else _lacking(val, names)
     by_name = names is not None and val.names is not None and not lacking
-    if lacking and not (_are_numbers(names) or _are_numbers(val.names)):
+    if lacking and not (are_numbers(names) or are_numbers(val.names)):
         shown = ", ".join(map(repr, lacking[:5])) + (f" and {len(lacking) - 5} more" if len(lacking) > 5 else "")
         raise FastvitError(
             f"{val.path} has images of {shown}, which {'is no class' if len(lacking) == 1 else 'are no classes'} of "
@@ -132,7 +133,7 @@ def match_classes(val: DataSet, names: Sequence[str] | None, num_classes: int, *
         )
     if not by_name and val.num_classes > num_classes:
         raise FastvitError(f"{val.path} has {val.num_classes} classes, but {train} has {num_classes}; are they a pair?")
-    if not by_name and val.names is not None and not _are_numbers(val.names) and len(val.names) != num_classes:
+    if not by_name and val.names is not None and not are_numbers(val.names) and len(val.names) != num_classes:
         raise FastvitError(
             f"{val.path} has names for {len(val.names)} classes, but {train} has {num_classes} classes without names; "
             "name those with --data.classes"
@@ -218,7 +219,7 @@ def _notes(train: DataSet, val: DataSet, classes_file: Path | None) -> Iterator[
             yield f"{found.path}: left out {describe_left_out(found.left_out)}"
     if train.num_classes == 1:
         yield f"{train.path} has one class alone: there is nothing to tell apart"
-    is_unnamed = names is None or _are_numbers(names)
+    is_unnamed = names is None or are_numbers(names)
     known = tuple(map(str, range(train.num_classes))) if names is None else names
     for path, labels in ((train.path, train.labels), (val.path, np.array(list(classes.values())))):
         missing = np.setdiff1d(np.arange(train.num_classes), labels).tolist()
@@ -311,7 +312,7 @@ def _training_names(
             f"--data.classes {classes_file} has {len(given)} names, but the labels of {path} go from 0 to "
             f"{num_classes - 1}; give {num_classes} names, that of label 0 first"
         )
-    if own is not None and own != given and not _are_numbers(own):
+    if own is not None and own != given and not are_numbers(own):
         raise FastvitError(
             f"--data.classes {classes_file} differs from the names that {path} has for its classes, such as "
             f"{own[0]!r}; leave it out"
@@ -326,6 +327,6 @@ def _lacking(val: DataSet, names: Sequence[str]) -> list[str]:
     return [own[label] for label in np.unique(val.labels).tolist() if same_text(own[label]) not in known]
 
 
-def _are_numbers(names: Sequence[str] | None) -> bool:
-    """Whether these are the names that converters give to classes that have none."""
+def are_numbers(names: Sequence[str] | None) -> bool:
+    """Whether these are the names that converters give to classes that have none of their own."""
     return names is not None and list(names) == list(map(str, range(len(names))))

@@ -216,7 +216,9 @@ def start_run(
     dtype = dtype_of(config, world.device)
     model = build_placed_model(config, world, num_classes, memory_format=memory_format)
     flops = {phase: flops_per_image(model, phase) for phase in phases_of(config)}
+    class_names = training_classes(config.data.train, num_classes, classes_file=config.data.classes)
     if teacher is not None:
+        teacher.check_classes(num_classes, class_names)
         teacher.place(world.device)
         flops = {phase: own + teacher.flops_per_image(phase.resolution) for phase, own in flops.items()}
     if not is_resumed:
@@ -252,7 +254,7 @@ def start_run(
         scaler=LossScaler(model, optimizer, world.device, enabled=dtype == torch.float16),
         metrics=metrics,
         num_classes=num_classes,
-        class_names=training_classes(config.data.train, num_classes, classes_file=config.data.classes),
+        class_names=class_names,
         steps_per_epoch=steps_per_epoch,
         data_sets=sets.identity,
         dtype=dtype,

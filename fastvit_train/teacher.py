@@ -2,18 +2,22 @@
 
 import math
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastvit_train.config import AugmentConfig, Config
+from fastvit_train.data import are_numbers, share_of_batch
+from fastvit_train.distributed import World
 from fastvit_train.flops import forward_flops_per_image
 from fastvit_train.models import build_model, check_resolution
 from fastvit_train.models.device_kernels import use_fast_modules
+from fastvit_train.option_rules import reset_unused
 from fastvit_train.presets import build_preset
 from loaders.errors import FastvitError
 
@@ -21,8 +25,9 @@ __all__ = [
     "TEACHER",
     "Teacher",
     "build_teacher",
+    "check_teacher",
     "teacher_config",
-    "teacher_phases",
+    "teacher_flops_per_image",
     "teacher_side",
     "untrained_teacher",
 ]
@@ -71,42 +76,69 @@ class Teacher:
     """Of its training."""
     student: Config
     """The run that learns from it."""
+    num_classes: int
+    class_names: tuple[str, ...] | None = None
+    """By label, where its training set had names for them."""
     path: Path | None = None
     """Its checkpoint; None for random weights."""
     top1: float | None = None
     """Its accuracy."""
     seconds: float | None = None
     """What its training and evaluation took in this run; None where it was trained before."""
-    checksum: int = 0
-    """Of its weights."""
-    _scale: Tensor | None = None
-    _offset: Tensor | None = None
+    description: str = "untrained"
+    """What tells it from others, wherever it lies."""
+    _scale_and_offset: tuple[Tensor, Tensor] | None = field(init=False, default=None)
+    """What images are multiplied by, and what is added, where it has another normalisation than the run."""
 
     def __post_init__(self) -> None:
-        """Nothing of it is trained, and its batch norms know their statistics."""
+        """Nothing of it is trained, and its batch normalisation has its statistics already."""
         self.model.eval().requires_grad_(False)
-        for tensor in self.model.state_dict().values():
-            self.checksum = zlib.crc32(tensor.flatten().view(torch.uint8).numpy(), self.checksum)
 
-    @property
-    def description(self) -> str:
-        """What tells it from others."""
-        return f"{self.config.arch} with weight checksum {self.checksum:08x}"
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over trained weights, of this model on the CPU."""
+        self.model.load_state_dict(weights)
+        checksum = 0
+        for tensor in weights.values():
+            checksum = zlib.crc32(tensor.flatten().view(torch.uint8).numpy().tobytes(), checksum)
+        self.description = f"{self.config.arch} with weight checksum {checksum:08x}"
+
+    def check_classes(self, num_classes: int, names: Sequence[str] | None) -> None:
+        """Refuse to learn from it where it tells other classes apart than the run: as many, by the same names.
+
+        Raises:
+            FastvitError: It does.
+        """
+        remedy = "name a teacher that was trained on these classes with --distill.teacher"
+        if self.num_classes != num_classes:
+            raise FastvitError(
+                f"the teacher {self.path} knows {self.num_classes} classes, but {self.student.data.train} has "
+                f"{num_classes}; {remedy}"
+            )
+        if are_numbers(self.class_names) or are_numbers(names) or names is None or self.class_names is None:
+            return
+        for label, (own, other) in enumerate(zip(self.class_names, names, strict=True)):
+            if own != other:
+                raise FastvitError(
+                    f"class {label} is {own!r} for the teacher {self.path}, but {other!r} in "
+                    f"{self.student.data.train}; {remedy}"
+                )
 
     def place(self, device: torch.device) -> None:
         """Move it to where the run computes."""
         self.model.to(device).to(memory_format=torch.channels_last)
         use_fast_modules(self.model, device)
-        mine, theirs = self.config.augment, self.student.augment
-        if (mine.mean, mine.std) != (theirs.mean, theirs.std):
-            self._scale, self._offset = (part.to(device) for part in _renormalization(theirs, mine))
+        given, own = self.student.augment, self.config.augment
+        if (given.mean, given.std) != (own.mean, own.std):
+            scale, offset = _scale_and_offset(given, own)
+            self._scale_and_offset = (scale.to(device), offset.to(device))
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
-        """Its float32 logits [b, num_classes] of images [b, 3, h, w] as the run's model gets them."""
+        """Its answers, float32 [b, num_classes], to images [b, 3, h, w] as the run's model gets them."""
+        if self._scale_and_offset is not None:
+            scale, offset = self._scale_and_offset
+            images = (images.float() * scale + offset).to(images.dtype)
         side = teacher_side(images.shape[-1], self.config, self.student)
-        if self._scale is not None and self._offset is not None:
-            images = (images.float() * self._scale + self._offset).to(images.dtype)
         if side != images.shape[-1]:
             resized = F.interpolate(images.float(), size=(side, side), mode="bilinear", antialias=True)
             images = resized.to(images.dtype)
@@ -123,15 +155,8 @@ def teacher_side(side: int, teacher: Config, student: Config) -> int:
     return round(side * teacher.data.resolution / student.data.resolution)
 
 
-def teacher_phases(teacher: Config, student: Config) -> tuple[tuple[float, int, float], ...]:
-    """`Config.phases` of the run in the teacher's sizes, with all patches."""
-    return tuple((end, teacher_side(side, teacher, student), 0.0) for end, side, _ in student.phases)
-
-
 def teacher_config(config: Config, folder: Path) -> Config:
-    """The training of the teacher whose recipe a run names.
-
-    Its accuracy is looked at once, at the end: its time is a part of the run's.
+    """The training of the teacher whose recipe a run names; it is evaluated once, at its end.
 
     Args:
         config: The run.
@@ -140,66 +165,108 @@ def teacher_config(config: Config, folder: Path) -> Config:
     Raises:
         FastvitError: The recipe is unknown, or does not go together with the run's options.
     """
-    name, epochs = config.distill.preset, config.distill.epochs
-    if name is None:
-        raise FastvitError("distill.preset names no recipe")
-    recipe = build_preset(name, epochs=epochs)
+    recipe = build_preset(str(config.distill.preset), epochs=config.distill.epochs)
     if recipe.distill.is_on:
-        raise FastvitError(f"distill.preset must be a recipe without a teacher of its own, got {name}")
-    return replace(
-        recipe,
-        out=folder / TEACHER,
-        data=replace(recipe.data, **{option: getattr(config.data, option) for option in _DATA_OF_THE_RUN}),
-        precision="bf16" if config.precision == "fp8" else config.precision,  # float8 is for the blocks of ViTs
-        eval_every_epochs=math.ceil(recipe.epochs),
-        eval_averaging="none",
-        **{option: getattr(config, option) for option in _OF_THE_RUN},
-    )
+        raise FastvitError("it has a teacher of its own; name a recipe without one")
+    own = {option: getattr(config, option) for option in _OF_THE_RUN}
+    data = {option: getattr(config.data, option) for option in _DATA_OF_THE_RUN}
+    changed = own | {
+        "out": folder / TEACHER,
+        "data": replace(recipe.data, **data),
+        "precision": "bf16" if config.precision == "fp8" else config.precision,  # float8 is for the blocks of ViTs
+        "eval_every_epochs": math.ceil(recipe.epochs),
+        "eval_averaging": "none",
+    }
+    draft = reset_unused(_Draft(**_options(recipe) | changed), keep=())
+    return Config(**_options(draft))
 
 
-def build_teacher(
-    config: Config,
-    student: Config,
-    num_classes: int,
-    *,
-    weights: Mapping[str, Tensor] | None = None,
-    path: Path | None = None,
-    top1: float | None = None,
-    seconds: float | None = None,
-) -> Teacher:
-    """A teacher for all image sizes of the run that learns from it.
+@dataclass(frozen=True, kw_only=True)
+class _Draft(Config):
+    """A config whose options may be of no use yet."""
+
+    def __post_init__(self) -> None:
+        """Left to the `Config` that comes of it."""
+
+
+def _options(config: Config) -> dict[str, Any]:
+    return {option.name: getattr(config, option.name) for option in fields(Config)}
+
+
+def check_teacher(config: Config, world: World) -> None:
+    """Refuse a teacher that a run could not train or not ask, at once, before it has been trained for nothing.
+
+    Raises:
+        FastvitError: The recipe does not fit the run.
+    """
+    if config.distill.preset is None:
+        return
+    try:
+        teacher = teacher_config(config, Path())
+        share_of_batch(teacher, world.world_size)
+        _check_sizes(teacher, config)
+    except FastvitError as error:
+        raise FastvitError(f"--distill.preset {config.distill.preset} cannot be the teacher: {error}") from error
+
+
+def _phases(teacher: Config, student: Config) -> tuple[tuple[float, int, float], ...]:
+    """What images the run has for its teacher besides the last ones, as `build_model` takes it."""
+    sides = [side for _, side, _ in student.phases] + [student.data.resolution]
+    return tuple((1.0, teacher_side(side, teacher, student), 0.0) for side in sides)
+
+
+def _check_sizes(teacher: Config, student: Config) -> None:
+    resolution, phases = teacher.data.resolution, _phases(teacher, student)
+    check_resolution(teacher.arch, resolution=resolution, config=teacher.model, phases=phases)
+
+
+def build_teacher(config: Config, student: Config, num_classes: int) -> Teacher:
+    """A teacher with random weights, for all image sizes of the run that learns from it.
 
     Args:
         config: Of the teacher's training.
         student: The run.
         num_classes: What the teacher tells apart.
-        weights: Its weights; random ones when not given.
-        path: See `Teacher`, as for the others.
-        top1: See there.
-        seconds: See there.
 
     Raises:
         FastvitError: It cannot take images of these sizes.
     """
-    phases = teacher_phases(config, student)
-    side = config.data.resolution
-    check_resolution(config.arch, resolution=side, config=config.model, phases=phases)
-    model = build_model(config.arch, num_classes=num_classes, resolution=side, config=config.model, phases=phases)
-    if weights is not None:
-        model.load_state_dict(weights)
-    return Teacher(model=model, config=config, student=student, path=path, top1=top1, seconds=seconds)
+    _check_sizes(config, student)
+    model = build_model(
+        config.arch,
+        num_classes=num_classes,
+        resolution=config.data.resolution,
+        config=config.model,
+        phases=_phases(config, student),
+    )
+    return Teacher(model=model, config=config, student=student, num_classes=num_classes)
 
 
 def untrained_teacher(config: Config, folder: Path, num_classes: int) -> Teacher | None:
-    """A teacher with random weights, which takes as long as a trained one; None where the run has none."""
+    """A teacher with random weights, which takes as long as a trained one; None where the run has none.
+
+    Raises:
+        FastvitError: The run names one that is trained already.
+    """
     if not config.distill.is_on:
         return None
+    if config.distill.preset is None:
+        raise FastvitError(
+            "name the recipe of the teacher with --distill.preset: distill.teacher is for training alone"
+        )
     return build_teacher(teacher_config(config, folder), config, num_classes)
 
 
-def _renormalization(theirs: AugmentConfig, mine: AugmentConfig) -> tuple[Tensor, Tensor]:
-    """What images normalised by `theirs` are multiplied by, and what is added, to be normalised by `mine`."""
-    mean, std, my_mean, my_std = (
-        torch.tensor(values).view(1, 3, 1, 1) for values in (theirs.mean, theirs.std, mine.mean, mine.std)
+def teacher_flops_per_image(config: Config, resolution: int) -> float:
+    """`Teacher.flops_per_image` of the teacher that a run trains, counted without one; 0 where it has none."""
+    with torch.device("meta"):
+        teacher = untrained_teacher(config, Path(), num_classes=1)
+    return 0.0 if teacher is None else teacher.flops_per_image(resolution)
+
+
+def _scale_and_offset(given: AugmentConfig, own: AugmentConfig) -> tuple[Tensor, Tensor]:
+    """What images with one normalisation are multiplied by, and what is added, so that they have the other."""
+    mean, std, own_mean, own_std = (
+        torch.tensor(values).view(1, 3, 1, 1) for values in (given.mean, given.std, own.mean, own.std)
     )
-    return std / my_std, (mean - my_mean) / my_std
+    return std / own_std, (mean - own_mean) / own_std

@@ -21,7 +21,7 @@ from fastvit_train.evaluate import evaluate
 from fastvit_train.failure import explain_errors
 from fastvit_train.forecast import Forecast
 from fastvit_train.loss import classification_loss, distillation_loss
-from fastvit_train.metrics import Totals
+from fastvit_train.metrics import Metrics, Totals
 from fastvit_train.models import check_resolution, set_patch_drop
 from fastvit_train.optim import clip_gradients, set_lr
 from fastvit_train.prefetch import Prefetcher
@@ -42,7 +42,7 @@ from fastvit_train.saving import check_saved, save_at_ctrl_c, save_or_warn, stop
 from fastvit_train.schedule import lr_factor, phase_of
 from fastvit_train.sharding import without_averaging
 from fastvit_train.step_timer import Interval, StepTimer
-from fastvit_train.teacher import TEACHER, Teacher, build_teacher, teacher_config
+from fastvit_train.teacher import TEACHER, Teacher, build_teacher, check_teacher, teacher_config
 from fastvit_train.trackers import require_trackers, tracked
 from fastvit_train.watchdog import WatchedLoader
 from loaders import ImageLoader
@@ -84,6 +84,7 @@ def train(config: Config) -> dict[str, Any]:
     # Longer than a batch is waited for: the rank whose loader stands still is to be the one that says so.
     with start_world(config.device, timeout_seconds=config.data.timeout_seconds + 600) as world:
         check_decoder(config.data, world.device)
+        check_teacher(config, world)
         if world.device.type == "cpu":
             keep_freed_memory()
         return train_in(world, config)
@@ -91,12 +92,12 @@ def train(config: Config) -> dict[str, Any]:
 
 def train_in(world: World, config: Config) -> dict[str, Any]:
     """Train a classifier on these ranks, its teacher first; see `train`."""
-    started = time.perf_counter()
     with ExitStack() as cleanup:
         folder = world.from_main(lambda: cleanup.enter_context(claim_folder(config)))
         place = cleanup.enter_context(explain_errors(config, folder))
         checkpoints = world.from_main(lambda: find_checkpoints(folder))
         teacher = find_teacher(world, config, folder, is_resumed=bool(checkpoints))
+        started = time.perf_counter()
         train_loader, val_loader, num_classes = build_loaders(config, world)
         cleanup.callback(train_loader.close)
         cleanup.callback(val_loader.close)
@@ -142,18 +143,16 @@ def find_teacher(world: World, config: Config, folder: Path, *, is_resumed: bool
     if not config.distill.is_on:
         return None
     if config.distill.teacher is None and not is_resumed:
+        said = f"teacher     {config.distill.preset} is trained first, in {folder / TEACHER}"
+        Metrics(folder, is_main=world.is_main, num_steps=0).say(said)
         train_in(world, teacher_config(config, folder))
     restored = world.from_main(partial(restore, config.distill.teacher or folder / TEACHER))
-    progress = restored.progress
-    return build_teacher(
-        restored.config,
-        config,
-        restored.num_classes,
-        weights=restored.model.state_dict(),
-        path=restored.path,
-        top1=progress.top1,
-        seconds=progress.train_seconds + progress.eval_seconds if config.distill.teacher is None else None,
-    )
+    teacher = build_teacher(restored.config, config, restored.num_classes)
+    teacher.load(restored.model.state_dict())
+    teacher.path, teacher.class_names, teacher.top1 = restored.path, restored.class_names, restored.progress.top1
+    if config.distill.teacher is None:
+        teacher.seconds = restored.progress.train_seconds + restored.progress.eval_seconds
+    return teacher
 
 
 def train_epoch(run: Run, loader: ImageLoader, forecast: Forecast, timer: StepTimer) -> None:

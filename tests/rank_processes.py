@@ -7,6 +7,7 @@ import socket
 import traceback
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 
 from fastvit_train.config import Config
 from fastvit_train.distributed import start_world
+from fastvit_train.presets import PRESETS
 from fastvit_train.train import train
 from loaders.errors import FastvitError
 
@@ -81,3 +83,9 @@ def resume_in_folder_of_rank(config: Config, folders: Path, rank: int) -> str:
     with redirect_stdout(io.StringIO()) as out:
         train(config)
     return out.getvalue()
+
+
+def distill_in_folder_of_rank(config: Config, recipe: Config, folders: Path, rank: int) -> dict[str, Any]:
+    PRESETS[str(config.distill.preset)] = lambda epochs=None: replace(recipe, epochs=epochs or recipe.epochs)
+    os.chdir(folders / str(rank))
+    return train(config)

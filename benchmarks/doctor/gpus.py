@@ -8,6 +8,7 @@ from fastvit_train.config import Config
 from fastvit_train.flops import flops_per_image, peak_flops_per_second
 from fastvit_train.models import build_model
 from fastvit_train.schedule import Phase, phase_of
+from fastvit_train.teacher import teacher_flops_per_image
 
 __all__ = ["GPUS", "MEASURED_SHARES", "last_phase", "step_flops_per_image", "step_on", "steps_on_gpus"]
 
@@ -56,10 +57,11 @@ def last_phase(config: Config) -> Phase:
 
 
 def step_flops_per_image(config: Config) -> float:
-    """`flops_per_image` of a preset's model in its last phase, counted without computing anything."""
+    """`flops_per_image` of a preset's model and its teacher in its last phase, counted without computing anything."""
     options = replace(config.model, bf16_residual=False)  # which counts alike, and autocast knows no meta device
     with torch.device("meta"):
         model = build_model(
             config.arch, num_classes=1, resolution=config.data.resolution, config=options, phases=config.phases
         )
-    return flops_per_image(model, last_phase(config))
+    phase = last_phase(config)
+    return flops_per_image(model, phase) + teacher_flops_per_image(config, phase.resolution)

@@ -23,6 +23,7 @@ __all__ = ["TABLES", "cpu"]
 _DOCUMENTED = "documented_before_rows.jsonl"
 _ACCURACY = "h200_2026-11-27_accuracy.jsonl"
 _TRAIN = "zen4_2026-11-27_train.jsonl"
+_DISTILLED = "zen4_2026-11-27_distilled.jsonl"
 
 
 def _experiment(name: str) -> Callable[[Row], bool]:
@@ -165,6 +166,19 @@ TABLES = {
             **{
                 str(number_of): number("step_milliseconds", unit=" ms", iterations=number_of)
                 for number_of in distinct(rows, "iterations")
+            },
+        },
+    ),
+    "distill-sizes": Table(
+        files=(_DISTILLED,),
+        where=_experiment("distill-sizes"),
+        line=by("image_side"),
+        columns={
+            "images of": number("image_side", unit=" px"),
+            **{
+                f"{how}{moved}": percent("top1", 2, fed_at=fed_at, shift=shift)
+                for fed_at, how in (("their own size", "as they are"), ("32 px", "upsampled to 32 px"))
+                for shift, moved in ((0, ""), (3, ", shifted by up to 3 px"))
             },
         },
     ),

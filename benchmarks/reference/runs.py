@@ -18,8 +18,10 @@ from benchmarks.reference.experiments import Experiment
 from fastvit_train.cli import parse
 from fastvit_train.config import Config
 from fastvit_train.config_json import read_config, to_dict
+from fastvit_train.metrics import read_metrics
 from fastvit_train.resume import changes
-from fastvit_train.run_folder import BEST, CONFIG, RESULT
+from fastvit_train.run_folder import BEST, CONFIG, METRICS, RESULT
+from fastvit_train.schedule import total_steps
 from fastvit_train.signals import EXIT_STOPPED, StopSignal
 from loaders.atomic_file import clear_os_errors, make_folder
 from loaders.errors import FastvitError
@@ -56,8 +58,17 @@ class PlannedRun:
 
     @property
     def state(self) -> State:
-        """How far the run is."""
+        """What is there of the run."""
         return "done" if is_done(self.folder) else "begun" if (self.folder / CONFIG).exists() else "new"
+
+    @property
+    def progress(self) -> float:
+        """Share of its steps that are made, a teacher's not counted."""
+        if self.state == "done":
+            return 1.0
+        steps = [line["step"] for line in read_metrics(self.folder / METRICS)]
+        num_steps = total_steps(self.config.epochs, self.data_set.num_train_images // self.config.batch_size)
+        return max(steps, default=0) / num_steps
 
 
 def is_done(folder: Path) -> bool:

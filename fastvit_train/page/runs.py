@@ -283,7 +283,8 @@ def _setting(runs: Sequence[RunRecord]) -> Iterator[Block]:
     if len(runs) > 1:
         yield from _differences(runs, flat)
     for run, options in zip(runs, flat, strict=True):
-        blocks: list[Block] = [Facts([("device", _devices(run.result)), *environment_facts(run.result)])]
+        facts = [("device", _devices(run.result)), ("teacher", _teacher(run.result)), *environment_facts(run.result)]
+        blocks: list[Block] = [Facts(facts)]
         if options:
             table = Table(["option", "value"], [[name, text] for name, text in options.items()])
             blocks.append(Folded(f"All {len(options)} options", [table]))
@@ -310,6 +311,14 @@ def _differences(runs: Sequence[RunRecord], options: Sequence[Mapping[str, str]]
 
 def _devices(result: Values) -> str:
     return f"{result['world_size']} × {result['device']}" if {"world_size", "device"} <= result.keys() else ""
+
+
+def _teacher(result: Values) -> str:
+    if "teacher" not in result:
+        return ""
+    top1, seconds = result["teacher_top1"], result["teacher_seconds"]
+    took = "" if seconds is None else f", trained in {_duration(seconds)} before"
+    return f"{result['teacher']}{'' if top1 is None else f', {100 * top1:.2f} %'}{took}"
 
 
 def _flattened(values: Values, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -69,6 +69,7 @@ def test_given_rates_and_a_batch_for_each_gpu():
         ({"cores": 0}, "cores must be positive, got 0"),
         ({"batch_size": 8, "batch_size_per_gpu": 8}, "give one of --batch-size and --batch-size-per-gpu"),
         ({"measure": True}, "--measure loads and evaluates: give it --data and --val"),
+        ({"preset": "cifar10-vit-small-distilled"}, "cifar10-vit-small-distilled trains a teacher first, which a plan"),
         ({"gpus": (1, 7)}, "batch_size 1024 is over all devices and must be a multiple of 7 devices"),
     ],
 )

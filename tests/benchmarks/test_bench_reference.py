@@ -103,8 +103,21 @@ def test_what_is_done_is_said_and_its_data_is_not_made(small, prepared, sessions
     printed = capsys.readouterr().out
     assert "2 of 3 experiments are left: 3.0 min" in printed
     (line,) = (line for line in printed.splitlines() if "the less" in line)
-    assert "done" in line
+    assert "100%" in line
     assert "min" not in line
+
+
+def test_what_has_begun_takes_the_rest_of_its_time(small, prepared, sessions, tmp_path, monkeypatch, capsys):
+    finish(tmp_path / "out", {}, "less")
+    (tmp_path / "out" / "less" / "result.json").unlink()
+    step = {"kind": "train", "step": 10}  # of 6 epochs of 5 steps
+    (tmp_path / "out" / "less" / "metrics.jsonl").write_text(json.dumps(step) + "\n")
+    assert run(monkeypatch, "--out", tmp_path / "out") == 0
+    printed = capsys.readouterr().out
+    assert "3 of 3 experiments are left: 4.0 min" in printed
+    (line,) = (line for line in printed.splitlines() if "the less" in line)
+    assert "33%" in line
+    assert "1.0 min" in line
 
 
 def test_a_dry_run_writes_nothing(small, prepared, sessions, tmp_path, monkeypatch, capsys):

@@ -11,7 +11,8 @@ from benchmarks.bench_train import CONTENDERS, BenchTrain, bench_train, model_fl
 from benchmarks.cli import main
 from benchmarks.harness import Turn
 from benchmarks.train.work import measure
-from fastvit_train.models import MODELS
+from fastvit_train.flops import forward_flops_per_image
+from fastvit_train.models import MODELS, build_model
 from loaders.cpus import usable_cpus
 from runs import tiny_cifar_vit
 
@@ -259,6 +260,15 @@ def test_flops_are_those_of_the_phase():
     patches, head = 2 * tokens * 48 * dim, 2 * dim
     assert last == pytest.approx(3 * (6 * per_block + head) + 2 * patches, rel=1e-6)
     assert model_flops_per_image(BenchTrain(at=0)) < 0.3 * last
+
+
+@pytest.mark.parametrize(("at", "side"), [(0, 24), (1, 32)])
+def test_flops_of_a_teacher_count(at, side):
+    plain, distilled = (
+        model_flops_per_image(BenchTrain(preset=f"cifar10-vit-small-{name}", at=at)) for name in ("fast", "distilled")
+    )
+    teacher = build_model("resnet_fast_cifar", num_classes=1, resolution=32)
+    assert distilled - plain == pytest.approx(forward_flops_per_image(teacher, side))
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from benchmarks.inference import models as served_models
-from fastvit_train import augment, prefetch, run
+from fastvit_train import augment, prefetch, run, teacher
 from fastvit_train.augment import policies
 
 DEVICE = torch.device("cuda", 0)
@@ -176,7 +176,7 @@ def _replacements() -> Iterator[tuple[object, str, Any]]:
     yield torch, "empty", _empty
     yield Tensor, "record_stream", lambda tensor, stream: None
     yield nn.Module, "to", _module_to
-    for module in (run, served_models):
+    for module in (run, teacher, served_models):
         yield module, "build_model", _with_values(module.build_model)
     of_cuda = {
         "is_available": lambda: True,

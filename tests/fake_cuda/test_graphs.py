@@ -33,7 +33,7 @@ class Graphs(NamedTuple):
 
 
 # A model is a graph, but a plain ViT has regions: patches, first block, from block to block (those that drop paths
-# apart from those that don't), and the head. The augmentation is one more for each resolution.
+# apart from those that don't), and the head. The augmentation is one more for each resolution, and so is a teacher.
 GRAPHS = {
     "cifar10-quick": Graphs((2,), 1),
     "cifar10-resnet-fast": Graphs((2,), 1),
@@ -42,6 +42,7 @@ GRAPHS = {
     "cifar10-vit-b16": Graphs((6,), 5),
     "cifar10-vit-b16-h100": Graphs((5, 5), 4),
     "cifar10-vit-small": Graphs((6,), 5),
+    "cifar10-vit-small-distilled": Graphs((6, 6, 4), 4),
     "cifar10-vit-small-fast": Graphs((5, 5, 4), 4),
     "cifar10-vit-small-h100": Graphs((5, 5), 4),
     "finetune-cifar10": Graphs((6,), 5),

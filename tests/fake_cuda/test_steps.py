@@ -21,7 +21,13 @@ from fastvit_train.presets import PRESETS
 from fastvit_train.train import train_step
 
 # Those of small models are checked in every run of the tests.
-FAST = {"cifar10-quick", "cifar10-resnet-fast", "cifar10-vit-small", "cifar10-vit-small-fast"}
+FAST = {
+    "cifar10-quick",
+    "cifar10-resnet-fast",
+    "cifar10-vit-small",
+    "cifar10-vit-small-distilled",
+    "cifar10-vit-small-fast",
+}
 
 
 @pytest.fixture(
@@ -50,6 +56,8 @@ def test_a_step_stays_on_the_device_and_waits_for_nothing(run):
         assert {parameter.device for parameter in run.model.parameters()} == {DEVICE}
         assert all(parameter.grad.is_cuda for parameter in run.model.parameters() if parameter.requires_grad)
         assert totals.sums().is_cuda
+        if run.teacher is not None:
+            assert {tensor.device for tensor in run.teacher.model.state_dict().values()} == {DEVICE}
 
 
 def test_an_evaluation_waits_for_nothing_but_its_result(run):

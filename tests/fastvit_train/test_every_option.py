@@ -18,6 +18,7 @@ from fastvit_train.config import AugmentConfig, Config, DataConfig, OptimConfig,
 from fastvit_train.distributed import start_world
 from fastvit_train.loss import classification_loss
 from fastvit_train.metrics import read_metrics
+from fastvit_train.presets import PRESETS
 from fastvit_train.restore import restore
 from fastvit_train.run import Run, save_checkpoint
 from fastvit_train.train import train
@@ -361,6 +362,24 @@ def test_trackers_are_asked_for(base, tmp_path, monkeypatch):
     assert asked == [("wandb",)] * 2
 
 
+def test_a_recipe_makes_the_teacher(base, observe, monkeypatch):
+    def recipe(epochs: float = 2.0) -> Config:
+        return dataclasses.replace(base, preset="tiny", epochs=epochs)
+
+    monkeypatch.setitem(PRESETS, "tiny", recipe)
+    distilled = replaced(base, {"distill.preset": "tiny"})
+    assert differs("weights", observe(base), observe(distilled))
+    assert differs("weights", observe(distilled), observe(replaced(distilled, {"distill.epochs": 1.0})))
+
+
+def test_a_teacher_is_learned_from_as_the_options_say(base, observe, tmp_path):
+    train(dataclasses.replace(base, out=tmp_path / "teacher", seed=1))
+    taught = replaced(base, {"distill.teacher": tmp_path / "teacher"})
+    assert differs("weights", observe(base), observe(taught))
+    for name, value in (("kind", "hard"), ("weight", 0.9), ("temperature", 4.0)):
+        assert differs("weights", observe(taught), observe(replaced(taught, {f"distill.{name}": value}))), name
+
+
 # Options that take more than a comparison of two runs.
 OF_THEIR_OWN = {
     "out": test_out_names_the_folder,
@@ -375,6 +394,12 @@ OF_THEIR_OWN = {
     "parallel": test_options_of_other_devices_are_refused,
     "sync_batch_norm": test_options_of_other_devices_are_refused,
     "trackers": test_trackers_are_asked_for,
+    "distill.preset": test_a_recipe_makes_the_teacher,
+    "distill.epochs": test_a_recipe_makes_the_teacher,
+    "distill.teacher": test_a_teacher_is_learned_from_as_the_options_say,
+    "distill.kind": test_a_teacher_is_learned_from_as_the_options_say,
+    "distill.weight": test_a_teacher_is_learned_from_as_the_options_say,
+    "distill.temperature": test_a_teacher_is_learned_from_as_the_options_say,
 }
 
 

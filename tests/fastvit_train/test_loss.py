@@ -5,7 +5,7 @@ import torch
 from timm.loss import BinaryCrossEntropy
 from torch.nn import functional as F
 
-from fastvit_train.loss import classification_loss
+from fastvit_train.loss import classification_loss, distillation_loss
 
 
 @pytest.fixture
@@ -61,6 +61,33 @@ def test_mixed_shares_mix_the_losses(logits):
         torch.testing.assert_close(mixed, 0.3 * apart[0] + 0.7 * apart[1])
 
 
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_soft_distillation_is_the_divergence_times_the_squared_temperature(logits, temperature):
+    teacher = torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
+    own, wanted = ((each / temperature).double().exp() for each in (logits, teacher))
+    own, wanted = own / own.sum(dim=1, keepdim=True), wanted / wanted.sum(dim=1, keepdim=True)
+    expected = temperature**2 * (wanted * (wanted.log() - own.log())).sum() / 6
+    ours = distillation_loss(logits, teacher, kind="soft", temperature=temperature)
+    assert float(ours) == pytest.approx(float(expected), rel=1e-5)
+    assert float(distillation_loss(logits, logits, kind="soft", temperature=temperature)) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_gradients_of_soft_distillation_stay_as_large_at_any_temperature(logits):
+    """At high temperatures they are those of half the mean squared difference of the centred logits, over classes."""
+    teacher, own = torch.randn(6, 5, generator=torch.Generator().manual_seed(1)), logits.clone().requires_grad_()
+    distillation_loss(own, teacher, kind="soft", temperature=1000.0).backward()
+    centred, wanted = (each - each.mean(dim=1, keepdim=True) for each in (logits, teacher))
+    torch.testing.assert_close(own.grad, (centred - wanted) / 5 / 6, atol=1e-3, rtol=1e-2)
+
+
+def test_hard_distillation_is_the_cross_entropy_with_the_teachers_class(logits):
+    teacher = F.one_hot(LABELS, 5).float() * 0.1 + 7
+    ours = distillation_loss(logits, teacher, kind="hard", temperature=3.0)
+    torch.testing.assert_close(ours, -logits.log_softmax(dim=1)[range(6), LABELS].mean())
+
+
 def test_an_unknown_loss_is_refused():
     with pytest.raises(ValueError, match="loss must be cross_entropy or bce, got focal"):
         classification_loss(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64), kind="focal", label_smoothing=0.0)
+    with pytest.raises(ValueError, match=r"distill\.kind must be soft or hard, got warm"):
+        distillation_loss(torch.zeros(1, 2), torch.zeros(1, 2), kind="warm", temperature=1.0)

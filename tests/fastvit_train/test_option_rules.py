@@ -64,6 +64,10 @@ CASES: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
     ({"optim.name": "sgd"}, MUON),
     ({"schedule.warmup_epochs": 0.0}, {"schedule.start_fraction": 0.5}),
     ({"augment.mixup_alpha": 1.0}, {"bce_target_threshold": 0.2}),
+    ({"distill.teacher": Path("run")}, {"distill.preset": "cifar10-quick", "distill.epochs": 3.0}),
+    ({}, {"distill.epochs": 3.0}),
+    ({}, {"distill.kind": "hard", "distill.weight": 0.9, "distill.temperature": 2.0}),
+    ({"distill.preset": "cifar10-quick", "distill.kind": "hard"}, {"distill.temperature": 2.0}),
 )
 
 
@@ -104,6 +108,14 @@ def test_what_a_preset_has_no_use_for_any_more_is_dropped():
     assert config == replaced(preset, {"optim.name": "sgd", "optim.muon": Config().optim.muon})
 
 
+def test_another_teacher_takes_the_place_of_a_presets():
+    preset = build_preset("cifar10-vit-small-distilled")
+    other = parse(["--preset", "cifar10-vit-small-distilled", "--distill.teacher", "run"])
+    assert other == replaced(preset, {"distill.preset": None, "distill.epochs": None, "distill.teacher": Path("run")})
+    none = parse(["--preset", "cifar10-vit-small-distilled", "--distill.preset", "None"])
+    assert none.distill == Config().distill
+
+
 @pytest.mark.parametrize("option", ["--optim.muon.num-iterations=3", "--optim.muon.num_iterations=3"])
 def test_what_was_typed_is_refused_though_the_preset_has_it(option: str):
     with pytest.raises(ValueError, match=r"optim\.muon\.num_iterations must stay 5 unless optim\.name is muon, got 3"):
@@ -125,6 +137,8 @@ def test_what_was_typed_is_refused_though_the_preset_has_it(option: str):
         ["--precision", "fp32"],
         ["--loss", "bce"],
         ["--schedule.warmup-epochs", "0"],
+        ["--distill.preset", "cifar10-quick"],
+        ["--distill.teacher", "run"],
     ],
     ids=" ".join,
 )

@@ -126,6 +126,17 @@ def test_the_time_of_a_run_is_split(folder):
     assert "| first steps (compilation) | 20.0 | 10.0 |" in text
 
 
+def test_the_teacher_of_a_run_is_a_fact(folder):
+    assert "teacher" not in text_of(folder)
+    teacher = {"teacher": "run/teacher/best.pt", "teacher_top1": 0.919, "teacher_seconds": 330.0}
+    for changes, shown in (
+        ({}, "run/teacher/best.pt, 91.90 %, trained in 5.5 min before"),
+        ({"teacher_seconds": None, "teacher_top1": None}, "run/teacher/best.pt"),
+    ):
+        (folder / "result.json").write_text(json.dumps(teacher | changes))
+        assert re.search(rf"teacher\W+{re.escape(shown)}\n", text_of(folder))
+
+
 def test_what_is_a_run_folder(folder, tmp_path_factory):
     assert is_run_folder(folder)
     assert not is_run_folder(tmp_path_factory.mktemp("empty"))

@@ -3,14 +3,18 @@
 import math
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 
 from fastvit_train.cli import parse
 from fastvit_train.config import Config, ModelConfig
-from fastvit_train.models import MODELS
+from fastvit_train.flops import flops_per_image
+from fastvit_train.models import MODELS, build_model
 from fastvit_train.presets import ARCH_PRESETS, FAMILIES, PRESETS, build_preset, expectation, preset_of, run_name
-from fastvit_train.schedule import lr_factor, phase_of, total_steps
+from fastvit_train.schedule import Phase, lr_factor, phase_of, phases_of, total_steps
+from fastvit_train.teacher import teacher_config, teacher_flops_per_image
 from fastvit_train.train import train
 from runs import tiny_cifar_vit
 
@@ -38,6 +42,9 @@ def test_it_trains_a_few_steps(name, make_set, tmp_path, monkeypatch):
         start = train(small(build_preset("imagenet-vit-b16-130"), make_set, tmp_path / "start", num_classes=5))
         assert start["steps"] == 3
         config = replace(config, init_from=tmp_path / "start" / "checkpoint.pt")
+    if config.distill.preset is not None:
+        teacher = small(build_preset(config.distill.preset), make_set, tmp_path / "teacher")
+        monkeypatch.setitem(PRESETS, config.distill.preset, lambda epochs=1: replace(teacher, epochs=epochs))
     result = train(small(config, make_set, tmp_path / "run"))
     assert result["steps"] == 3
     assert (result["top1_averaged"] is None) == (config.eval_averaging == "none")
@@ -125,6 +132,35 @@ def test_phases_of_the_recipes():
     assert minute == [(24, 0.5)] * 45 + [(32, 0.0)] * 55
     base = [phase_of(build_preset("cifar10-vit-b16-h100"), epoch) for epoch in range(60)]
     assert base == [(96, 0.5)] * 36 + [(128, 0.0)] * 24  # in pixels of CIFAR-10 the same: 24 and 32
+
+
+def test_with_its_teacher_the_small_vit_costs_as_much_as_alone():
+    distilled, plain = build_preset("cifar10-vit-small-distilled"), build_preset("cifar10-vit-small-fast")
+    teacher = teacher_config(distilled, Path("run"))
+    assert (teacher.preset, teacher.epochs) == ("cifar10-quick", 6)
+    own = {phase: training_flops(distilled, phase) for phase in phases_of(distilled)}
+    answers = {phase: teacher_flops_per_image(distilled, phase.resolution) for phase in own}
+    teaching = {phase: training_flops(teacher, phase) for phase in phases_of(teacher)}
+    of_parts = [total_flops(distilled, own), total_flops(distilled, answers), total_flops(teacher, teaching)]
+    assert [round(part / 1e15, 2) for part in of_parts] == [1.73, 0.16, 0.2], "the docstring has them"
+    assert 0.97 < sum(of_parts) / total_flops(plain, own) < 1
+    assert build_preset("cifar10-vit-small-distilled", epochs=9.9).distill.epochs == 3.7
+
+
+def training_flops(config: Config, phase: Phase) -> float:
+    with torch.device("meta"):
+        model = build_model(
+            config.arch,
+            num_classes=10,
+            resolution=config.data.resolution,
+            config=replace(config.model, bf16_residual=False),
+            phases=config.phases,
+        )
+    return flops_per_image(model, phase)
+
+
+def total_flops(config: Config, of_image: dict[Phase, float]) -> float:
+    return 50_000 * sum(of_image[phase_of(config, epoch)] for epoch in range(round(config.epochs)))
 
 
 @pytest.mark.parametrize(
@@ -219,12 +255,17 @@ def test_muons_other_rates_are_airbenchs():
 @pytest.mark.parametrize(
     ("name", "base", "kept"),
     [
+        (
+            "cifar10-vit-small-distilled",
+            "cifar10-vit-small-fast",
+            ("arch", "model", "data", "phases", "augment", "optim", "schedule", "batch_size", "label_smoothing"),
+        ),
         ("cifar10-vit-small-h100", "cifar10-vit-small-fast", ("arch", "model", "data", "label_smoothing", "schedule")),
         ("cifar10-vit-b16-h100", "cifar10-vit-small-h100", ("model", "batch_size", "label_smoothing", "schedule")),
         ("cifar10-resnet50-h100", "cifar10-resnet50", ("arch", "model", "data", "phases")),
     ],
 )
-def test_a_recipe_for_one_h100_keeps_what_it_says_of_its_base(name, base, kept):
+def test_a_recipe_keeps_what_it_says_of_its_base(name, base, kept):
     recipe, other = build_preset(name, epochs=40), build_preset(base, epochs=40)
     assert {field: getattr(recipe, field) for field in kept} == {field: getattr(other, field) for field in kept}
 

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.doctor.gpus import GPUS, MEASURED_SHARES, last_phase, step_flops_per_image, step_on, steps_on_gpus
 from benchmarks.row_files import read_rows
-from fastvit_train.flops import flops_per_image
+from fastvit_train.flops import flops_per_image, forward_flops_per_image
 from fastvit_train.models import build_model
 from fastvit_train.presets import PRESETS, build_preset
 
@@ -44,3 +44,10 @@ def test_operations_are_counted_without_memory(name):
     if name == "cifar10-resnet-fast":  # small enough to count in earnest
         model = build_model(config.arch, num_classes=1, resolution=32, config=config.model, phases=config.phases)
         assert flops == flops_per_image(model, last_phase(config))
+
+
+def test_operations_of_a_teacher_count():
+    plain, distilled = (build_preset(f"cifar10-vit-small-{name}") for name in ("fast", "distilled"))
+    teacher = build_model("resnet_fast_cifar", num_classes=1, resolution=32)
+    added = step_flops_per_image(distilled) - step_flops_per_image(plain)
+    assert added == forward_flops_per_image(teacher, 32)

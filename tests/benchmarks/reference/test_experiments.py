@@ -1,12 +1,15 @@
 """The experiments of each scale are commands that `fastvit-train` takes, in an order in which they can be run."""
 
+import math
 from collections import Counter
 
 import pytest
 
 from benchmarks.reference.data_sets import DATA_SETS
 from benchmarks.reference.experiments import SCALES
+from benchmarks.reference.results import training_flops
 from fastvit_train.cli import parse
+from fastvit_train.schedule import phase_of
 
 PARTS = {"table", "fractions", "pretraining", "distillation"}
 
@@ -59,3 +62,19 @@ def test_pretraining_is_compared_at_equal_cost(scale):
         assert parse(scratch.options).epochs == 327  # at 224 px, as many operations as 103 at 384
     else:
         assert scratch.options == tuned.options
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_run_ends_with_what_it_is_evaluated_on(scale):
+    for each in SCALES[scale]:
+        config = parse(each.options)
+        last = phase_of(config, math.ceil(config.epochs) - 1)
+        assert (last.resolution, last.patch_drop) == (config.data.resolution, 0)
+
+
+def test_the_distilled_one_of_two_cores_costs_as_much_as_the_plain_one():
+    configs = {each.name: parse(each.options) for each in SCALES["cpu"]}
+    distilled, plain = (
+        training_flops(configs[name], num_images=50_000) for name in ("vit-small-distilled", "vit-small-scratch")
+    )
+    assert 0.93 < distilled / plain < 1.03
