@@ -317,7 +317,7 @@ def _teacher(result: Values) -> str:
     if "teacher" not in result:
         return ""
     top1, seconds = result["teacher_top1"], result["teacher_seconds"]
-    took = "" if seconds is None else f", trained in {_duration(seconds)} before"
+    took = "" if seconds is None else f", trained in {duration(seconds)} before"
     return f"{result['teacher']}{'' if top1 is None else f', {100 * top1:.2f} %'}{took}"
 
 

@@ -73,9 +73,7 @@ def test_a_row_for_each_case_of_each_model(run, tmp_path, monkeypatch, capsys):
         assert (row["compiled"], row["compile_seconds"], row["device"], row["threads"]) == (False, None, "cpu", 1)
         assert row["images_per_second"] == statistics.median(row["rounds"])
         assert row["num_calls"] >= len(row["rounds"]) == 2
-        # All calls are waited for: the rate is theirs, but for what a round itself takes.
         assert 0 < row["latency_seconds"] <= row["latency_seconds_p95"]
-        assert row["images_per_second"] <= 1.5 * row["batch_size"] / row["latency_seconds"]
         assert row["peak_rss_bytes"] > 50 * 2**20
         assert row["machine"]["cpu"]
     trained, named = rows[0], rows[-1]
@@ -101,7 +99,8 @@ def test_the_cases_of_a_model_and_a_batch_size_take_turns_and_are_kept(tmp_path,
         bench_inference(BenchInference(**FAST, models=("vit_small_cifar@32",), batch_sizes=(1, 2), json=out))
     cases = [Case(1, precision, mode) for precision in ("fp32", "bf16") for mode in ("eager", "compiled")]
     assert turns[-8:] == [*cases, *cases]
-    assert len(out.read_text().splitlines()) == 4
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(row["latency_seconds"], row["latency_seconds_p95"], row["num_calls"]) for row in rows] == [(1, 1, 2)] * 4
 
 
 def test_only_a_compiled_model_has_seconds_of_compiling(compiled_modes):
