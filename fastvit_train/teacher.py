@@ -91,7 +91,7 @@ class Teacher:
     """What images are multiplied by, and what is added, where it has another normalisation than the run."""
 
     def __post_init__(self) -> None:
-        """Nothing of it is trained, and its batch normalisation has its statistics already."""
+        """Nothing of it needs a gradient, and its batch normalisation has its statistics already."""
         self.model.eval().requires_grad_(False)
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
@@ -132,7 +132,6 @@ class Teacher:
             scale, offset = _scale_and_offset(given, own)
             self._scale_and_offset = (scale.to(device), offset.to(device))
 
-    @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
         """Its answers, float32 [b, num_classes], to images [b, 3, h, w] as the run's model gets them."""
         if self._scale_and_offset is not None:

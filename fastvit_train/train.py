@@ -26,7 +26,7 @@ from fastvit_train.models import check_resolution, set_patch_drop
 from fastvit_train.optim import clip_gradients, set_lr
 from fastvit_train.prefetch import Prefetcher
 from fastvit_train.report import announce, report
-from fastvit_train.restore import restore
+from fastvit_train.restore import Restored, restore
 from fastvit_train.resume import resume
 from fastvit_train.run import (
     Run,
@@ -56,6 +56,7 @@ __all__ = [
     "augmented",
     "evaluate_if_due",
     "evaluation_is_due",
+    "find_teacher",
     "images_per_rank",
     "log_interval",
     "parts_of",
@@ -64,6 +65,7 @@ __all__ = [
     "step_on_device",
     "train",
     "train_epoch",
+    "train_in",
     "train_step",
 ]
 
@@ -146,13 +148,23 @@ def find_teacher(world: World, config: Config, folder: Path, *, is_resumed: bool
         said = f"teacher     {config.distill.preset} is trained first, in {folder / TEACHER}"
         Metrics(folder, is_main=world.is_main, num_steps=0).say(said)
         train_in(world, teacher_config(config, folder))
-    restored = world.from_main(partial(restore, config.distill.teacher or folder / TEACHER))
+    restored = world.from_main(partial(_restore_teacher, config, folder))
     teacher = build_teacher(restored.config, config, restored.num_classes)
     teacher.load(restored.model.state_dict())
     teacher.path, teacher.class_names, teacher.top1 = restored.path, restored.class_names, restored.progress.top1
     if config.distill.teacher is None:
         teacher.seconds = restored.progress.train_seconds + restored.progress.eval_seconds
     return teacher
+
+
+def _restore_teacher(config: Config, folder: Path) -> Restored:
+    own = folder / TEACHER
+    if config.distill.teacher is None and not own.exists():
+        raise FastvitError(
+            f"{own} is gone, the teacher that the run in {folder} learns from; put it back, or start again with "
+            "another --out"
+        )
+    return restore(config.distill.teacher or own)
 
 
 def train_epoch(run: Run, loader: ImageLoader, forecast: Forecast, timer: StepTimer) -> None:

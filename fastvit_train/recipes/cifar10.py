@@ -47,7 +47,7 @@ def _data(resolution: int = 32) -> DataConfig:
 
 
 def quick(epochs: float = 6) -> Config:
-    """CIFAR-10 in minutes on two CPU cores: a small ResNet.
+    """A small ResNet, in minutes on two CPU cores.
 
     Its first layer whitens, its schedule is short and steep. Fewer than 5 epochs are for CPUs without bf16: they see
     smaller images until the last one begins, and train with the Muon of `resnet_fast` in batches of 1000.
@@ -314,7 +314,7 @@ def resnet50(epochs: float = 200) -> Config:
 
 
 def resnet50_h100(epochs: float = 30) -> Config:
-    """ResNet-50 with a 3 x 3 stem in minutes on one H100.
+    """ResNet-50, 3 x 3 stem, in minutes on one H100.
 
     `resnet50` in a seventh of the epochs, in batches of 512 at four times the rate, which falls in a line; with erased
     boxes and smoothed labels.

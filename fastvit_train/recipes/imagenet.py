@@ -86,7 +86,7 @@ def vit_s16_90(epochs: float = 90) -> Config:
 
 
 def vit_s16_deit3(epochs: float = 800) -> Config:
-    """ViT-S/16 with LayerScale, by the recipe of DeiT III.
+    """ViT-S/16 with LayerScale, the recipe of DeiT III.
 
     Expected: not yet run; published 81.4 % in 800 epochs. Cost: 29 EFLOP (28 GFLOP per image). Source: the command for
     deit_small_patch16_LS of facebookresearch/deit and table 1 of arXiv 2204.07118: LAMB at 4e-3 for 2048 images,
@@ -163,7 +163,7 @@ def resnet50_rsb_a2(epochs: float = 300) -> Config:
 
 
 def resnet50_rsb_a3(epochs: float = 100) -> Config:
-    """The same at 160 px for 100 epochs, evaluated at 224.
+    """The same at 160 px, 100 epochs, evaluated at 224.
 
     Expected: not yet run; published 78.1 % in 100 epochs. Cost: 1.6 EFLOP (13 GFLOP per image). Source: procedure A3
     of "ResNet strikes back": as imagenet-resnet50-rsb-a2, but at 8e-3, with RandAugment of 6 of 10, without repeated

@@ -311,6 +311,13 @@ def test_a_run_that_is_done_is_not_trained_again(distilled):
     assert (distilled.out / "teacher" / "checkpoint.pt").stat().st_mtime_ns == stamp
 
 
+def test_a_run_whose_own_teacher_is_gone_says_so(distilled):
+    train(replace(distilled, max_steps=5))
+    shutil.rmtree(distilled.out / "teacher")
+    with pytest.raises(ValueError, match="run/teacher is gone, the teacher that the run in .*; put it back, or start"):
+        train(replace(distilled, resume="auto"))
+
+
 @pytest.fixture
 def half_way(taught, trained, tmp_path) -> Config:
     """Stopped after 5 steps, with a copy of its teacher."""
