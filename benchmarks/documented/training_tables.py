@@ -182,6 +182,16 @@ TABLES = {
             },
         },
     ),
+    "distill-trials": Table(
+        files=(_DISTILLED,),
+        where=_experiment("distill-trials"),
+        columns={
+            "teacher": text("teacher"),
+            "options": code("options"),
+            "training accuracy, last epoch": percent("train_accuracy"),
+            "top-1": percent("top1"),
+        },
+    ),
     "vit-run": Table(
         files=(_DOCUMENTED,),
         where=_experiment("vit-run"),

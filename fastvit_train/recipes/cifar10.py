@@ -180,7 +180,7 @@ def vit_small_distilled(epochs: float = 18) -> Config:
     return replace(
         vit_small_fast(epochs),
         preset="cifar10-vit-small-distilled",
-        distill=DistillConfig(preset="cifar10-quick", epochs=6 if epochs >= 10 else 3.7, temperature=2.0),
+        distill=DistillConfig(preset="cifar10-quick", epochs=6 if epochs >= 10 else 3.7),
     )
 
 
