@@ -1,5 +1,6 @@
 """Tables of runs of `fastvit-train`, and of its steps."""
 
+import statistics
 from collections.abc import Callable
 
 from benchmarks.documented.table import (
@@ -7,6 +8,7 @@ from benchmarks.documented.table import (
     Line,
     Table,
     by,
+    calculated,
     code,
     distinct,
     first,
@@ -23,6 +25,7 @@ __all__ = ["TABLES", "cpu"]
 _DOCUMENTED = "documented_before_rows.jsonl"
 _ACCURACY = "h200_2026-11-27_accuracy.jsonl"
 _TRAIN = "zen4_2026-11-27_train.jsonl"
+_LEVERS = "zen4_2026-11-27_vit_levers.jsonl"
 
 
 def _experiment(name: str) -> Callable[[Row], bool]:
@@ -71,6 +74,25 @@ def _accuracy(top1: float) -> str:
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
+
+
+def _lever_columns(rows: Line) -> dict[str, Column]:
+    """Trials of levers; the first line is that of the baseline."""
+    baseline = statistics.mean(row["top1"] for row in rows if row["lever"] == "none")
+    return {
+        "lever": text("lever"),
+        "what it changes": lambda line: code("options")(line) or text("change")(line),
+        "cost": number("cost", 2),
+        "seeds": lambda line: str(len(line)),
+        "training accuracy at the end": percent("train_accuracy", 1),
+        "top-1": calculated(lambda line: 100 * _mean_top1(line), 2, unit=" %"),
+        "points": lambda line: "" if line[0]["lever"] == "none" else f"{100 * (_mean_top1(line) - baseline):+.2f}",
+        "verdict": text("verdict"),
+    }
+
+
+def _mean_top1(line: Line) -> float:
+    return statistics.mean(row["top1"] for row in line)
 
 
 _TRAINING = _range("train_seconds", _duration)
@@ -167,6 +189,12 @@ TABLES = {
                 for number_of in distinct(rows, "iterations")
             },
         },
+    ),
+    "vit-levers": Table(
+        files=(_LEVERS,),
+        where=_experiment("vit-levers"),
+        line=by("lever", "options", "change"),
+        columns=_lever_columns,
     ),
     "vit-run": Table(
         files=(_DOCUMENTED,),
