@@ -176,3 +176,21 @@ def test_a_sweep() -> None:
         "| `cifar10-quick` | bf16 | yes | 70 | best |",
         "| `cifar10-quick` | bf16 | no |  | out of memory |",
     ]
+
+
+def test_a_lever_is_compared_with_the_mean_of_the_baseline() -> None:
+    def trial(lever, options, change, seed, top1):
+        row = {"benchmark": "run", "experiment": "vit-levers", "lever": lever, "options": options, "change": change}
+        return row | {"seed": seed, "top1": top1, "train_accuracy": 0.7, "cost": 1.0, "verdict": "no"}
+
+    rows = [
+        trial("none", "", None, 0, 0.62),
+        trial("more decay", "--optim.muon.weight-decay 0.2", None, 0, 0.64),
+        trial("none", "", None, 1, 0.63),
+        trial("split", "", "queries apart", 0, 0.62),
+    ]
+    assert lines("vit-levers", *rows)[2:] == [
+        "| none |  | 1.00 | 2 | 70.0 % | 62.50 % |  | no |",
+        "| more decay | `--optim.muon.weight-decay 0.2` | 1.00 | 1 | 70.0 % | 64.00 % | +1.50 | no |",
+        "| split | queries apart | 1.00 | 1 | 70.0 % | 62.00 % | -0.50 | no |",
+    ]
