@@ -78,7 +78,7 @@ def _duration(seconds: float) -> str:
 
 def _lever_columns(rows: Line) -> dict[str, Column]:
     """Trials of levers; the first line is that of the baseline."""
-    baseline = statistics.mean(row["top1"] for row in rows if row["lever"] == "none")
+    baseline = _mean_top1([row for row in rows if row["lever"] == "none"])
     return {
         "lever": text("lever"),
         "what it changes": lambda line: code("options")(line) or text("change")(line),
@@ -92,7 +92,7 @@ def _lever_columns(rows: Line) -> dict[str, Column]:
 
 
 def _mean_top1(line: Line) -> float:
-    return statistics.mean(row["top1"] for row in line)
+    return statistics.mean(float(row["top1"]) for row in line)
 
 
 _TRAINING = _range("train_seconds", _duration)
