@@ -76,23 +76,45 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
 
 
+def _mean(name: str, digits: int) -> Column:
+    """The mean of a fraction over the rows of a line that have it."""
+    return calculated(lambda line: 100 * _mean_of(line, name), digits, unit=" %")
+
+
+def _mean_of(rows: Line, name: str) -> float:
+    values = [float(row[name]) for row in rows if row[name] is not None]
+    if not values:
+        raise LookupError(name)
+    return statistics.mean(values)
+
+
 def _lever_columns(rows: Line) -> dict[str, Column]:
-    """Trials of levers; the first line is that of the baseline."""
-    baseline = _mean_top1([row for row in rows if row["lever"] == "none"])
+    """Trials of levers next to the mean of those without any; some were stopped before they had a top-1."""
+    baseline = [row for row in rows if row["lever"] == "none"]
+
+    def points(name: str) -> Column:
+        def cell(line: Line) -> str:
+            values = [row[name] for row in line]
+            if line[0]["lever"] == "none" or None in values:
+                return ""
+            return f"{100 * (_mean_of(line, name) - _mean_of(baseline, name)):+.1f}"
+
+        return cell
+
+    early = "train_accuracy_steps_206_to_287"
     return {
         "lever": text("lever"),
-        "what it changes": lambda line: code("options")(line) or text("change")(line),
+        "options": code("options"),
+        "change to the code": text("change"),
         "cost": number("cost", 2),
         "seeds": lambda line: str(len(line)),
-        "training accuracy at the end": percent("train_accuracy", 1),
-        "top-1": calculated(lambda line: 100 * _mean_top1(line), 2, unit=" %"),
-        "points": lambda line: "" if line[0]["lever"] == "none" else f"{100 * (_mean_top1(line) - baseline):+.2f}",
+        "training accuracy, steps 206 to 287": _mean(early, 1),
+        "points": points(early),
+        "training accuracy, last epoch": _mean("train_accuracy", 1),
+        "top-1": _mean("top1", 1),
+        "points of top-1": points("top1"),
         "verdict": text("verdict"),
     }
-
-
-def _mean_top1(line: Line) -> float:
-    return statistics.mean(float(row["top1"]) for row in line)
 
 
 _TRAINING = _range("train_seconds", _duration)
