@@ -1,5 +1,6 @@
 """Tables of runs of `fastvit-train`, and of its steps."""
 
+import statistics
 from collections.abc import Callable
 
 from benchmarks.documented.table import (
@@ -7,6 +8,7 @@ from benchmarks.documented.table import (
     Line,
     Table,
     by,
+    calculated,
     code,
     distinct,
     first,
@@ -24,6 +26,7 @@ _DOCUMENTED = "documented_before_rows.jsonl"
 _ACCURACY = "h200_2026-11-27_accuracy.jsonl"
 _TRAIN = "zen4_2026-11-27_train.jsonl"
 _DISTILLED = "zen4_2026-11-27_distilled.jsonl"
+_LEVERS = "zen4_2026-11-27_vit_levers.jsonl"
 
 
 def _experiment(name: str) -> Callable[[Row], bool]:
@@ -72,6 +75,47 @@ def _accuracy(top1: float) -> str:
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
+
+
+def _mean(name: str, digits: int) -> Column:
+    """The mean of a fraction over the rows of a line that have it."""
+    return calculated(lambda line: 100 * _mean_of(line, name), digits, unit=" %")
+
+
+def _mean_of(rows: Line, name: str) -> float:
+    values = [float(row[name]) for row in rows if row[name] is not None]
+    if not values:
+        raise LookupError(name)
+    return statistics.mean(values)
+
+
+def _lever_columns(rows: Line) -> dict[str, Column]:
+    """Trials of levers next to the mean of those without any; some were stopped before they had a top-1."""
+    baseline = [row for row in rows if row["lever"] == "none"]
+
+    def points(name: str) -> Column:
+        def cell(line: Line) -> str:
+            values = [row[name] for row in line]
+            if line[0]["lever"] == "none" or None in values:
+                return ""
+            return f"{100 * (_mean_of(line, name) - _mean_of(baseline, name)):+.1f}"
+
+        return cell
+
+    early = "train_accuracy_steps_206_to_287"
+    return {
+        "lever": text("lever"),
+        "options": code("options"),
+        "change to the code": text("change"),
+        "cost": number("cost", 2),
+        "seeds": lambda line: str(len(line)),
+        "training accuracy, steps 206 to 287": _mean(early, 1),
+        "points": points(early),
+        "training accuracy, last epoch": _mean("train_accuracy", 1),
+        "top-1": _mean("top1", 1),
+        "points of top-1": points("top1"),
+        "verdict": text("verdict"),
+    }
 
 
 _TRAINING = _range("train_seconds", _duration)
@@ -191,6 +235,12 @@ TABLES = {
             "training accuracy, last epoch": percent("train_accuracy"),
             "top-1": percent("top1"),
         },
+    ),
+    "vit-levers": Table(
+        files=(_LEVERS,),
+        where=_experiment("vit-levers"),
+        line=by("lever", "options", "change"),
+        columns=_lever_columns,
     ),
     "vit-run": Table(
         files=(_DOCUMENTED,),

@@ -197,3 +197,22 @@ def test_the_reference_experiments() -> None:
         "| pretraining | 78.11 % | 65.10 % | 13.0 points | 10.2 | 10.0 |",
     ]
     assert lines("reference-gains", *rows[:2])[2:] == ["| a teacher |"]
+
+
+def test_a_lever_is_compared_with_the_mean_of_the_baseline() -> None:
+    def trial(lever, seed, top1, **differing):
+        row = {"benchmark": "run", "experiment": "vit-levers", "lever": lever, "seed": seed, "top1": top1, "cost": 1.0}
+        accuracy = {"train_accuracy_steps_206_to_287": 0.5 + seed / 10, "train_accuracy": top1 and 0.7}
+        return row | accuracy | {"options": "", "change": None, "verdict": "no"} | differing
+
+    rows = [
+        trial("none", 0, 0.62),
+        trial("more decay", 0, 0.64, options="--optim.muon.weight-decay 0.2"),
+        trial("none", 1, 0.63),
+        trial("split", 0, None, change="queries apart"),
+    ]
+    assert lines("vit-levers", *rows)[2:] == [
+        "| none |  |  | 1.00 | 2 | 55.0 % |  | 70.0 % | 62.5 % |  | no |",
+        "| more decay | `--optim.muon.weight-decay 0.2` |  | 1.00 | 1 | 50.0 % | -5.0 | 70.0 % | 64.0 % | +1.5 | no |",
+        "| split |  | queries apart | 1.00 | 1 | 50.0 % | -5.0 |  |  |  | no |",
+    ]
