@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -22,7 +22,7 @@ from fastvit_train.run import Progress
 from fastvit_train.run_folder import BEST, CHECKPOINT
 from loaders.errors import FastvitError
 
-__all__ = ["Precision", "Restored", "find_checkpoint", "on_device", "restore"]
+__all__ = ["Precision", "Restored", "find_checkpoint", "in_precision", "on_device", "restore"]
 
 
 class Restored(NamedTuple):
@@ -111,6 +111,16 @@ def restore(path: Path, *, resolution: int | None = None) -> Restored:
         class_names=None if names is None else tuple(names),
         progress=Progress(**state["progress"]),
     )
+
+
+def in_precision(config: Config, precision: Literal["auto", "bf16", "fp16", "fp32"] | None) -> Config:
+    """The config of a trained model that is to compute in another precision; as it is when None.
+
+    `bf16_residual` is of no use in most of them and would be refused, but the model is built already.
+    """
+    if precision is None:
+        return config
+    return replace(config, precision=precision, model=replace(config.model, bf16_residual=False))
 
 
 class Precision(NamedTuple):

@@ -22,7 +22,7 @@ from fastvit_train.evaluate import evaluate
 from fastvit_train.label_map import Relabelled, classes_in_model, read_label_map
 from fastvit_train.metrics import finite_or_null
 from fastvit_train.real_labels import RealHits, read_real_labels
-from fastvit_train.restore import Restored, on_device, restore
+from fastvit_train.restore import Restored, in_precision, on_device, restore
 from loaders import BadSampleError, ImageLoader, build_loader
 from loaders.companions import class_names
 from loaders.errors import FastvitError, MissingPackageError
@@ -86,14 +86,13 @@ def _changed(config: Config, options: Eval) -> Config:
         "center_fraction": options.center_fraction,
         "interpolation": options.interpolation,
     }
-    whole = {"eval_averaging": options.averaging, "precision": options.precision}
     of_run = config.data if options.backend is None else with_backend(config.data, options.backend)
     return replace(
-        config,
+        in_precision(config, options.precision),
         data=replace(of_run, **_given(data)),
         batch_size=options.batch_size,
         accumulate=1,
-        **_given(whole),
+        **_given({"eval_averaging": options.averaging}),
     )
 
 

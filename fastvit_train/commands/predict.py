@@ -22,7 +22,7 @@ from fastvit_train.config import Config
 from fastvit_train.data import loader_configs
 from fastvit_train.distributed import World, start_world
 from fastvit_train.metrics import finite_or_null
-from fastvit_train.restore import Restored, on_device, restore
+from fastvit_train.restore import Restored, in_precision, on_device, restore
 from loaders.atomic_file import atomic_file
 from loaders.errors import FastvitError
 from loaders.image_folder import describe_left_out, images_below
@@ -63,9 +63,7 @@ def run_predict(options: Predict) -> int:
         if world.world_size > 1:
             raise FastvitError("predict runs in one process; start it without torchrun")
         restored = restore(options.checkpoint)
-        config = replace(restored.config, batch_size=options.batch_size, accumulate=1)
-        if options.precision is not None:
-            config = replace(config, precision=options.precision)
+        config = replace(in_precision(restored.config, options.precision), batch_size=options.batch_size, accumulate=1)
         left_out = Counter[str]()
         files = find_images(options.files, left_out)
         predictions, bad = predict(restored, config, files, world=world, top_k=options.top_k)

@@ -15,7 +15,7 @@ import torch
 from PIL import ExifTags, Image
 
 from fastvit_train.commands.predict import find_images, predict
-from fastvit_train.config import Config, DataConfig
+from fastvit_train.config import Config, DataConfig, ModelConfig
 from fastvit_train.distributed import World
 from fastvit_train.restore import restore
 from runs import TINY
@@ -61,6 +61,17 @@ def test_photos_of_phones_are_turned_as_the_run_did(untrained, tmp_path, command
         assert code == 0, errors
         taken, shown = (entry["predictions"] for entry in json.loads(text))
         assert (taken == shown) is (exif_orientation == "apply")
+
+
+def test_a_model_that_adds_up_in_bf16_computes_in_any_precision(untrained, photos, tmp_path, command):
+    data = DataConfig(resolution=32)
+    path = untrained(Config(arch="timm/test_vit", data=data, device="cpu", model=ModelConfig(bf16_residual=True)))
+    labels = tmp_path / "labels.json"
+    labels.write_text(json.dumps({name: number for number, name in enumerate(CLASSES)}))
+    evaluation = ("eval", path, "--data", photos / "val", "--label-map", labels)
+    for arguments in (("predict", path, photos / "val" / "cat" / "1.jpg"), evaluation):
+        code, _, errors = command(*arguments, "--precision", "fp32", "--device", "cpu")
+        assert code == 0, errors
 
 
 def test_a_broken_file_is_named_and_the_others_go_on(photo_run, photos, tmp_path, command):
