@@ -17,10 +17,10 @@ from fastvit_train.run_folder import METRICS, RESULT
 from fastvit_train.schedule import Phase
 from fastvit_train.teacher import untrained_teacher
 
+__all__ = ["existing_rows", "keep_row", "last_epoch_accuracy", "run_row", "training_flops"]
+
 _NUM_CLASSES = 10
 """Of CIFAR-10, on which distilled models are trained."""
-
-__all__ = ["existing_rows", "keep_row", "run_row"]
 
 
 def run_row(run: PlannedRun, *, scale: Scale) -> Row:

@@ -20,7 +20,7 @@ from benchmarks.row_files import Row
 from fastvit_train.page.content import Block, Folded, Paragraph, Section, Table, number
 from fastvit_train.page.figures import Bar, Bars, Lines, Panel, Series
 
-__all__ = ["accuracy_against_cost", "inference_sections"]
+__all__ = ["inference_sections"]
 
 _MEMORY: Columns = {
     "peak MiB": number_column("peak_rss_bytes", scale=2**-20),
@@ -38,7 +38,7 @@ def _section(rows: Sequence[Row]) -> Section:
     blocks: list[Block] = [
         *warnings(rows),
         _sizes(rows),
-        *accuracy_against_cost(rows),
+        *_accuracy_against_cost(rows),
         _speeds(rows),
         _speed_bars(rows, where),
         _latency_bars(rows, where),
@@ -83,7 +83,7 @@ def _per_gflop(row: Row) -> float | None:
     return None if row.get("top1") is None else 100 * row["top1"] / (row["flops_per_image"] * 1e-9)
 
 
-def accuracy_against_cost(rows: Sequence[Row]) -> list[Block]:
+def _accuracy_against_cost(rows: Sequence[Row]) -> list[Block]:
     """Who is the most accurate, what the fastest gives up, and a figure; nothing where no accuracy is known."""
     known = [row for row in rows if row.get("top1") is not None]
     if not known:
