@@ -2,7 +2,20 @@
 
 from collections.abc import Callable
 
-from benchmarks.documented.table import Column, Line, Table, by, calculated, code, figure, number, percent, rate, text
+from benchmarks.documented.table import (
+    Column,
+    Line,
+    Table,
+    by,
+    calculated,
+    code,
+    figure,
+    first,
+    number,
+    percent,
+    rate,
+    text,
+)
 from benchmarks.reference.conclusions import Pair, distilled_pairs, pretrained_pairs, total_seconds
 from benchmarks.reference.published import PUBLISHED, Published
 from benchmarks.row_files import Row
@@ -39,11 +52,22 @@ def _whole_or_share(row: Row) -> bool:
     return row["part"] == "fractions" or row.get("reference") in ("vit-small-cifar10", "resnet-fast-cifar10")
 
 
+def _epochs(**match: object) -> Column:
+    """A column: epochs, which need not be whole."""
+    return lambda line: "" if (found := first(line, "epochs", **match)) is None else f"{found:g}"
+
+
 def _tried(row: Row) -> str | None:
     """What a row is compared for; `None` where it is for nothing."""
     if row.get("starts_from") or row["part"] == "pretraining":
         return "pretraining"
     return "a teacher" if row["part"] == "distillation" or row.get("reference") == "vit-small-cifar10" else None
+
+
+def _tried_once(row: Row) -> tuple[str, int] | None:
+    """The same, of one seed."""
+    tried = _tried(row)
+    return None if tried is None else (tried, row["seed"])
 
 
 def _pair(line: Line) -> Pair:
@@ -64,7 +88,8 @@ TABLES = {
             "train": percent("train_top1"),
             "course project": _task(lambda task: task.project),
             "best published": _task(_best),
-            "epochs": number("epochs"),
+            "epochs": _epochs(),
+            "seed": number("seed"),
             "device hours": number("device_hours", 2),
             "images/s": number("images_per_second"),
         },
@@ -80,16 +105,17 @@ TABLES = {
             "small ViT": percent("top1", 2, family="ViT"),
             "fast ResNet": percent("top1", 2, family="ResNet"),
             "the ResNet is ahead by": calculated(_gap, 1, unit=" points"),
-            "epochs of the ViT": number("epochs", family="ViT"),
-            "epochs of the ResNet": number("epochs", family="ResNet"),
+            "epochs of the ViT": _epochs(family="ViT"),
+            "epochs of the ResNet": _epochs(family="ResNet"),
         },
     ),
     "reference-gains": Table(
         files=_FILES,
         where=_rows(lambda row: _tried(row) is not None),
-        line=_tried,
+        line=_tried_once,
         columns={
             "small ViT with": lambda line: str(_tried(line[0])),
+            "seed": number("seed"),
             "with it": calculated(lambda line: 100 * _pair(line).row["top1"], 2, unit=" %"),
             "without": calculated(lambda line: 100 * _pair(line).plain["top1"], 2, unit=" %"),
             "gain": calculated(lambda line: _pair(line).gain, 1, unit=" points"),

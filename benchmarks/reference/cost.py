@@ -35,11 +35,11 @@ _SECONDS = 0.5
 """That each is measured for, at least."""
 
 
-def estimate_source(scale: str, *, gpu: str | None = None, num_gpus: int = 1) -> str:
+def estimate_source(scale: str, *, gpu: str | None = None) -> str:
     """Where the figures of `estimated_seconds` come from, in words."""
     if scale == "cpu":
         return "small training steps measured on this machine now"
-    return f"rates of benchmarks/results, for {num_gpus} x {_card(gpu)}"
+    return f"rates of benchmarks/results, for one {_card(gpu)}"
 
 
 def estimated_seconds(
@@ -48,7 +48,6 @@ def estimated_seconds(
     *,
     scale: str,
     gpu: str | None = None,
-    num_gpus: int = 1,
 ) -> dict[str, float | None]:
     """The time of each run from the start of its program to its end.
 
@@ -60,9 +59,8 @@ def estimated_seconds(
         configs: The runs by name, in their order.
         data: The number of images that each has for training and for validation.
         scale: One of `SCALES`.
-        gpu: Which card the other scales are for, as `torch.cuda.get_device_name` has it; this machine's when not given,
-            or an H100 where it has none.
-        num_gpus: How many of them.
+        gpu: Which card the other scales are for, one of it, as `torch.cuda.get_device_name` has it; this machine's when
+            not given, or an H100 where it has none.
 
     Returns:
         Seconds by name; None where no rate is known.
@@ -74,7 +72,7 @@ def estimated_seconds(
     jobs = {name: job for name, config in configs.items() for name, job in _jobs(name, config, *data[name]).items()}
     rates = _measured_rates(jobs) if scale == "cpu" else _rates_of_card(jobs, gpu)
     cluster = Cluster(
-        num_gpus=num_gpus,
+        num_gpus=1,
         gpus_per_node=8,
         cores=None,  # as many as are needed; what loading takes of a CPU's cores is in its steps
         bytes_per_image=1.0,  # of no storage that is limited
@@ -111,7 +109,7 @@ def _seconds(
         return None
     in_the_same_program = replace(rate, rest_seconds=0.0)
     seconds += 3600 * forecast(teacher, in_the_same_program, cluster).hours
-    return seconds + _answering_seconds(jobs[name], teacher, rate) / cluster.num_gpus
+    return seconds + _answering_seconds(jobs[name], teacher, rate)
 
 
 def _answering_seconds(student: Job, teacher: Job, rate: Rates) -> float:

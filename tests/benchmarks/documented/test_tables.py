@@ -181,10 +181,8 @@ def test_a_sweep() -> None:
 
 def test_the_reference_experiments() -> None:
     rows = reference_rows()
-    start = (
-        "| vit small scratch | 79.20 % | 80.20 % | 77.2 % | 82 % | 93.6 % (SPT_LSA_ViT, arXiv 2112.13492) | 5 | 0.42 |"
-    )
-    assert lines("reference-table", *rows)[2].startswith(start)
+    start = "| vit small scratch | 79.20 % | 80.20 % | 77.2 % | 82 % | 93.6 % (SPT_LSA_ViT, arXiv 2112.13492) | "
+    assert lines("reference-table", *rows)[2].startswith(start + "5 | 0 | 0.42 |")
     assert len(lines("reference-table", *rows)[2:]) == 5
     assert lines("reference-shares", *rows)[2:] == [
         "| 5 % | 2,500 | 40.20 % | 60.21 % | 20.0 points | 22 | 27 |",
@@ -193,10 +191,20 @@ def test_the_reference_experiments() -> None:
         "| 100 % | 50,000 | 79.20 % | 91.84 % | 12.6 points | 5 | 6 |",
     ]
     assert lines("reference-gains", *rows)[2:] == [
-        "| a teacher | 81.53 % | 79.20 % | 2.3 points | 24.8 | 25.0 |",
-        "| pretraining | 78.11 % | 65.10 % | 13.0 points | 10.2 | 10.0 |",
+        "| a teacher | 0 | 81.53 % | 79.20 % | 2.3 points | 24.8 | 25.0 |",
+        "| pretraining | 0 | 78.11 % | 65.10 % | 13.0 points | 10.2 | 10.0 |",
     ]
-    assert lines("reference-gains", *rows[:2])[2:] == ["| a teacher |"]
+    assert lines("reference-gains", *rows[:2])[2:] == ["| a teacher | 0 |"]
+
+
+def test_the_reference_experiments_of_another_seed() -> None:
+    rows = reference_rows()
+    again = [row | {"seed": 1, "epochs": 4.5, "top1": row["top1"] - 0.01} for row in rows]
+    assert (
+        lines("reference-gains", *rows, *again)[2] == "| a teacher | 0 | 81.53 % | 79.20 % | 2.3 points | 24.8 | 25.0 |"
+    )
+    assert "| a teacher | 1 | 80.53 % | 78.20 % | 2.3 points | 24.8 | 25.0 |" in lines("reference-gains", *rows, *again)
+    assert " | 4.5 | 1 | 0.42 |" in lines("reference-table", *again)[2]
 
 
 def test_a_lever_is_compared_with_the_mean_of_the_baseline() -> None:
