@@ -101,9 +101,10 @@ _SAVED_ONCE = ("--checkpoint-every-epochs", "1000")
 """So would checkpoints on a GPU, whose epochs take less than a second; a signal writes one all the same."""
 
 # 2.5 hours of two cores that multiply in bf16. The distilled ViT, with its teacher, has the minutes of the plain one.
-# The short runs, too, end at 32 px with all patches: a quarter of an epoch.
+# Fine-tuning is short, as pretraining is worth the most there; it too ends at 32 px with all patches: a quarter of an
+# epoch.
 _CPU_VIT, _CPU_RESNET = _Recipe("cifar10-vit-small-fast", 5), _Recipe("cifar10-quick", 6)
-_CPU_DISTILLED, _CPU_SHORT = _Recipe("cifar10-vit-small-distilled", 4.5), _CPU_VIT._replace(epochs=2.25)
+_CPU_DISTILLED, _CPU_SHORT = _Recipe("cifar10-vit-small-distilled", 4.5), _CPU_VIT._replace(epochs=1.25)
 _CPU = (
     _vit("vit-small-scratch", "small ViT from scratch", _CPU_VIT, reference="vit-small-cifar10"),
     _resnet("resnet-fast-scratch", "fast ResNet from scratch", _CPU_RESNET, reference="resnet-fast-cifar10"),
