@@ -11,6 +11,7 @@ from benchmarks.documented.table import (
     calculated,
     code,
     distinct,
+    figure,
     first,
     having,
     number,
@@ -87,6 +88,10 @@ def _mean_of(rows: Line, name: str) -> float:
     if not values:
         raise LookupError(name)
     return statistics.mean(values)
+
+
+def _gain_of_teacher(line: Line) -> float:
+    return 100 * (figure(line, "top1", is_taught=True) - figure(line, "top1", is_taught=False))
 
 
 def _lever_columns(rows: Line) -> dict[str, Column]:
@@ -234,6 +239,25 @@ TABLES = {
             "options": code("options"),
             "training accuracy, last epoch": percent("train_accuracy"),
             "top-1": percent("top1"),
+        },
+    ),
+    "distill-shares": Table(
+        files=(_DISTILLED,),
+        where=_experiment("distill-shares"),
+        line=by("num_train_images", "seed"),
+        columns={
+            "images": number("num_train_images"),
+            "epochs": text("epochs"),
+            "seed": number("seed"),
+            "without a teacher": percent("top1", 2, is_taught=False),
+            "with": percent("top1", 2, is_taught=True),
+            "gain": calculated(_gain_of_teacher, 1, unit=" points"),
+            "training accuracy, last epoch, without": percent("train_accuracy", is_taught=False),
+            "with it": percent("train_accuracy", is_taught=True),
+            "the teacher": percent("teacher_top1", 2),
+            "minutes without": number("train_seconds", 1, scale=1 / 60, is_taught=False),
+            "minutes with": number("train_seconds", 1, scale=1 / 60, is_taught=True),
+            "minutes of the teacher": number("teacher_seconds", 1, scale=1 / 60),
         },
     ),
     "vit-levers": Table(

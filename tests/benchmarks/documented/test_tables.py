@@ -207,6 +207,24 @@ def test_the_reference_experiments_of_another_seed() -> None:
     assert " | 4.5 | 1 | 0.42 |" in lines("reference-table", *again)[2]
 
 
+def test_what_a_teacher_is_worth_with_less_data() -> None:
+    plain = {
+        "benchmark": "run",
+        "experiment": "distill-shares",
+        "num_train_images": 2500,
+        "epochs": 22.0,
+        "seed": 1,
+        "is_taught": False,
+        "top1": 0.5,
+        "train_accuracy": 0.7,
+        "train_seconds": 420.0,
+    }
+    taught = plain | {"is_taught": True, "top1": 0.515, "train_accuracy": 0.6, "train_seconds": 432.0}
+    assert lines("distill-shares", plain, taught | {"teacher_top1": 0.71, "teacher_seconds": 120.0})[2:] == [
+        "| 2,500 | 22.0 | 1 | 50.00 % | 51.50 % | 1.5 points | 70.0 % | 60.0 % | 71.00 % | 7.0 | 7.2 | 2.0 |"
+    ]
+
+
 def test_a_lever_is_compared_with_the_mean_of_the_baseline() -> None:
     def trial(lever, seed, top1, **differing):
         row = {"benchmark": "run", "experiment": "vit-levers", "lever": lever, "seed": seed, "top1": top1, "cost": 1.0}
