@@ -23,6 +23,8 @@ from benchmarks.row_files import Row
 __all__ = ["TABLES"]
 
 _FILES = ("zen4_*_reference.jsonl",)
+_FINE_TUNING = "zen4_2026-11-27_fine_tuning.jsonl"
+_PRETRAINED = "vit-small-tiny-imagenet"
 
 
 def _rows(is_shown: Callable[[Row], bool]) -> Callable[[Row], bool]:
@@ -39,12 +41,12 @@ def _task(cell: Callable[[Published], str]) -> Column:
     return found
 
 
-def _best(task: Published) -> str:
-    return f"{task.best_text} ({task.source})" if task.source else task.best_text
-
-
 def _gap(line: Line) -> float:
     return 100 * (figure(line, "top1", family="ResNet") - figure(line, "top1", family="ViT"))
+
+
+def _gain_of_pretraining(line: Line) -> float:
+    return 100 * (figure(line, "top1", starts_from=_PRETRAINED) - figure(line, "top1", starts_from=None))
 
 
 def _whole_or_share(row: Row) -> bool:
@@ -87,7 +89,7 @@ TABLES = {
             "averaged": percent("top1_averaged", 2),
             "train": percent("train_top1"),
             "course project": _task(lambda task: task.project),
-            "best published": _task(_best),
+            "best published": _task(lambda task: task.best_and_source),
             "epochs": _epochs(),
             "seed": number("seed"),
             "device hours": number("device_hours", 2),
@@ -121,6 +123,20 @@ TABLES = {
             "gain": calculated(lambda line: _pair(line).gain, 1, unit=" points"),
             "minutes with it": calculated(lambda line: total_seconds(_pair(line).row) / 60, 1),
             "minutes without": calculated(lambda line: total_seconds(_pair(line).plain) / 60, 1),
+        },
+    ),
+    "reference-lengths": Table(
+        files=(*_FILES, _FINE_TUNING),
+        where=lambda row: row.get("starts_from") == _PRETRAINED or row.get("part") == "pretraining",
+        line=by("epochs"),
+        order=lambda line: float(line[0]["epochs"]),
+        columns={
+            "epochs on CIFAR-10": _epochs(),
+            "pretrained": percent("top1", 2, starts_from=_PRETRAINED),
+            "from scratch": percent("top1", 2, starts_from=None),
+            "gain": calculated(_gain_of_pretraining, 1, unit=" points"),
+            "minutes pretrained": number("train_seconds", 1, scale=1 / 60, starts_from=_PRETRAINED),
+            "minutes from scratch": number("train_seconds", 1, scale=1 / 60, starts_from=None),
         },
     ),
     "reference-inference": Table(

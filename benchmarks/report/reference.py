@@ -17,7 +17,7 @@ from benchmarks.report.reference_comparisons import (
     seeds_cell,
 )
 from benchmarks.row_files import Row
-from fastvit_train.page.content import Block, Cards, Cell, Facts, Folded, Number, Paragraph, Section
+from fastvit_train.page.content import Block, Cards, Cell, Facts, Folded, Paragraph, Section
 from fastvit_train.page.runs import environment_facts
 
 __all__ = ["reference_sections"]
@@ -117,15 +117,8 @@ def _tasks(rows: Sequence[Row]) -> list[Published]:
 
 def _told(task: Published) -> str:
     """What is published of a task, and how it compares."""
-    figure = f"{task.best_text}, {task.source}" if task.source else task.best_text.capitalize()
-    return f"{figure}. {task.remark}"
-
-
-def _best(row: Row) -> Cell:
-    task = _published(row)
-    if task is None:
-        return ""
-    return task.best_text if task.best is None else Number(100 * task.best, task.best_text)
+    best = task.best_and_source
+    return f"{best[0].upper()}{best[1:]}. {task.remark}"
 
 
 def _of_task(cell: Callable[[Published], str]) -> Callable[[Row], Cell]:
@@ -134,17 +127,15 @@ def _of_task(cell: Callable[[Published], str]) -> Callable[[Row], Cell]:
 
 _COLUMNS: Columns = {
     "experiment": text_column("title"),
-    "ours, top-1 %": number_column("top1", 2, scale=100),
+    "top-1 %": number_column("top1", 2, scale=100),
     "averaged %": number_column("top1_averaged", 2, scale=100),
     "train %": number_column("train_top1", 1, scale=100),
     "course project": _of_task(lambda task: task.project),
-    "best published": _best,
-    "its source": _of_task(lambda task: task.source),
+    "best published": _of_task(lambda task: task.best_and_source),
     "device hours": number_column("device_hours", 3),
     "images/s": number_column("images_per_second"),
     "epochs": epochs_cell,
     "seeds": seeds_cell,
-    "M parameters": number_column("num_parameters", 1, scale=1e-6),
 }
 
 

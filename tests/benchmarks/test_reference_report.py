@@ -30,11 +30,11 @@ def test_what_was_run_and_on_what():
 
 def test_ours_stand_next_to_the_course_projects_and_the_published_figures():
     page = text_of(reference_rows())
-    start = "| vit small scratch | 79.20 | 80.20 | 77.2 | 82 % | 93.6 % | SPT_LSA_ViT, arXiv 2112.13492 | 0.425 | 160 |"
+    start = "| vit small scratch | 79.20 | 80.20 | 77.2 | 82 % | 93.6 % (SPT_LSA_ViT, arXiv 2112.13492) | 0.425 | 160 |"
     assert line_of(page, "vit small scratch").startswith(start)
     assert "| none comparable |" in line_of(page, "vit small tiny imagenet")
     told = (
-        "- Fast ResNet, CIFAR-10, from scratch: 94.01 %, airbench94, arXiv 2404.00498. The same network, averaged over"
+        "- Fast ResNet, CIFAR-10, from scratch: 94.01 % (airbench94, arXiv 2404.00498). The same network, averaged over"
     )
     assert told in page
     assert "- Small ViT, 100 classes of Tiny-ImageNet at 32 px: None comparable. Published figures are for all" in page

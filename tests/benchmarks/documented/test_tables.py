@@ -197,6 +197,17 @@ def test_the_reference_experiments() -> None:
     assert lines("reference-gains", *rows[:2])[2:] == ["| a teacher | 0 |"]
 
 
+def test_what_pretraining_is_worth_for_longer_and_shorter_fine_tuning() -> None:
+    rows = [row for row in reference_rows() if row.get("starts_from") or row["part"] == "pretraining"]
+    longer = [
+        row | {"benchmark": "run", "epochs": 9.5, "top1": row["top1"] + 0.05 * (row["part"] != "table")} for row in rows
+    ]
+    pretrained, scratch = ("78.11 % | 65.10 % | 13.0 points", "78.11 % | 70.10 % | 8.0 points")
+    first, second = lines("reference-lengths", *longer, *rows)[2:]
+    assert pretrained in first
+    assert second.startswith("| 9.5 | " + scratch)
+
+
 def test_the_reference_experiments_of_another_seed() -> None:
     rows = reference_rows()
     again = [row | {"seed": 1, "epochs": 4.5, "top1": row["top1"] - 0.01} for row in rows]

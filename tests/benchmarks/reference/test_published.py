@@ -7,15 +7,11 @@ from benchmarks.reference.published import PUBLISHED
 
 def test_each_figure_has_its_source_and_no_source_is_without_a_figure():
     for key, task in PUBLISHED.items():
-        assert (task.best is None) == (task.source == "") == (task.best_text == "none comparable"), key
-        assert task.best is None or re.search(r"arXiv \d{4}\.\d{5}|github\.com/", task.source), key
-
-
-def test_the_text_of_a_figure_is_that_figure():
-    for key, task in PUBLISHED.items():
-        if task.best is not None:
-            digits = len(task.best_text.partition(".")[2]) - len(" %")
-            assert task.best_text == f"{100 * task.best:.{digits}f} %", key
+        assert (task.source == "") == (task.best == task.best_and_source == "none comparable"), key
+        if task.source:
+            assert re.search(r"arXiv \d{4}\.\d{5}|github\.com/", task.source), key
+            assert re.fullmatch(r"\d\d\.\d+ %", task.best), key
+            assert task.best_and_source == f"{task.best} ({task.source})"
 
 
 def test_the_course_projects_figures_are_all_there():
